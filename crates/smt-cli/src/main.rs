@@ -1,0 +1,3 @@
+//! The program `smt`.
+
+fn main() {}
