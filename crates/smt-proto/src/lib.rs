@@ -7,4 +7,9 @@ extern crate alloc;
 extern crate std;
 
 pub mod crypto;
+pub mod keys;
+pub mod padding;
+pub mod record;
+pub mod tag;
 pub mod time;
+pub mod wire;
