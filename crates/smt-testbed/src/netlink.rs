@@ -1,0 +1,238 @@
+//! The few rtnetlink requests that build a test network. A socket acts on the namespace it was opened in.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, InfoVeth,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::net::if_::if_nametoindex;
+
+use crate::Namespace;
+
+/// How long a link may take to come up. It takes milliseconds unless the machine is very busy.
+const CARRIER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// An Ethernet address.
+pub(crate) type Mac = [u8; 6];
+
+/// An interface to be made: what it is called, where it goes, and its MTU in bytes.
+pub(crate) struct NewLink<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) namespace: &'a Namespace,
+    /// The kernel chooses one if `None`.
+    pub(crate) mac: Option<Mac>,
+    pub(crate) mtu: u32,
+}
+
+/// A netlink socket in the namespace of the thread that opened it.
+pub(crate) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    pub(crate) fn open() -> io::Result<Netlink> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Netlink { socket, sequence: 0 })
+    }
+
+    pub(crate) fn set_loopback_up(&mut self) -> io::Result<()> {
+        self.set_up(if_nametoindex("lo")?)
+    }
+
+    pub(crate) fn set_up(&mut self, index: u32) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        self.request("bring an interface up", RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    /// Keeps the kernel from giving the interface a link-local IPv6 address, whose set-up would put packets on
+    /// the link that no test asked for.
+    pub(crate) fn set_no_link_local(&mut self, index: u32) -> io::Result<()> {
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])];
+        self.request("set IPv6 address generation", RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    pub(crate) fn add_veth(&mut self, one: &NewLink<'_>, other: &NewLink<'_>) -> io::Result<()> {
+        let mut peer = LinkMessage::default();
+        peer.attributes = attributes(other);
+        let data = InfoData::Veth(InfoVeth::Peer(peer));
+        self.add_link(one, vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)], None)
+    }
+
+    pub(crate) fn add_bridge(&mut self, bridge: &NewLink<'_>) -> io::Result<()> {
+        self.add_link(bridge, vec![LinkInfo::Kind(InfoKind::Bridge)], None)
+    }
+
+    /// Adds a macvlan device in bridge mode upon the interface with index `lower` in this namespace.
+    pub(crate) fn add_macvlan(&mut self, link: &NewLink<'_>, lower: u32) -> io::Result<()> {
+        let data = InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Bridge)]);
+        let info = vec![LinkInfo::Kind(InfoKind::MacVlan), LinkInfo::Data(data)];
+        self.add_link(link, info, Some(lower))
+    }
+
+    fn add_link(
+        &mut self,
+        new: &NewLink<'_>,
+        info: Vec<LinkInfo>,
+        lower: Option<u32>,
+    ) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.attributes = attributes(new);
+        link.attributes.extend(lower.map(LinkAttribute::Link));
+        link.attributes.push(LinkAttribute::LinkInfo(info));
+        let message = RouteNetlinkMessage::NewLink(link);
+        self.request("make an interface", message, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Makes the interface `index` a port of the bridge `bridge`, both in this namespace.
+    pub(crate) fn attach(&mut self, index: u32, bridge: u32) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes = vec![LinkAttribute::Controller(bridge)];
+        self.request("attach an interface to a bridge", RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    /// Gives the interface `index` an address that is usable at once: IPv6 without duplicate detection.
+    pub(crate) fn add_address(
+        &mut self,
+        index: u32,
+        address: IpAddr,
+        prefix_bits: u8,
+    ) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(address);
+        message.header.prefix_len = prefix_bits;
+        message.header.index = index;
+        message.attributes =
+            vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+        if address.is_ipv6() {
+            message.header.flags = AddressHeaderFlags::Nodad;
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        let message = RouteNetlinkMessage::NewAddress(message);
+        self.request("add an address", message, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Adds a neighbour entry that never expires.
+    pub(crate) fn add_neighbour(
+        &mut self,
+        index: u32,
+        address: IpAddr,
+        mac: Mac,
+    ) -> io::Result<()> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family(address);
+        message.header.ifindex = index;
+        message.header.state = NeighbourState::Permanent;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(address.into()),
+            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+        ];
+        let message = RouteNetlinkMessage::NewNeighbour(message);
+        self.request("add a neighbour entry", message, NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    /// Waits until the interface `index` passes packets. Its carrier comes up by a kernel worker some time after
+    /// both ends of a link have been brought up, and packets sent before are dropped.
+    pub(crate) fn await_running(&mut self, index: u32) -> io::Result<()> {
+        let give_up = Instant::now() + CARRIER_TIMEOUT;
+        while !self.is_running(index)? {
+            if Instant::now() > give_up {
+                let text = format!("interface {index} got no carrier in {CARRIER_TIMEOUT:?}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn is_running(&mut self, index: u32) -> io::Result<bool> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        self.send(RouteNetlinkMessage::GetLink(link), 0)?;
+        match self.receive()? {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                Ok(link.header.flags.contains(LinkFlags::Running))
+            }
+            NetlinkPayload::Error(refusal) => Err(refusal.to_io()),
+            other => Err(io::Error::other(format!("unexpected answer {other:?}"))),
+        }
+    }
+
+    /// Sends one request and waits for the kernel's verdict; `what` says in an error what was refused.
+    fn request(&mut self, what: &str, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.send(message, NLM_F_ACK | flags)
+            .and_then(|()| self.receive())
+            .and_then(|answer| match answer {
+                NetlinkPayload::Error(verdict) if verdict.code.is_none() => Ok(()),
+                NetlinkPayload::Error(verdict) => Err(verdict.to_io()),
+                other => Err(io::Error::other(format!("unexpected answer {other:?}"))),
+            })
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot {what}: {error}")))
+    }
+
+    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map(|_| ())
+    }
+
+    /// Waits for the answer to the request sent last.
+    fn receive(&self) -> io::Result<NetlinkPayload<RouteNetlinkMessage>> {
+        loop {
+            let (bytes, _) = self.socket.recv_from_full()?;
+            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes)
+                .map_err(io::Error::other)?;
+            if answer.header.sequence_number == self.sequence {
+                return Ok(answer.payload);
+            }
+        }
+    }
+}
+
+fn attributes(link: &NewLink<'_>) -> Vec<LinkAttribute> {
+    let mut attributes = vec![
+        LinkAttribute::IfName(link.name.to_owned()),
+        LinkAttribute::NetNsFd(link.namespace.as_fd().as_raw_fd()),
+        LinkAttribute::Mtu(link.mtu),
+    ];
+    attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
+    attributes
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}

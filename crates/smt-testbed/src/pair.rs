@@ -1,0 +1,193 @@
+//! Two test hosts joined by a link.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use nix::net::if_::if_nametoindex;
+
+use crate::Namespace;
+use crate::netlink::{Mac, Netlink, NewLink};
+
+/// Names of the bridge and of its ports to the two hosts.
+const BRIDGE: &str = "smt-bridge";
+const PORTS: [&str; 2] = ["port-a", "port-b"];
+
+/// What joins the two hosts of a [`Pair`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Wire {
+    /// One veth pair, an end in each host: the fastest, and the one AF_XDP attaches to.
+    #[default]
+    Veth,
+    /// A bridge in a third namespace, a veth pair to each host: packets pass the bridge's forward hook, where
+    /// filters, counters and captures see them all.
+    Bridge,
+    /// Two macvlan devices upon a bridge in a third namespace: unlike veth, macvlan takes TCP-segmentation
+    /// requests from user space (AF_PACKET with a virtio-net header).
+    Macvlan,
+}
+
+/// How to build a [`Pair`].
+#[derive(Debug, Clone)]
+pub struct PairOptions {
+    /// MTU of the link in bytes: the largest IP packet. At least 1280, IPv6's minimum; at most 65535. 1500
+    /// unless set.
+    pub mtu: u32,
+    /// What the link is made of.
+    pub wire: Wire,
+    /// Whether each host knows the other's Ethernet address from the start. True unless set, so that nothing
+    /// crosses the link but what a test sends; false lets ARP and neighbour discovery do their work.
+    pub static_neighbours: bool,
+}
+
+impl Default for PairOptions {
+    fn default() -> Self {
+        PairOptions { mtu: 1500, wire: Wire::Veth, static_neighbours: true }
+    }
+}
+
+/// Two hosts, `a` and `b`, joined by a link that is up, with an IPv4 /24 and an IPv6 /64 network on it.
+///
+/// Addresses and names are the same in every pair: pairs do not see each other.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Pair {
+    /// The first host.
+    pub a: Namespace,
+    /// The second host.
+    pub b: Namespace,
+    /// The namespace of the bridge, unless the hosts are joined directly.
+    pub bridge: Option<Namespace>,
+    /// IPv4 address of `a`.
+    pub a_v4: Ipv4Addr,
+    /// IPv4 address of `b`.
+    pub b_v4: Ipv4Addr,
+    /// IPv6 address of `a`.
+    pub a_v6: Ipv6Addr,
+    /// IPv6 address of `b`.
+    pub b_v6: Ipv6Addr,
+    /// Ethernet address of `a`'s end.
+    pub a_mac: [u8; 6],
+    /// Ethernet address of `b`'s end.
+    pub b_mac: [u8; 6],
+    /// Name of the interface in `a`.
+    pub a_name: String,
+    /// Name of the interface in `b`.
+    pub b_name: String,
+}
+
+/// Makes two hosts joined by a link.
+///
+/// Offloads are as the kernel sets them: checksum and TCP segmentation offload on.
+///
+/// # Errors
+///
+/// Those of [`Namespace::new`]; an MTU outside 1280..=65535; or the kernel lacks the kind of interface that
+/// [`PairOptions::wire`] asks for.
+pub fn pair(options: PairOptions) -> io::Result<Pair> {
+    if !(1280..=65535).contains(&options.mtu) {
+        let text = format!("MTU {} is outside 1280..=65535", options.mtu);
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let middle = match options.wire {
+        Wire::Veth => None,
+        Wire::Bridge | Wire::Macvlan => Some(Namespace::new()?),
+    };
+    let pair = Pair {
+        a: Namespace::new()?,
+        b: Namespace::new()?,
+        bridge: middle,
+        a_v4: Ipv4Addr::new(10, 0, 0, 1),
+        b_v4: Ipv4Addr::new(10, 0, 0, 2),
+        a_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1),
+        b_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2),
+        // Locally administered, so no card in the world has them.
+        a_mac: [0x02, 0, 0, 0, 0, 0x0a],
+        b_mac: [0x02, 0, 0, 0, 0, 0x0b],
+        a_name: "smt-a".to_owned(),
+        b_name: "smt-b".to_owned(),
+    };
+    pair.connect(&options)?;
+    pair.configure(&options)?;
+    pair.await_running(&options)?;
+    Ok(pair)
+}
+
+impl Pair {
+    /// Makes the interfaces, each in its namespace.
+    fn connect(&self, options: &PairOptions) -> io::Result<()> {
+        let link = |name, namespace, mac| NewLink { name, namespace, mac, mtu: options.mtu };
+        let a = link(&self.a_name, &self.a, Some(self.a_mac));
+        let b = link(&self.b_name, &self.b, Some(self.b_mac));
+        let Some(middle) = &self.bridge else {
+            return self.a.run(|| Netlink::open()?.add_veth(&a, &b))?;
+        };
+        middle.run(|| {
+            let mut netlink = Netlink::open()?;
+            // A bridge given an address works out its ports' states and, having none yet, loses its carrier,
+            // and the macvlan devices upon it lose theirs.
+            netlink.add_bridge(&link(BRIDGE, middle, None))?;
+            let bridge = if_nametoindex(BRIDGE)?;
+            netlink.set_no_link_local(bridge)?;
+            netlink.set_up(bridge)?;
+            for (end, port) in [&a, &b].into_iter().zip(PORTS) {
+                if options.wire == Wire::Macvlan {
+                    netlink.add_macvlan(end, bridge)?;
+                    continue;
+                }
+                netlink.add_veth(&link(port, middle, None), end)?;
+                let index = if_nametoindex(port)?;
+                netlink.set_no_link_local(index)?;
+                netlink.attach(index, bridge)?;
+                netlink.set_up(index)?;
+            }
+            Ok(())
+        })?
+    }
+
+    /// Brings both ends up and gives them their addresses and neighbours.
+    fn configure(&self, options: &PairOptions) -> io::Result<()> {
+        let a: [IpAddr; 2] = [self.a_v4.into(), self.a_v6.into()];
+        let b: [IpAddr; 2] = [self.b_v4.into(), self.b_v6.into()];
+        let ends = [
+            (&self.a, &self.a_name, a, (b, self.b_mac)),
+            (&self.b, &self.b_name, b, (a, self.a_mac)),
+        ];
+        for (host, name, addresses, other) in ends {
+            let other = options.static_neighbours.then_some(other);
+            host.run(|| configure_end(name, addresses, other))??;
+        }
+        Ok(())
+    }
+
+    fn await_running(&self, options: &PairOptions) -> io::Result<()> {
+        let mut interfaces = vec![(&self.a, self.a_name.as_str()), (&self.b, self.b_name.as_str())];
+        if let (Some(middle), Wire::Bridge) = (&self.bridge, options.wire) {
+            interfaces.extend(PORTS.map(|port| (middle, port)));
+        }
+        for (host, name) in interfaces {
+            host.run(|| Netlink::open()?.await_running(if_nametoindex(name)?))??;
+        }
+        Ok(())
+    }
+}
+
+fn configure_end(
+    name: &str,
+    addresses: [IpAddr; 2],
+    other: Option<([IpAddr; 2], Mac)>,
+) -> io::Result<()> {
+    let mut netlink = Netlink::open()?;
+    let index = if_nametoindex(name)?;
+    netlink.set_no_link_local(index)?;
+    netlink.set_up(index)?;
+    for address in addresses {
+        netlink.add_address(index, address, if address.is_ipv4() { 24 } else { 64 })?;
+    }
+    if let Some((addresses, mac)) = other {
+        for address in addresses {
+            netlink.add_neighbour(index, address, mac)?;
+        }
+    }
+    Ok(())
+}
