@@ -1,147 +1,35 @@
 //! How SMT packets leave and enter a host.
 //!
 //! One trait, [`Datapath`], batches only. A datapath knows nothing of the protocol but where its
-//! ports are; everything above is told by [`Caps`] what the host can do.
+//! ports are; everything above is told by [`Caps`] what the host can do. [`open`] gives one of:
+//!
+//! - *raw*: IP sockets of SMT's own protocol number (`docs/spec.md`, 2). Needs `CAP_NET_RAW`.
+//!   Processes share the number: each owns ports ([`ports`]), and a filter in the kernel gives it
+//!   the packets of its ports alone.
+//! - *udp*: the same bytes as the payload of UDP, for hosts without privileges.
+//!
+//! [`memory`] joins two endpoints of one process. Around any of them go decorators: [`fault`]
+//! loses, repeats, delays and damages packets, [`pcap`] writes them to a file.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::BorrowedFd;
-use std::time::Duration;
+mod datapath;
+mod error;
+mod errqueue;
+pub mod fault;
+mod filter;
+pub mod memory;
+mod open;
+pub mod pcap;
+pub mod ports;
+mod raw;
+mod route;
+mod segment;
+mod socket;
+mod sys;
+mod udp;
 
-/// What a datapath can do, fixed when it is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caps {
-    /// Which datapath this is, for people: `raw`, `udp`.
-    pub name: &'static str,
-    /// Bytes of headers below SMT's own in each packet, for a peer of either IP version:
-    /// `[IPv4, IPv6]`. Path MTU minus this is what an SMT packet may take.
-    pub overhead: [usize; 2],
-    /// Largest SMT packet it can carry at all, in bytes (SMT header included).
-    pub max_packet: usize,
-    /// Packets it takes between flushes.
-    pub tx_burst: usize,
-    /// Packets one receive call yields at most.
-    pub rx_burst: usize,
-    /// Bytes of true-sized packets that the receive buffer holds before it drops.
-    pub rx_capacity: usize,
-}
+pub use datapath::{Caps, Datapath, DatapathStats, PathError, PathErrorKind, RxMeta, TxMeta};
+pub use error::OpenError;
+pub use open::{Kind, OpenOptions, Opened, open};
 
-/// Where a received packet came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RxMeta {
-    /// Sender's address. The port is 0 on native datapaths and the UDP port under UDP.
-    pub src: SocketAddr,
-    /// Our address that it was sent to.
-    pub dst: IpAddr,
-    /// Length of the packet.
-    pub len: usize,
-    /// IPv4 identification field, if the datapath sees it.
-    pub ip_id: Option<u16>,
-}
-
-/// Where a packet is to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TxMeta {
-    /// Receiver's address; port 0 on native datapaths, the UDP port under UDP.
-    pub dst: SocketAddr,
-    /// Our address to send from; `None` lets the route decide.
-    pub src: Option<IpAddr>,
-    /// Length of the packet in the frame.
-    pub len: usize,
-}
-
-/// The network's own word (ICMP) about a packet we sent. Never authentic: a hint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PathError {
-    /// Where the packet was going.
-    pub dst: SocketAddr,
-    /// What happened to it.
-    pub kind: PathErrorKind,
-    /// As much of our packet (from the SMT header on) as the network sent back.
-    pub quoted: Vec<u8>,
-}
-
-/// What the network says of a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PathErrorKind {
-    /// Nobody there takes the protocol or port.
-    Refused,
-    /// No route, host down, or prohibited.
-    Unreachable,
-    /// The path MTU is now this many bytes (IP header included).
-    MtuChanged(usize),
-}
-
-/// A way for packets to leave and enter this host.
-///
-/// Transmit: [`frame`](Self::frame), fill, [`commit`](Self::commit), repeat, [`flush`](Self::flush).
-/// Receive: [`recv`](Self::recv) gives the number of packets of a burst, which stay readable
-/// through [`packet`](Self::packet) until the next `recv`. Packets that the host refuses are
-/// counted in [`DatapathStats`], not reported: to the protocol they are losses.
-pub trait Datapath: Send {
-    /// What this datapath can do.
-    fn caps(&self) -> Caps;
-
-    /// Lends memory for the next packet to send, at least `caps().max_packet` bytes or what the
-    /// path MTU allows, whichever is less; `None` while `tx_burst` packets wait for `flush`.
-    fn frame(&mut self) -> Option<&mut [u8]>;
-
-    /// Queues the frame last lent. Must follow a `frame` that returned `Some`.
-    fn commit(&mut self, meta: TxMeta);
-
-    /// Hands all queued packets to the host.
-    ///
-    /// # Errors
-    /// Only what makes the datapath unusable (its socket is gone).
-    fn flush(&mut self) -> io::Result<()>;
-
-    /// Receives a burst without waiting; 0 when there is none.
-    ///
-    /// # Errors
-    /// Only what makes the datapath unusable.
-    fn recv(&mut self) -> io::Result<usize>;
-
-    /// Packet `index` of the current burst.
-    ///
-    /// # Panics
-    /// If `index` is not below what `recv` last returned.
-    fn packet(&mut self, index: usize) -> (RxMeta, &mut [u8]);
-
-    /// The next thing the network said about a path, if any.
-    fn path_error(&mut self) -> Option<PathError>;
-
-    /// Path MTU towards `dst` in bytes, IP header included, by the host's routes.
-    ///
-    /// # Errors
-    /// When the host has no route there.
-    fn path_mtu(&mut self, dst: IpAddr) -> io::Result<usize>;
-
-    /// A descriptor that is readable when `recv` or `path_error` has something to give.
-    fn fd(&self) -> BorrowedFd<'_>;
-
-    /// Waits until `fd` is readable or `timeout` has passed.
-    ///
-    /// # Errors
-    /// Those of `poll`, except interruption, which returns early.
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
-
-    /// Counters so far.
-    fn stats(&self) -> DatapathStats;
-}
-
-/// Counters of a datapath since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DatapathStats {
-    /// Packets handed to the host.
-    pub tx_packets: u64,
-    /// Bytes of them, SMT header included.
-    pub tx_bytes: u64,
-    /// Packets the host refused to send.
-    pub tx_errors: u64,
-    /// Packets received.
-    pub rx_packets: u64,
-    /// Bytes of them, SMT header included.
-    pub rx_bytes: u64,
-    /// Packets the host dropped because its receive buffer was full.
-    pub rx_overruns: u64,
-}
+/// IP protocol number of SMT unless configured otherwise (RFC 3692; `docs/spec.md`, 2).
+pub const DEFAULT_PROTOCOL: u8 = 253;

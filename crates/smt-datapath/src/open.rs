@@ -1,0 +1,111 @@
+//! Opening a datapath.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
+
+use crate::ports::{FIRST_BLOCK, PortClaim};
+use crate::{DEFAULT_PROTOCOL, Datapath, OpenError, raw, udp};
+
+/// Which datapath to open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Raw IP sockets, SMT's native form. Needs `CAP_NET_RAW`.
+    #[default]
+    Raw,
+    /// UDP, for hosts without privileges.
+    Udp,
+}
+
+/// What to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Which datapath.
+    pub kind: Kind,
+    /// Our address. A wildcard takes packets to every address of its IP version, and of no other.
+    pub bind: IpAddr,
+    /// SMT port to listen at, 0 for any free one; with [`Kind::Udp`] it is the UDP port as well.
+    pub listen: Option<u16>,
+    /// Whether to have ports to connect from.
+    pub client: bool,
+    /// IP protocol number; of no effect with [`Kind::Udp`].
+    pub protocol: u8,
+}
+
+impl Default for OpenOptions {
+    /// A client over raw IPv4.
+    fn default() -> Self {
+        Self {
+            kind: Kind::Raw,
+            bind: Ipv4Addr::UNSPECIFIED.into(),
+            listen: None,
+            client: true,
+            protocol: DEFAULT_PROTOCOL,
+        }
+    }
+}
+
+/// A datapath, and the ports that are its own until it is dropped.
+pub struct Opened {
+    /// The datapath.
+    pub datapath: Box<dyn Datapath>,
+    /// Address and SMT port it listens at, if it was to.
+    pub listen: Option<SocketAddr>,
+    /// SMT ports to connect from; empty unless they were asked for.
+    pub client_ports: Range<u16>,
+}
+
+/// Opens a datapath.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
+    let OpenOptions { kind, bind, listen, client, protocol } = options;
+    match kind {
+        Kind::Raw => {
+            let claim = PortClaim::new(protocol, listen, client)?;
+            let ports = claim.ports();
+            Ok(Opened {
+                datapath: Box::new(raw::open(protocol, bind, claim)?),
+                listen: ports.listen.map(|port| SocketAddr::new(bind, port)),
+                client_ports: ports.client(),
+            })
+        }
+        Kind::Udp => {
+            let (datapath, local) = udp::open(SocketAddr::new(bind, listen.unwrap_or(0)))?;
+            let listen = listen.map(|_| local);
+            Ok(Opened {
+                datapath: Box::new(datapath),
+                listen,
+                client_ports: if client { udp_client_ports(listen) } else { 0..0 },
+            })
+        }
+    }
+}
+
+/// A UDP socket has all SMT ports to itself: the larger part of the usual range without the port
+/// it listens at.
+fn udp_client_ports(listen: Option<SocketAddr>) -> Range<u16> {
+    let all = FIRST_BLOCK..u16::MAX;
+    match listen.map(|address| address.port()) {
+        Some(port) if all.contains(&port) => {
+            let (below, above) = (all.start..port, port + 1..all.end);
+            if below.len() > above.len() { below } else { above }
+        }
+        _ => all,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_ports_over_udp_leave_the_listen_port_out() {
+        let ports = |port| udp_client_ports(Some(([127, 0, 0, 1], port).into()));
+        assert_eq!(udp_client_ports(None), 32_768..65_535);
+        assert_eq!(ports(7000), 32_768..65_535);
+        assert_eq!(ports(32_768), 32_769..65_535);
+        assert_eq!(ports(65_535), 32_768..65_535);
+        assert_eq!(ports(60_000), 32_768..60_000);
+    }
+}

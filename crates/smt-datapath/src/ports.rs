@@ -1,0 +1,176 @@
+//! Who owns which SMT port on this host.
+//!
+//! The kernel knows nothing of SMT's ports, so ownership is a matter of agreement: whoever binds
+//! the abstract unix socket named after a port owns it. Such names belong to the network
+//! namespace, as ports do, and vanish with their process. Client ports are owned in aligned blocks,
+//! since one mask compare then tells them from all others.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::ops::Range;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use crate::OpenError;
+
+/// Ports in a block of client ports.
+pub const BLOCK_LEN: u16 = 32;
+/// First port that belongs to a block.
+pub const FIRST_BLOCK: u16 = 32_768;
+/// Blocks there are for clients: `FIRST_BLOCK..65_504`, so that the end of a block is a port too.
+pub const BLOCKS: u16 = (u16::MAX - FIRST_BLOCK) / BLOCK_LEN;
+
+/// Ports of one endpoint: what its packets may be sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// The port it listens at.
+    pub listen: Option<u16>,
+    /// First of its [`BLOCK_LEN`] client ports; a multiple of `BLOCK_LEN`.
+    pub block: Option<u16>,
+}
+
+impl Ports {
+    /// Whether `port` is one of these.
+    #[must_use]
+    pub fn contains(&self, port: u16) -> bool {
+        self.listen == Some(port) || self.block == Some(block_of(port))
+    }
+
+    /// The client ports; empty if there is no block.
+    #[must_use]
+    pub fn client(&self) -> Range<u16> {
+        self.block.map_or(0..0, |base| base..base.saturating_add(BLOCK_LEN))
+    }
+}
+
+/// Ownership of [`Ports`], until dropped.
+#[derive(Debug)]
+pub struct PortClaim {
+    ports: Ports,
+    _owned: Vec<UnixDatagram>,
+}
+
+impl PortClaim {
+    /// Claims the port `listen` (0: any free one) of IP protocol `protocol`, and with `client` a
+    /// free block of client ports.
+    ///
+    /// A `listen` port of [`FIRST_BLOCK`] or above takes its whole block, so that no client gets
+    /// it.
+    ///
+    /// # Errors
+    /// [`OpenError::PortInUse`], [`OpenError::NoFreePorts`], or [`OpenError::Io`] when the host
+    /// refuses unix sockets.
+    pub fn new(protocol: u8, listen: Option<u16>, client: bool) -> Result<Self, OpenError> {
+        let mut owned = Vec::new();
+        let mut ports = Ports::default();
+        match listen {
+            Some(0) => {
+                let (base, socket) = claim_free_block(protocol)?;
+                ports.listen = Some(base);
+                owned.push(socket);
+            }
+            Some(port) => {
+                let socket = claim(&owner(protocol, port))
+                    .map_err(OpenError::io("claim the port"))?
+                    .ok_or(OpenError::PortInUse(port))?;
+                ports.listen = Some(port);
+                owned.push(socket);
+            }
+            None => {}
+        }
+        if client {
+            let (base, socket) = claim_free_block(protocol)?;
+            ports.block = Some(base);
+            owned.push(socket);
+        }
+        Ok(Self { ports, _owned: owned })
+    }
+
+    /// What is owned.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+}
+
+fn block_of(port: u16) -> u16 {
+    port & !(BLOCK_LEN - 1)
+}
+
+/// Name of the socket whose owner owns `port`.
+fn owner(protocol: u8, port: u16) -> String {
+    if port < FIRST_BLOCK {
+        format!("smt/{protocol}/port/{port}")
+    } else {
+        format!("smt/{protocol}/block/{}", block_of(port))
+    }
+}
+
+/// Owns `name`, or is `None` if somebody else does.
+fn claim(name: &str) -> io::Result<Option<UnixDatagram>> {
+    match UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name)?) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Claims the first free block from a random one on, so that ports are seldom those of a process
+/// that has just ended.
+fn claim_free_block(protocol: u8) -> Result<(u16, UnixDatagram), OpenError> {
+    let start = RandomState::new().hash_one(protocol) % u64::from(BLOCKS);
+    for index in 0..BLOCKS {
+        let base = FIRST_BLOCK + (start as u16 + index) % BLOCKS * BLOCK_LEN;
+        let claimed = claim(&owner(protocol, base)).map_err(OpenError::io("claim client ports"))?;
+        if let Some(socket) = claimed {
+            return Ok((base, socket));
+        }
+    }
+    Err(OpenError::NoFreePorts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Names are shared by all tests of this host, so each test has a protocol number of its own.
+
+    #[test]
+    fn blocks_are_aligned_and_inside_the_range() {
+        let claim = PortClaim::new(240, None, true).unwrap();
+        let client = claim.ports().client();
+        assert_eq!(client.len(), usize::from(BLOCK_LEN));
+        assert_eq!(client.start % BLOCK_LEN, 0);
+        assert!(client.start >= FIRST_BLOCK);
+        assert!(client.clone().all(|port| claim.ports().contains(port)));
+        assert!(!claim.ports().contains(client.start - 1));
+        assert!(!claim.ports().contains(client.end));
+    }
+
+    #[test]
+    fn a_port_has_one_owner_at_a_time() {
+        let first = PortClaim::new(241, Some(7000), false).unwrap();
+        let second = PortClaim::new(241, Some(7000), false);
+        assert!(matches!(second, Err(OpenError::PortInUse(7000))), "{second:?}");
+        PortClaim::new(242, Some(7000), false).unwrap();
+        drop(first);
+        PortClaim::new(241, Some(7000), false).unwrap();
+    }
+
+    #[test]
+    fn listening_in_a_block_takes_the_block() {
+        let client = PortClaim::new(243, None, true).unwrap();
+        let port = client.ports().client().start + 5;
+        let listen = PortClaim::new(243, Some(port), false);
+        assert!(matches!(listen, Err(OpenError::PortInUse(p)) if p == port), "{listen:?}");
+        let any = PortClaim::new(243, Some(0), true).unwrap();
+        assert!(any.ports().listen.is_some_and(|port| !any.ports().client().contains(&port)));
+    }
+
+    #[test]
+    fn blocks_run_out() {
+        let all: Vec<_> = (0..BLOCKS).map(|_| PortClaim::new(244, None, true).unwrap()).collect();
+        assert!(matches!(PortClaim::new(244, None, true), Err(OpenError::NoFreePorts)));
+        drop(all);
+    }
+}
