@@ -6,10 +6,33 @@ extern crate alloc;
 #[cfg(any(test, feature = "aws-lc"))]
 extern crate std;
 
+pub mod config;
 pub mod crypto;
+mod endpoint;
+pub mod error;
+mod event;
+mod grant;
 pub mod keys;
+pub mod limits;
+mod message;
 pub mod padding;
+mod ranges;
 pub mod record;
+mod replay;
+mod rpc;
+mod rtt;
+mod session;
+pub mod stats;
 pub mod tag;
 pub mod time;
+mod timer;
 pub mod wire;
+
+pub use config::Config;
+pub use endpoint::{Endpoint, External, PacketMeta, Transmit};
+pub use event::Event;
+pub use limits::Limits;
+pub use message::Body;
+pub use session::{AeadLimits, KeyContext, Path, Role, RpcId, SessionId};
+pub use stats::Stats;
+pub use time::Time;

@@ -33,13 +33,7 @@ pub struct NotAuthentic;
 /// An AEAD key ready for use. It wipes its key when dropped.
 pub trait AeadKey: Send + Sync {
     /// Encrypts `in_out` in place and writes the tag.
-    fn seal(
-        &self,
-        nonce: &[u8; NONCE_LEN],
-        aad: &[u8],
-        in_out: &mut [u8],
-        tag: &mut [u8; TAG_LEN],
-    );
+    fn seal(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], in_out: &mut [u8], tag: &mut [u8; TAG_LEN]);
 
     /// Decrypts `ciphertext` into `out`, which has the same length.
     ///

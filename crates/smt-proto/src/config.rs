@@ -1,0 +1,42 @@
+//! Configuration of an endpoint.
+
+use core::time::Duration;
+
+use crate::limits::Limits;
+use crate::padding::Padding;
+use crate::session::AeadLimits;
+
+/// How an endpoint behaves. [`Default`] is right for nearly everybody.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Bounds on memory and work.
+    pub limits: Limits,
+    /// Bits of message ID that we send under, 40..=56 (spec 3.1). Fewer give larger messages.
+    pub id_bits: u8,
+    /// How message lengths are hidden.
+    pub padding: Padding,
+    /// How long our engine may sleep before it answers, told to peers so that they do not take a
+    /// sleeping endpoint for a lost packet.
+    pub wake_delay: Duration,
+    /// Bytes our receiving datapath can hold; bounds what peers are let send at once.
+    pub receive_credit: u32,
+    /// Largest SMT packet for paths whose MTU is not known, in bytes: what fits the IPv6 minimum
+    /// MTU of 1280 under any datapath.
+    pub default_room: usize,
+    /// Replaces the AEAD limits of the cipher suite; only ever lower them.
+    pub aead_limits: Option<AeadLimits>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            limits: Limits::default(),
+            id_bits: 48,
+            padding: Padding::None,
+            wake_delay: Duration::from_micros(100),
+            receive_credit: 256 << 10,
+            default_room: 1280 - 48,
+            aead_limits: None,
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Handshakes: who may start one, flights in, flights out, keys.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use super::Endpoint;
+use crate::crypto::Suite;
+use crate::error::HandshakeError;
+use crate::event::Event;
+use crate::keys::Secret;
+use crate::session::handshake::{FlightStep, Handshake};
+use crate::session::{KeyContext, Path, Role, Session, SessionId, State};
+use crate::time::Time;
+use crate::wire::{DATA_LEN, Data, Params};
+
+/// A session whose secrets were negotiated elsewhere (spec 5.1, last rule).
+pub struct External {
+    /// The 5-tuple.
+    pub path: Path,
+    /// Our TLS role.
+    pub role: Role,
+    /// The negotiated suite.
+    pub suite: &'static dyn Suite,
+    /// Epoch 3 secret of the client's direction.
+    pub client_secret: Secret,
+    /// Epoch 3 secret of the server's direction.
+    pub server_secret: Secret,
+    /// Our parameters, as the peer has them.
+    pub local: Params,
+    /// The peer's parameters.
+    pub peer: Params,
+    /// Largest SMT packet of the path, in bytes.
+    pub room: usize,
+}
+
+impl Endpoint {
+    /// Starts a handshake as client over `path`, whose packets take `room` bytes. Next, give the
+    /// ClientHello to [`send_flight`](Self::send_flight).
+    ///
+    /// # Errors
+    /// [`HandshakeError::TooManySessions`].
+    pub fn connect(
+        &mut self,
+        now: Time,
+        path: Path,
+        room: usize,
+        deadline: Time,
+    ) -> Result<SessionId, HandshakeError> {
+        if self.sessions.len() >= self.shared.config.limits.max_sessions {
+            self.shared.stats.limit_sessions += 1;
+            return Err(HandshakeError::TooManySessions);
+        }
+        let id = self.open(now, path, Role::Client, deadline);
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.room = room;
+            session.wake_at(&mut self.shared, deadline);
+        }
+        self.restart_handshake(now, id);
+        Ok(id)
+    }
+
+    /// Begins a client's handshake anew under a new token, after TLS failed for a cause that the
+    /// network may be to blame for. Next, give a new ClientHello to [`send_flight`](Self::send_flight).
+    pub fn restart_handshake(&mut self, now: Time, id: SessionId) {
+        let mut token = [0; 8];
+        self.random.fill(&mut token);
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(old) = session.handshake.take() else { return };
+        let fresh = Handshake::new(Role::Client, Vec::new(), now, old.deadline);
+        session.handshake = Some(Box::new(fresh));
+        session.keys = None;
+        session.state = State::Handshaking;
+        session.token = u64::from_be_bytes(token);
+        self.shared.stats.handshakes_started += 1;
+    }
+
+    /// Makes TLS `bytes` our next flight and sends it.
+    pub fn send_flight(&mut self, now: Time, id: SessionId, bytes: &[u8]) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(handshake) = session.handshake.as_deref_mut() else { return };
+        let mut flight = Vec::new();
+        if handshake.is_first_flight() {
+            let block = match session.role {
+                Role::Server => session.local.emit(0),
+                Role::Client => {
+                    let room = session.room.saturating_sub(DATA_LEN).max(1);
+                    session.local.emit(padding_to_fill(&session.local, bytes.len(), room))
+                }
+            };
+            flight.extend_from_slice(&block);
+            handshake.local_block = block;
+        }
+        flight.extend_from_slice(bytes);
+        handshake.set_flight(flight, now);
+        let due = match session.role {
+            Role::Client => handshake.repeat_at.min(handshake.deadline),
+            Role::Server => handshake.deadline,
+        };
+        session.wake_at(&mut self.shared, due);
+        self.shared.flights.push_back(id);
+    }
+
+    /// What the keys of a handshake are bound to; known once the peer's first flight is here.
+    pub fn key_context(&self, id: SessionId) -> Option<KeyContext> {
+        let session = self.sessions.get(id)?;
+        let (client, server) = match session.role {
+            Role::Client => (session.path.local_port, session.path.remote_port),
+            Role::Server => (session.path.remote_port, session.path.local_port),
+        };
+        session.handshake.as_deref()?.context(client, server)
+    }
+
+    /// Installs the secrets of a finished handshake. For a client, first give its last flight to
+    /// [`send_flight`](Self::send_flight); [`Event::Established`] comes with the server's first
+    /// authentic packet, calls may start before.
+    pub fn install_keys(
+        &mut self,
+        now: Time,
+        id: SessionId,
+        suite: &'static dyn Suite,
+        client: Secret,
+        server: Secret,
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if !matches!(session.state, State::Handshaking) {
+            return;
+        }
+        let early = session.handshake.as_deref_mut().map(|h| core::mem::take(&mut h.early));
+        if session.role == Role::Server {
+            self.half_open -= 1;
+        }
+        session.install_keys(&mut self.shared, now, suite, client, server);
+        if let Some(older) = session.older
+            && let Some(older) = self.sessions.get_mut(older)
+        {
+            older.suspect(&mut self.shared, now);
+        }
+        let Some(path) = self.path(id) else { return };
+        for mut packet in early.unwrap_or_default() {
+            let local = path.local.unwrap_or(path.remote.ip());
+            let meta = super::receive::PacketMeta { remote: path.remote, local, ip_id: None };
+            self.handle_packet(now, &meta, &mut packet);
+        }
+    }
+
+    /// Ends a handshake that TLS failed. The alert, if there is one, is sent, and for a second sent
+    /// again to a peer that repeats itself.
+    pub fn fail_handshake(&mut self, now: Time, id: SessionId, alert: Option<&[u8]>) {
+        self.shared.stats.handshakes_failed += 1;
+        if let Some(alert) = alert {
+            self.send_flight(now, id, alert);
+        }
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let linger = now + core::time::Duration::from_secs(1);
+        match session.handshake.as_deref_mut() {
+            Some(handshake) if alert.is_some() => {
+                handshake.deadline = linger;
+                if session.counts_as_half_open() {
+                    self.half_open -= 1;
+                }
+                session.state = State::Failed;
+                session.wake_at(&mut self.shared, linger);
+            }
+            _ => session.end(&mut self.shared, None),
+        }
+        self.sweep();
+    }
+
+    /// Adds a session whose secrets were negotiated elsewhere. It works at once.
+    ///
+    /// # Errors
+    /// [`HandshakeError::TooManySessions`], [`HandshakeError::BadParameters`].
+    pub fn add_session(
+        &mut self,
+        now: Time,
+        external: External,
+    ) -> Result<SessionId, HandshakeError> {
+        if self.sessions.len() >= self.shared.config.limits.max_sessions {
+            self.shared.stats.limit_sessions += 1;
+            return Err(HandshakeError::TooManySessions);
+        }
+        if !agree(&external.local, &external.peer, external.role) {
+            return Err(HandshakeError::BadParameters);
+        }
+        let External { path, role, suite, client_secret, server_secret, local, peer, room } =
+            external;
+        let id = self.sessions.insert(|id| Session::new(id, path, role, local, now));
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.peer = peer;
+            session.room = room;
+            session.install_keys(&mut self.shared, now, suite, client_secret, server_secret);
+            if role == Role::Client {
+                session.establish(&mut self.shared);
+            }
+        }
+        Ok(id)
+    }
+
+    /// Parameters as this endpoint would declare them in a new session of `role`.
+    pub fn parameters(&mut self, role: Role) -> Params {
+        let mut first = [0; 8];
+        self.random.fill(&mut first);
+        let config = &self.shared.config;
+        let limits = &config.limits;
+        let first_id = (u64::from_be_bytes(first) % ((1 << 39) - 8) + 4) & !3 | role.id_bit();
+        Params {
+            id_bits: config.id_bits,
+            first_id,
+            max_rpcs: limits.max_rpcs,
+            max_message: limits.max_message,
+            unscheduled: limits.unscheduled,
+            wake_delay_us: u32::try_from(config.wake_delay.as_micros()).unwrap_or(u32::MAX),
+            max_id_bits: 56,
+        }
+    }
+
+    /// A packet of epoch 0.
+    pub(super) fn handle_flight_packet(
+        &mut self,
+        now: Time,
+        first: Option<SessionId>,
+        path: Path,
+        packet: &[u8],
+    ) {
+        let Ok(data) = Data::parse(packet) else {
+            self.shared.stats.dropped_malformed += 1;
+            return;
+        };
+        let mut next = first;
+        while let Some(id) = next {
+            let Some(session) = self.sessions.get(id) else { break };
+            if session.token == data.tag {
+                return self.feed_handshake(now, id, &data, packet);
+            }
+            next = session.older;
+        }
+        let Some(id) = self.open_half(now, path, &data) else { return };
+        self.feed_handshake(now, id, &data, packet);
+    }
+
+    /// Opens a half-open session for a client's first packet, if limits allow.
+    fn open_half(&mut self, now: Time, path: Path, data: &Data) -> Option<SessionId> {
+        let limits = &self.shared.config.limits;
+        let stats = &mut self.shared.stats;
+        if data.header.message_id != 0 {
+            stats.dropped_bad_token += 1;
+            return None;
+        }
+        if data.message_len > limits.max_flight {
+            stats.limit_flight += 1;
+            return None;
+        }
+        if self.half_open >= limits.max_half_open {
+            stats.limit_half_open += 1;
+            return None;
+        }
+        if self.sessions.len() >= limits.max_sessions {
+            stats.limit_sessions += 1;
+            return None;
+        }
+        if self.sessions.chain_len(&path) >= limits.max_per_path {
+            stats.limit_per_path += 1;
+            return None;
+        }
+        let deadline = now + limits.handshake_timeout;
+        let room = self.shared.config.default_room;
+        let id = self.open(now, path, Role::Server, deadline);
+        self.half_open += 1;
+        self.shared.stats.handshakes_started += 1;
+        let session = self.sessions.get_mut(id)?;
+        session.token = data.tag;
+        session.room = room;
+        session.wake_at(&mut self.shared, deadline);
+        Some(id)
+    }
+
+    fn open(&mut self, now: Time, path: Path, role: Role, deadline: Time) -> SessionId {
+        let local = self.parameters(role);
+        let id = self.sessions.insert(|id| Session::new(id, path, role, local, now));
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.handshake = Some(Box::new(Handshake::new(role, Vec::new(), now, deadline)));
+        }
+        id
+    }
+
+    fn feed_handshake(&mut self, now: Time, id: SessionId, data: &Data, packet: &[u8]) {
+        let max_flight = self.shared.config.limits.max_flight;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let payload = packet.get(DATA_LEN..).unwrap_or_default();
+        let Some(handshake) = session.handshake.as_deref_mut() else {
+            // Established. A client that repeats its last flight has missed our ACK.
+            if session.role == Role::Server {
+                let ack = session.ack_ranges();
+                self.shared.send_control(id, 0, crate::wire::ControlBody::Ack(ack));
+            }
+            return;
+        };
+        let number = data.header.message_id;
+        let step = handshake.receive(number, data.message_len, data.sequence, payload, max_flight);
+        match step {
+            FlightStep::Nothing => {}
+            FlightStep::TooLarge => self.shared.stats.limit_flight += 1,
+            FlightStep::Repeated => {
+                if session.role == Role::Server && handshake.may_answer(now) {
+                    handshake.repeat(now);
+                    self.shared.flights.push_back(id);
+                }
+            }
+            FlightStep::Complete { number, bytes } => self.flight_complete(id, number, bytes),
+        }
+    }
+
+    fn flight_complete(&mut self, id: SessionId, number: u32, mut bytes: Vec<u8>) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if number < 2 {
+            let Ok((peer, block)) = Params::parse(&bytes) else {
+                return session.handshake_failed(&mut self.shared, HandshakeError::BadParameters);
+            };
+            if !agree(&session.local, &peer, session.role) {
+                return session.handshake_failed(&mut self.shared, HandshakeError::BadParameters);
+            }
+            let tls = bytes.split_off(block.min(bytes.len()));
+            session.peer = peer;
+            if let Some(handshake) = session.handshake.as_deref_mut() {
+                handshake.peer_block = bytes;
+            }
+            bytes = tls;
+        }
+        self.shared.events.push_back(Event::Flight { session: id, number, bytes });
+    }
+}
+
+/// Whether two ends' parameters can work together.
+fn agree(local: &Params, peer: &Params, role: Role) -> bool {
+    local.id_bits <= peer.max_id_bits
+        && peer.id_bits <= local.max_id_bits
+        && peer.first_id & 3 == role.other().id_bit()
+}
+
+/// Value bytes of the padding entry that makes block and ClientHello fill whole packets.
+fn padding_to_fill(params: &Params, hello: usize, room: usize) -> usize {
+    const ENTRY_HEADER: usize = 4;
+    let bare = params.emit(0).len() + hello;
+    let fill = (room - bare % room) % room;
+    match fill {
+        0 => 0,
+        // No entry is that short: fill the next packet too.
+        1..=ENTRY_HEADER => fill + room - ENTRY_HEADER,
+        _ => fill - ENTRY_HEADER,
+    }
+}

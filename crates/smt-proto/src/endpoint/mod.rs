@@ -1,0 +1,281 @@
+//! The endpoint: all sessions behind one datapath, as a state machine.
+//!
+//! Order of calls: [`Endpoint::handle_packet`] for each packet received, [`Endpoint::handle_timeout`]
+//! when [`Endpoint::poll_timeout`] has passed, then [`Endpoint::poll_event`] until there is none and
+//! [`Endpoint::poll_transmit`] until there is none. Receive everything there is before looking at
+//! timers: a late wake-up must not pass for loss.
+
+mod connect;
+mod receive;
+mod table;
+mod transmit;
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::config::Config;
+use crate::crypto::Random;
+use crate::error::{CallError, CloseReason, StartError};
+use crate::event::Event;
+use crate::grant::Granter;
+use crate::message::send::OutMessage;
+use crate::session::{Path, RpcId, SessionId};
+use crate::stats::Stats;
+use crate::time::Time;
+use crate::timer::{Timers, Wake};
+use crate::wire::{ControlBody, Kind};
+use table::Table;
+
+pub use connect::External;
+pub use receive::PacketMeta;
+pub use transmit::Transmit;
+
+/// A control packet waiting to be sent.
+pub(crate) enum PendingControl {
+    /// Of a session, about a message ID.
+    Session(SessionId, u64, ControlBody),
+    /// UNKNOWN to a packet of no session, echoing its message ID.
+    NoSession(Path, u64),
+}
+
+/// What all sessions of an endpoint share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) stats: Stats,
+    pub(crate) timers: Timers,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) control: VecDeque<PendingControl>,
+    pub(crate) flights: VecDeque<SessionId>,
+    /// Messages of one packet, which go first.
+    small: VecDeque<(SessionId, u64)>,
+    /// Longer ones, one packet each in turn.
+    large: VecDeque<(SessionId, u64)>,
+    pub(crate) granter: Granter,
+    /// A favoured message is complete: others may be granted now.
+    pub(crate) regrant: bool,
+    pub(crate) incoming_bytes: u64,
+    pub(crate) scratch: Vec<u8>,
+    /// Sessions that ended and are to be removed.
+    pub(crate) ended: Vec<SessionId>,
+}
+
+impl Shared {
+    /// Queues a message for sending, unless it is queued or has nothing to send.
+    pub(crate) fn enqueue(&mut self, session: SessionId, message: &mut OutMessage) {
+        if message.queued || !message.sendable() {
+            return;
+        }
+        message.queued = true;
+        let queue = if message.is_small() { &mut self.small } else { &mut self.large };
+        queue.push_back((session, message.id()));
+    }
+
+    /// Queues a control packet, unless the queue is full: timers make up for it.
+    pub(crate) fn send_control(&mut self, session: SessionId, id: u64, body: ControlBody) {
+        self.push_control(PendingControl::Session(session, id, body));
+    }
+
+    fn push_control(&mut self, control: PendingControl) {
+        if self.control.len() >= self.config.limits.max_control_queue {
+            self.stats.limit_control_queue += 1;
+            return;
+        }
+        self.control.push_back(control);
+    }
+}
+
+/// All sessions behind one datapath.
+pub struct Endpoint {
+    sessions: Table,
+    half_open: usize,
+    shared: Shared,
+    random: Box<dyn Random>,
+    /// UNKNOWN answers given in the second that began at the time.
+    no_session: (Time, u32),
+}
+
+impl Endpoint {
+    /// An endpoint without sessions.
+    pub fn new(config: Config, random: Box<dyn Random>) -> Self {
+        let granter = Granter::new(config.receive_credit);
+        let shared = Shared {
+            config,
+            stats: Stats::default(),
+            timers: Timers::default(),
+            events: VecDeque::new(),
+            control: VecDeque::new(),
+            flights: VecDeque::new(),
+            small: VecDeque::new(),
+            large: VecDeque::new(),
+            granter,
+            regrant: false,
+            incoming_bytes: 0,
+            scratch: Vec::new(),
+            ended: Vec::new(),
+        };
+        let no_session = (Time::ZERO, 0);
+        Endpoint { sessions: Table::default(), half_open: 0, shared, random, no_session }
+    }
+
+    /// Starts an RPC. `user` comes back in [`Event::Response`].
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing was sent.
+    pub fn start_call(
+        &mut self,
+        session: SessionId,
+        body: Bytes,
+        deadline: Time,
+        user: u64,
+    ) -> Result<RpcId, StartError> {
+        let Some(found) = self.sessions.get_mut(session) else { return Err(StartError::NoSession) };
+        let number = found.start_call(&mut self.shared, body, deadline, user)?;
+        Ok(RpcId { session, ours: true, number })
+    }
+
+    /// Answers a request given out by [`Event::Request`]. False if nobody waits for it any more.
+    pub fn reply(&mut self, rpc: RpcId, body: Bytes) -> bool {
+        let Some(session) = self.sessions.get_mut(rpc.session) else { return false };
+        !rpc.ours && session.reply(&mut self.shared, rpc.number, Kind::Application, body)
+    }
+
+    /// Answers a request with an error: `code` as in spec 7, `text` for people.
+    pub fn refuse(&mut self, rpc: RpcId, code: u32, text: &str) -> bool {
+        let Some(session) = self.sessions.get_mut(rpc.session) else { return false };
+        !rpc.ours && session.refuse(&mut self.shared, rpc.number, code, text)
+    }
+
+    /// Gives up a call; its [`Event::Response`] with [`CallError::Cancelled`] comes at once.
+    pub fn cancel(&mut self, now: Time, rpc: RpcId) {
+        if let Some(session) = self.sessions.get_mut(rpc.session)
+            && rpc.ours
+        {
+            session.cancel(&mut self.shared, now, rpc.number, CallError::Cancelled);
+        }
+    }
+
+    /// Closes a session: its calls end with [`CallError::SessionClosed`] and the peer is told.
+    pub fn close(&mut self, now: Time, session: SessionId) {
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.close(&mut self.shared, now, CloseReason::Local);
+        }
+        self.sweep();
+    }
+
+    /// Enters the next sending epoch of a session as soon as the peer has opened the current one.
+    /// False if it has not yet, or there is no such session.
+    pub fn update_keys(&mut self, session: SessionId) -> bool {
+        let keys = self.sessions.get_mut(session).and_then(|session| session.keys.as_deref_mut());
+        let Some(keys) = keys.filter(|keys| keys.update_is_possible()) else { return false };
+        keys.update();
+        self.shared.stats.key_updates += 1;
+        true
+    }
+
+    /// Bytes of the response to a call that have arrived and opened, without a hole from the start.
+    pub fn response_prefix(&self, rpc: RpcId) -> &[u8] {
+        self.sessions.get(rpc.session).map_or(&[], |session| session.response_prefix(rpc.number))
+    }
+
+    /// Progress of a call in wire bytes: request sent, request in all, response received, response
+    /// in all (0 while unknown).
+    pub fn progress(&self, rpc: RpcId) -> Option<[u32; 4]> {
+        self.sessions.get(rpc.session)?.progress(rpc.number)
+    }
+
+    /// Calls of a session that are not over.
+    pub fn outstanding(&self, session: SessionId) -> usize {
+        self.sessions.get(session).map_or(0, |session| session.outstanding())
+    }
+
+    /// Sessions, half-open ones included.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Bytes of messages being received or worked on.
+    pub fn incoming_bytes(&self) -> u64 {
+        self.shared.incoming_bytes
+    }
+
+    /// The 5-tuple of a session.
+    pub fn path(&self, session: SessionId) -> Option<Path> {
+        self.sessions.get(session).map(|session| session.path)
+    }
+
+    /// All sessions, in no particular order.
+    pub fn sessions(&self) -> Vec<SessionId> {
+        self.sessions.ids()
+    }
+
+    /// Tells the largest SMT packet that the path of a session takes, in bytes.
+    pub fn set_room(&mut self, session: SessionId, room: usize) {
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.room = room;
+        }
+    }
+
+    /// The receiving datapath dropped packets for want of room.
+    pub fn receive_overrun(&mut self) {
+        self.shared.granter.overrun();
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.shared.timers.next()
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Time) {
+        while let Some((at, wake)) = self.shared.timers.pop(now) {
+            let (Wake::Session(id) | Wake::Out(id, _) | Wake::In(id, _)) = wake;
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            match wake {
+                Wake::Session(_) => session.on_session_timer(&mut self.shared, at, now),
+                Wake::Out(_, number) => session.on_out_timer(&mut self.shared, at, now, number),
+                Wake::In(_, number) => session.on_in_timer(&mut self.shared, at, now, number),
+            }
+        }
+        self.sweep();
+    }
+
+    /// The next event, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.shared.events.pop_front()
+    }
+
+    /// Counters so far.
+    pub fn stats(&self) -> &Stats {
+        &self.shared.stats
+    }
+
+    /// The configuration it was made with.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Removes sessions that ended, and grants what they no longer need to others.
+    fn sweep(&mut self) {
+        while let Some(id) = self.shared.ended.pop() {
+            if let Some(session) = self.sessions.remove(id)
+                && session.counts_as_half_open()
+            {
+                self.half_open -= 1;
+            }
+        }
+        if core::mem::take(&mut self.shared.regrant) {
+            let favoured: [Option<_>; 8] = {
+                let mut some = self.shared.granter.favoured();
+                core::array::from_fn(|_| some.next())
+            };
+            for (session, id) in favoured.into_iter().flatten() {
+                if let Some(session) = self.sessions.get_mut(session) {
+                    session.regrant(&mut self.shared, id);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Packets in: which session is meant, and is it really from the peer.
+
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+
+use super::{Endpoint, PendingControl};
+use crate::error::HandshakeError;
+use crate::session::data::Packet;
+use crate::session::{Path, SessionId, State};
+use crate::time::Time;
+use crate::wire::{
+    Control, ControlBody, DATA_LEN, Data, Header, IpVersion, PacketType, UnknownCode,
+    payload_offset, peek,
+};
+
+/// Where a packet came from, as the datapath knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct PacketMeta {
+    /// The sender; its port is 0, or the UDP port under UDP.
+    pub remote: SocketAddr,
+    /// Our address that it was sent to.
+    pub local: IpAddr,
+    /// IPv4 identification, if the datapath sees it.
+    pub ip_id: Option<u16>,
+}
+
+impl Endpoint {
+    /// Takes one packet (SMT header and payload). Whatever is wrong with it is counted.
+    pub fn handle_packet(&mut self, now: Time, meta: &PacketMeta, packet: &mut [u8]) {
+        self.shared.stats.packets_received += 1;
+        let Ok((kind, header)) = peek(packet) else {
+            self.shared.stats.dropped_malformed += 1;
+            return;
+        };
+        let first = self.sessions.newest(meta.remote, header.src_port, header.dst_port);
+        let path = Path {
+            remote: meta.remote,
+            remote_port: header.src_port,
+            local_port: header.dst_port,
+            local: Some(meta.local),
+        };
+        match (kind, header.epoch) {
+            (PacketType::Data, 0) => self.handle_flight_packet(now, first, path, packet),
+            (PacketType::Unknown, 0) => self.handle_no_session(now, first, packet),
+            (_, 0) => self.shared.stats.dropped_malformed += 1,
+            (PacketType::Data, _) => self.handle_data(now, first, path, meta, packet),
+            (_, _) => self.handle_control(now, first, path, kind, packet),
+        }
+        self.sweep();
+    }
+
+    /// The network says that packets to `remote` do not arrive. `quoted` is the start of the packet
+    /// it complains about. Never authentic: ends a handshake whose token it quotes, and makes an
+    /// established session ask its peer.
+    pub fn handle_unreachable(
+        &mut self,
+        now: Time,
+        remote: SocketAddr,
+        refused: bool,
+        quoted: &[u8],
+    ) {
+        let Ok((_, header)) = peek(quoted) else { return };
+        let mut next = self.sessions.newest(remote, header.dst_port, header.src_port);
+        while let Some(id) = next {
+            let Some(session) = self.sessions.get_mut(id) else { break };
+            next = session.older;
+            match session.state {
+                State::Handshaking => {
+                    let data = Data::parse(quoted);
+                    if header.epoch == 0 && data.is_ok_and(|data| data.tag == session.token) {
+                        let error = match refused {
+                            true => HandshakeError::Refused,
+                            false => HandshakeError::Unreachable,
+                        };
+                        session.handshake_failed(&mut self.shared, error);
+                    }
+                }
+                State::Established => session.suspect(&mut self.shared, now),
+                _ => {}
+            }
+        }
+        self.sweep();
+    }
+
+    fn handle_data(
+        &mut self,
+        now: Time,
+        first: Option<SessionId>,
+        path: Path,
+        meta: &PacketMeta,
+        packet: &[u8],
+    ) {
+        let Ok(data) = Data::parse(packet) else {
+            self.shared.stats.dropped_malformed += 1;
+            return;
+        };
+        let check = |session: &crate::session::Session| {
+            session.keys.as_ref().is_some_and(|keys| keys.rx_header.check_data(packet))
+        };
+        let Some(id) = self.find(first, check) else {
+            return self.no_session(now, first, path, data.header.message_id, packet);
+        };
+        let payload = packet.get(DATA_LEN..).unwrap_or_default();
+        let ip = match (meta.local, meta.ip_id) {
+            (IpAddr::V4(_), id) => IpVersion::V4 { id: id.unwrap_or(0) },
+            (IpAddr::V6(_), _) => IpVersion::V6,
+        };
+        let Some(offset) = payload_offset(&data, payload.len(), ip) else {
+            self.shared.stats.dropped_malformed += 1;
+            return;
+        };
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.heard(&mut self.shared, now);
+            if session.is_working() {
+                session.on_data(&mut self.shared, now, Packet { data, offset, payload });
+            }
+        }
+    }
+
+    fn handle_control(
+        &mut self,
+        now: Time,
+        first: Option<SessionId>,
+        path: Path,
+        kind: PacketType,
+        packet: &[u8],
+    ) {
+        let Ok((control, _)) = Control::parse(packet) else {
+            self.shared.stats.dropped_malformed += 1;
+            return;
+        };
+        let check = |session: &crate::session::Session| {
+            session.keys.as_ref().is_some_and(|keys| keys.rx_header.check_control(packet))
+        };
+        let Some(id) = self.find(first, check) else {
+            if matches!(kind, PacketType::Resend | PacketType::NeedAck | PacketType::Cancel) {
+                self.no_session(now, first, path, control.header.message_id, packet);
+            } else {
+                self.count_stranger(first);
+            }
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let fresh =
+            session.keys.as_deref_mut().is_some_and(|keys| keys.accept_control(control.number));
+        if !fresh {
+            self.shared.stats.dropped_replayed_control += 1;
+            return;
+        }
+        session.heard(&mut self.shared, now);
+        let closing = matches!(session.state, State::Closing { .. });
+        if session.is_working() || (closing && control.header.message_id == 0) {
+            session.on_control(&mut self.shared, now, &control);
+        }
+    }
+
+    /// The session of a chain for which `check` holds.
+    fn find(
+        &self,
+        first: Option<SessionId>,
+        check: impl Fn(&crate::session::Session) -> bool,
+    ) -> Option<SessionId> {
+        let mut next = first;
+        while let Some(id) = next {
+            let session = self.sessions.get(id)?;
+            if check(session) {
+                return Some(id);
+            }
+            next = session.older;
+        }
+        None
+    }
+
+    /// A packet of an application epoch that no session's keys vouch for.
+    fn no_session(
+        &mut self,
+        now: Time,
+        first: Option<SessionId>,
+        path: Path,
+        id: u64,
+        packet: &[u8],
+    ) {
+        let waiting = first.and_then(|first| self.sessions.get_mut(first));
+        if let Some(session) = waiting
+            && matches!(session.state, State::Handshaking)
+            && let Some(handshake) = session.handshake.as_deref_mut()
+        {
+            // Perhaps the client's requests have overtaken its Finished.
+            if handshake.early.len() < self.shared.config.limits.max_early_packets {
+                handshake.early.push(packet.to_vec());
+            } else {
+                self.shared.stats.limit_early_packets += 1;
+            }
+            return;
+        }
+        self.count_stranger(first);
+        if first.is_some() {
+            return;
+        }
+        if now.since(self.no_session.0) >= Duration::from_secs(1) {
+            self.no_session = (now, 0);
+        }
+        if self.no_session.1 >= self.shared.config.limits.max_no_session_answers {
+            self.shared.stats.limit_no_session_answers += 1;
+            return;
+        }
+        self.no_session.1 += 1;
+        self.shared.push_control(PendingControl::NoSession(path, id));
+    }
+
+    fn count_stranger(&mut self, first: Option<SessionId>) {
+        match first {
+            Some(_) => self.shared.stats.dropped_bad_tag += 1,
+            None => self.shared.stats.dropped_no_session += 1,
+        }
+    }
+
+    /// UNKNOWN without a session: unauthentic, so only a reason to ask (spec 5.6).
+    fn handle_no_session(&mut self, now: Time, first: Option<SessionId>, packet: &[u8]) {
+        let unknown = match Control::parse(packet) {
+            Ok((Control { header, body: ControlBody::Unknown(UnknownCode::NoSession), .. }, _)) => {
+                Some(header)
+            }
+            _ => None,
+        };
+        let Some(Header { message_id, .. }) = unknown else {
+            self.shared.stats.dropped_malformed += 1;
+            return;
+        };
+        let mut next = first;
+        while let Some(id) = next {
+            let Some(session) = self.sessions.get_mut(id) else { break };
+            next = session.older;
+            if !session.may_be_unknown(message_id) {
+                continue;
+            }
+            if matches!(session.state, State::Closing { .. }) {
+                session.end(&mut self.shared, None);
+            } else {
+                session.suspect(&mut self.shared, now);
+            }
+            return;
+        }
+        self.shared.stats.dropped_unexpected += 1;
+    }
+}

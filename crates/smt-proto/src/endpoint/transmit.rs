@@ -1,0 +1,134 @@
+//! Packets out: control first, then flights, then messages of one packet, then the others in turn.
+
+use core::net::{IpAddr, SocketAddr};
+
+use super::{Endpoint, PendingControl};
+use crate::session::transmit::Written;
+use crate::session::{Path, SessionId};
+use crate::time::Time;
+use crate::wire::{Control, ControlBody, Header, UnknownCode};
+
+/// A packet written into the frame that was lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where it goes; port 0, or the peer's UDP port under UDP.
+    pub remote: SocketAddr,
+    /// The address to send from, if it matters.
+    pub local: Option<IpAddr>,
+    /// Its length in bytes.
+    pub len: usize,
+}
+
+impl Transmit {
+    fn new(path: &Path, len: usize) -> Self {
+        Transmit { remote: path.remote, local: path.local, len }
+    }
+}
+
+impl Endpoint {
+    /// Writes the next packet to send into `frame`; `None` when there is none now. A frame shorter
+    /// than the path's packets makes packets shorter.
+    pub fn poll_transmit(&mut self, now: Time, frame: &mut [u8]) -> Option<Transmit> {
+        let transmit = self
+            .transmit_control(frame)
+            .or_else(|| self.transmit_flight(now, frame))
+            .or_else(|| self.transmit_message(now, frame))?;
+        self.shared.stats.packets_sent += 1;
+        Some(transmit)
+    }
+
+    /// Whether [`poll_transmit`](Self::poll_transmit) may have something.
+    pub fn wants_transmit(&self) -> bool {
+        let shared = &self.shared;
+        !(shared.control.is_empty()
+            && shared.flights.is_empty()
+            && shared.small.is_empty()
+            && shared.large.is_empty())
+    }
+
+    fn transmit_control(&mut self, frame: &mut [u8]) -> Option<Transmit> {
+        while let Some(pending) = self.shared.control.pop_front() {
+            match pending {
+                PendingControl::Session(session, id, body) => {
+                    let Some(session) = self.sessions.get_mut(session) else { continue };
+                    if let Some(len) = session.write_control(id, body, frame) {
+                        return Some(Transmit::new(&session.path, len));
+                    }
+                }
+                PendingControl::NoSession(path, message_id) => {
+                    let header = Header {
+                        src_port: path.local_port,
+                        dst_port: path.remote_port,
+                        epoch: 0,
+                        message_id,
+                    };
+                    let body = ControlBody::Unknown(UnknownCode::NoSession);
+                    let len = Control { header, body, number: 0 }.emit(frame);
+                    return Some(Transmit::new(&path, len));
+                }
+            }
+        }
+        None
+    }
+
+    fn transmit_flight(&mut self, now: Time, frame: &mut [u8]) -> Option<Transmit> {
+        while let Some(id) = self.shared.flights.front().copied() {
+            let written = match self.sessions.get_mut(id) {
+                Some(session) => {
+                    let written = session.write_flight(&mut self.shared, now, frame);
+                    (written, session.path)
+                }
+                None => {
+                    self.shared.flights.pop_front();
+                    continue;
+                }
+            };
+            match written {
+                (Written::Packet { len, more }, path) => {
+                    if !more {
+                        self.shared.flights.pop_front();
+                    }
+                    return Some(Transmit::new(&path, len));
+                }
+                (Written::Nothing, _) => {
+                    self.shared.flights.pop_front();
+                }
+            }
+        }
+        None
+    }
+
+    fn transmit_message(&mut self, now: Time, frame: &mut [u8]) -> Option<Transmit> {
+        while let Some((session, id)) = self.shared.small.pop_front() {
+            if let Some((transmit, more)) = self.write(now, session, id, frame) {
+                if more {
+                    self.shared.small.push_back((session, id));
+                }
+                return Some(transmit);
+            }
+        }
+        while let Some((session, id)) = self.shared.large.pop_front() {
+            if let Some((transmit, more)) = self.write(now, session, id, frame) {
+                if more {
+                    self.shared.large.push_back((session, id));
+                }
+                return Some(transmit);
+            }
+        }
+        None
+    }
+
+    fn write(
+        &mut self,
+        now: Time,
+        id: SessionId,
+        message: u64,
+        frame: &mut [u8],
+    ) -> Option<(Transmit, bool)> {
+        let session = self.sessions.get_mut(id)?;
+        match session.write_data(&mut self.shared, now, message, frame) {
+            Written::Packet { len, more } => Some((Transmit::new(&session.path, len), more)),
+            Written::Nothing => None,
+        }
+    }
+}

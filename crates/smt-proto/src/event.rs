@@ -1,0 +1,63 @@
+//! What an endpoint tells its user.
+
+use alloc::vec::Vec;
+
+use crate::error::{CallError, CloseReason, HandshakeError};
+use crate::message::Body;
+use crate::session::{RpcId, SessionId};
+
+/// Something happened. Events of one session come in the order they happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A TLS flight of the peer is complete: hand it to the TLS stack and answer with
+    /// `send_flight`, `install_keys` or `fail_handshake`. `number` 0 is a new client.
+    Flight {
+        /// Whose.
+        session: SessionId,
+        /// Flight number (spec 5.1).
+        number: u32,
+        /// TLS bytes, parameters taken off.
+        bytes: Vec<u8>,
+    },
+    /// The session works in both directions: a client has seen an authentic packet of its server,
+    /// a server has installed its keys.
+    Established {
+        /// Which.
+        session: SessionId,
+    },
+    /// No session came of a handshake.
+    HandshakeFailed {
+        /// Which; it is gone.
+        session: SessionId,
+        /// Why.
+        error: HandshakeError,
+    },
+    /// A request of the peer's is complete. Answer it with `reply` or `refuse`.
+    Request {
+        /// Which RPC.
+        rpc: RpcId,
+        /// The request.
+        body: Body,
+    },
+    /// The peer no longer wants an RPC whose `Request` was given out. A reply is discarded.
+    RequestCancelled {
+        /// Which RPC.
+        rpc: RpcId,
+    },
+    /// A call is over.
+    Response {
+        /// Which RPC.
+        rpc: RpcId,
+        /// What the application gave to `start_call`.
+        user: u64,
+        /// The response, or why there is none.
+        result: Result<Body, CallError>,
+    },
+    /// A session is over; its calls have been answered before this.
+    Closed {
+        /// Which; it is gone.
+        session: SessionId,
+        /// Why.
+        reason: CloseReason,
+    },
+}

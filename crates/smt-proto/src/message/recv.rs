@@ -1,0 +1,350 @@
+//! A message being received: records opened straight into its buffer as they complete, in any
+//! order; pieces of records that arrive apart are gathered first (spec 4.4).
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use super::Body;
+use crate::keys::EpochKeys;
+use crate::ranges::RangeSet;
+use crate::record::{self, Layout};
+use crate::time::Time;
+use crate::wire::{PREAMBLE_LEN, Preamble};
+
+/// A record of which only some bytes have come.
+#[derive(Debug)]
+struct Partial {
+    record: u32,
+    wire: Vec<u8>,
+}
+
+/// What a packet did to a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Took new bytes; how many records opened, how many failed to.
+    New { opened: u32, failed: u32 },
+    /// Nothing new in it.
+    Duplicate,
+    /// It would have made one hole too many.
+    TooManyGaps,
+    /// The preamble contradicts the header: the peer is at fault.
+    Contradiction,
+}
+
+/// The key and the place of a message's records in the nonce space.
+#[derive(Clone, Copy)]
+pub(crate) struct Opener<'a> {
+    pub(crate) keys: &'a EpochKeys,
+    pub(crate) id: u64,
+    pub(crate) id_bits: u8,
+}
+
+/// A message being received.
+#[derive(Debug)]
+pub(crate) struct InMessage {
+    layout: Layout,
+    /// The epoch its records are sealed under.
+    pub(crate) epoch: u32,
+    /// Plaintext, and one byte more that the last record's inner type spills into.
+    buffer: Vec<u8>,
+    /// Wire bytes held, opened or gathered.
+    have: RangeSet,
+    have_len: u32,
+    partial: Vec<Partial>,
+    /// Records that failed after being gathered: only pinned pieces count for them now.
+    suspect: Vec<u32>,
+    opened: u32,
+    preamble: Option<Preamble>,
+    /// Bytes the sender may send: announced or granted.
+    pub(crate) granted: u32,
+    /// Highest byte seen, and packets that came since the first hole was noticed.
+    highest: u32,
+    packets_past_hole: u32,
+    /// When bytes were last asked for, for RTT samples and pacing of requests.
+    pub(crate) asked_at: Option<Time>,
+    /// Silent intervals in a row.
+    pub(crate) silences: u32,
+    /// Whether the grant scheduler knows it.
+    pub(crate) scheduled: bool,
+}
+
+impl InMessage {
+    /// A message of `layout` under `epoch`, of which `incoming` bytes come by themselves.
+    pub(crate) fn new(layout: Layout, epoch: u32, incoming: u32) -> Self {
+        InMessage {
+            layout,
+            epoch,
+            buffer: vec![0; layout.plain_len as usize + 1],
+            have: RangeSet::default(),
+            have_len: 0,
+            partial: Vec::new(),
+            suspect: Vec::new(),
+            opened: 0,
+            preamble: None,
+            granted: incoming.min(layout.wire_len),
+            highest: 0,
+            packets_past_hole: 0,
+            asked_at: None,
+            silences: 0,
+            scheduled: false,
+        }
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Bytes of memory it may come to hold.
+    pub(crate) fn charge(&self) -> u64 {
+        u64::from(self.layout.plain_len)
+    }
+
+    /// Wire bytes held.
+    pub(crate) fn received(&self) -> u32 {
+        self.have_len
+    }
+
+    /// Wire bytes still missing.
+    pub(crate) fn remaining(&self) -> u32 {
+        self.layout.wire_len - self.have_len
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.opened == self.layout.records
+    }
+
+    /// The preamble, once record 0 has opened.
+    pub(crate) fn preamble(&self) -> Option<&Preamble> {
+        self.preamble.as_ref()
+    }
+
+    /// Application bytes from the start of the message that are opened without a hole.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        let Some(preamble) = &self.preamble else { return &[] };
+        let wire_end = self.have.first().filter(|r| r.start == 0).map_or(0, |r| r.end);
+        let whole = wire_end / self.layout.stride();
+        let first_partial = self.partial.iter().map(|p| p.record).min().unwrap_or(u32::MAX);
+        let records =
+            if self.is_complete() { self.layout.records } else { whole.min(first_partial) };
+        let Some(last) = records.checked_sub(1) else { return &[] };
+        let app_end = PREAMBLE_LEN + preamble.app_len as usize;
+        let end = (self.layout.plain_range(last).end as usize).min(app_end);
+        self.buffer.get(PREAMBLE_LEN..end).unwrap_or_default()
+    }
+
+    /// Takes the payload of a packet at `offset`.
+    pub(crate) fn take(
+        &mut self,
+        offset: u32,
+        payload: &[u8],
+        pinned: bool,
+        max_gaps: usize,
+        opener: Opener<'_>,
+    ) -> Taken {
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let range = offset..offset.saturating_add(len).min(self.layout.wire_len);
+        if range.is_empty() {
+            return Taken::Duplicate;
+        }
+        // The whole message in one packet: nothing to keep account of.
+        if range.start == 0 && range.end == self.layout.wire_len && self.have.is_empty() {
+            return self.take_whole(payload, opener);
+        }
+        if !pinned && self.have.covers(&range) {
+            return Taken::Duplicate;
+        }
+        let makes_gap = range.start > 0 && !self.have.overlaps(&(range.start - 1..range.start));
+        if makes_gap && self.have.count() >= max_gaps {
+            return Taken::TooManyGaps;
+        }
+        self.note_order(&range);
+        let (mut opened, mut failed, mut fresh) = (0, 0, 0);
+        let mut index = self.layout.record_at(range.start);
+        while index < self.layout.records {
+            let wire = self.layout.wire_range(index);
+            if wire.start >= range.end {
+                break;
+            }
+            let part = wire.start.max(range.start)..wire.end.min(range.end);
+            let bytes = (part.start - range.start) as usize..(part.end - range.start) as usize;
+            let Some(bytes) = payload.get(bytes) else { break };
+            match self.take_part(index, part, bytes, pinned, opener) {
+                Part::Nothing => {}
+                Part::Gathered => fresh += 1,
+                Part::Opened => opened += 1,
+                Part::Failed => failed += 1,
+            }
+            index += 1;
+        }
+        self.have_len = self.have.len();
+        if opened + failed + fresh == 0 {
+            return Taken::Duplicate;
+        }
+        if self.preamble.is_none() && self.have_record_zero() && !self.read_preamble() {
+            return Taken::Contradiction;
+        }
+        Taken::New { opened, failed }
+    }
+
+    /// The holes to ask for again below `limit`, each with whether it must come pinned.
+    pub(crate) fn holes(&self, limit: u32) -> impl Iterator<Item = (Range<u32>, bool)> + '_ {
+        self.have.holes(0..limit.min(self.layout.wire_len)).map(|hole| {
+            let first = self.layout.record_at(hole.start);
+            let pinned = self
+                .suspect
+                .iter()
+                .any(|&record| record >= first && self.layout.wire_range(record).start < hole.end);
+            (hole, pinned)
+        })
+    }
+
+    /// Whether at least `window` packets have come past the first hole since it was last asked for.
+    pub(crate) fn hole_is_overdue(&self, window: u32) -> bool {
+        self.packets_past_hole >= window
+    }
+
+    /// Where the data seen so far ends.
+    pub(crate) fn highest(&self) -> u32 {
+        self.highest
+    }
+
+    /// Starts counting packets past the hole anew.
+    pub(crate) fn asked(&mut self, now: Time) {
+        self.packets_past_hole = 0;
+        self.asked_at = Some(now);
+    }
+
+    /// The application bytes of a complete message; `None` if its padding is not zero.
+    pub(crate) fn into_body(mut self) -> Option<(Preamble, Body)> {
+        let preamble = self.preamble?;
+        let end = PREAMBLE_LEN + preamble.app_len as usize;
+        let padding = self.buffer.get(end..self.layout.plain_len as usize)?;
+        if padding.iter().any(|byte| *byte != 0) {
+            return None;
+        }
+        self.buffer.truncate(end);
+        Some((preamble, Body::new(self.buffer, PREAMBLE_LEN)))
+    }
+
+    fn take_whole(&mut self, payload: &[u8], opener: Opener<'_>) -> Taken {
+        for index in 0..self.layout.records {
+            let wire = self.layout.wire_range(index);
+            let bytes = payload.get(wire.start as usize..wire.end as usize).unwrap_or_default();
+            if !self.open_record(index, bytes, opener) {
+                return Taken::New { opened: 0, failed: 1 };
+            }
+        }
+        self.opened = self.layout.records;
+        self.have_len = self.layout.wire_len;
+        self.highest = self.layout.wire_len;
+        // `have` stays empty: nobody asks a complete message for holes.
+        if !self.read_preamble() {
+            return Taken::Contradiction;
+        }
+        Taken::New { opened: self.opened, failed: 0 }
+    }
+
+    fn take_part(
+        &mut self,
+        index: u32,
+        part: Range<u32>,
+        bytes: &[u8],
+        pinned: bool,
+        opener: Opener<'_>,
+    ) -> Part {
+        let wire = self.layout.wire_range(index);
+        let held = self.partial.iter().position(|partial| partial.record == index);
+        if held.is_none() && self.have.covers(&wire) {
+            return Part::Nothing;
+        }
+        if part == wire {
+            // A whole record opens straight from the packet; what was gathered is not needed.
+            if !self.open_record(index, bytes, opener) {
+                return Part::Failed;
+            }
+            if let Some(at) = held {
+                self.partial.swap_remove(at);
+            }
+            self.record_opened(index, wire);
+            return Part::Opened;
+        }
+        if !pinned && (self.suspect.contains(&index) || self.have.covers(&part)) {
+            return Part::Nothing;
+        }
+        let at = held.unwrap_or_else(|| {
+            let wire = vec![0; (wire.end - wire.start) as usize];
+            self.partial.push(Partial { record: index, wire });
+            self.partial.len() - 1
+        });
+        let Some(partial) = self.partial.get_mut(at) else { return Part::Nothing };
+        let missing: Vec<Range<u32>> =
+            if pinned { vec![part.clone()] } else { self.have.holes(part.clone()).collect() };
+        for hole in missing {
+            let from = (hole.start - part.start) as usize..(hole.end - part.start) as usize;
+            let to = (hole.start - wire.start) as usize..(hole.end - wire.start) as usize;
+            if let (Some(from), Some(to)) = (bytes.get(from), partial.wire.get_mut(to)) {
+                to.copy_from_slice(from);
+            }
+        }
+        self.have.insert(part);
+        if !self.have.covers(&wire) {
+            return Part::Gathered;
+        }
+        let gathered = self.partial.swap_remove(at);
+        if self.open_record(index, &gathered.wire, opener) {
+            self.record_opened(index, wire);
+            return Part::Opened;
+        }
+        self.have.remove(&wire);
+        if !self.suspect.contains(&index) {
+            self.suspect.push(index);
+        }
+        Part::Failed
+    }
+
+    fn open_record(&mut self, index: u32, wire: &[u8], opener: Opener<'_>) -> bool {
+        let Some(seq) = record::sequence_number(opener.id, opener.id_bits, index) else {
+            return false;
+        };
+        let plain = self.layout.plain_range(index);
+        let Some(out) = self.buffer.get_mut(plain.start as usize..plain.end as usize + 1) else {
+            return false;
+        };
+        record::open(opener.keys, seq, wire, out).is_ok()
+    }
+
+    fn record_opened(&mut self, index: u32, wire: Range<u32>) {
+        self.have.insert(wire);
+        self.suspect.retain(|suspect| *suspect != index);
+        self.opened += 1;
+    }
+
+    fn have_record_zero(&self) -> bool {
+        self.have.covers(&self.layout.wire_range(0))
+            && !self.partial.iter().any(|partial| partial.record == 0)
+    }
+
+    /// Reads and checks the preamble against the header (spec 4.1).
+    fn read_preamble(&mut self) -> bool {
+        let Ok(preamble) = Preamble::parse(&self.buffer) else { return false };
+        self.preamble = Some(preamble);
+        self.layout.agrees(&preamble)
+    }
+
+    fn note_order(&mut self, range: &Range<u32>) {
+        let has_hole = self.have.count() > 1 || self.have.first().is_some_and(|r| r.start > 0);
+        if range.start > self.highest || (has_hole && range.end > self.highest) {
+            self.packets_past_hole += 1;
+        }
+        self.highest = self.highest.max(range.end);
+    }
+}
+
+/// What a piece of a record did.
+enum Part {
+    Nothing,
+    Gathered,
+    Opened,
+    Failed,
+}

@@ -1,0 +1,282 @@
+//! A message being sent: its frozen plaintext, what of it was sent, granted, asked for again.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use bytes::Bytes;
+
+use crate::keys::EpochKeys;
+use crate::record::{self, Layout};
+use crate::wire::{Kind, PREAMBLE_LEN, Preamble};
+
+/// What the first seal fixes for ever (spec 3.3).
+#[derive(Debug)]
+struct Frozen {
+    epoch: u32,
+    preamble: [u8; PREAMBLE_LEN],
+}
+
+/// One packet's worth of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+    pub(crate) retransmit: bool,
+    pub(crate) pinned: bool,
+}
+
+/// A message being sent or kept for retransmission.
+#[derive(Debug)]
+pub(crate) struct OutMessage {
+    id: u64,
+    kind: Kind,
+    body: Bytes,
+    layout: Layout,
+    /// Wire bytes per packet as cut at first.
+    segment: u32,
+    frozen: Option<Frozen>,
+    sent: u32,
+    granted: u32,
+    /// What was asked for again, and whether pinned.
+    resend: Vec<(Range<u32>, bool)>,
+    /// Whether the endpoint's send queue holds it.
+    pub(crate) queued: bool,
+}
+
+impl OutMessage {
+    /// A message of `body` under `layout`, of which `unscheduled` bytes need no grant.
+    pub(crate) fn new(
+        id: u64,
+        kind: Kind,
+        body: Bytes,
+        layout: Layout,
+        segment: u32,
+        unscheduled: u32,
+    ) -> Self {
+        let granted = layout.wire_len.min(unscheduled);
+        let resend = Vec::new();
+        let frozen = None;
+        OutMessage {
+            id,
+            kind,
+            body,
+            layout,
+            segment,
+            frozen,
+            sent: 0,
+            granted,
+            resend,
+            queued: false,
+        }
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    pub(crate) fn segment(&self) -> u32 {
+        self.segment
+    }
+
+    pub(crate) fn granted(&self) -> u32 {
+        self.granted
+    }
+
+    /// Wire bytes that went out at least once.
+    pub(crate) fn sent(&self) -> u32 {
+        self.sent
+    }
+
+    pub(crate) fn body_len(&self) -> u64 {
+        self.body.len() as u64
+    }
+
+    pub(crate) fn is_small(&self) -> bool {
+        self.layout.wire_len <= self.segment
+    }
+
+    pub(crate) fn all_sent(&self) -> bool {
+        self.sent == self.layout.wire_len && self.resend.is_empty()
+    }
+
+    /// Whether something may be sent now.
+    pub(crate) fn sendable(&self) -> bool {
+        self.sent < self.granted || !self.resend.is_empty()
+    }
+
+    /// The epoch it was frozen in, if it was.
+    pub(crate) fn epoch(&self) -> Option<u32> {
+        self.frozen.as_ref().map(|frozen| frozen.epoch)
+    }
+
+    /// Fixes epoch and preamble. Does nothing if they are fixed already.
+    pub(crate) fn freeze(&mut self, epoch: u32, oldest_epoch: u32, acks: Acks) {
+        if self.frozen.is_some() {
+            return;
+        }
+        let preamble = Preamble {
+            kind: self.kind,
+            record_size: self.layout.record_size,
+            app_len: u32::try_from(self.body.len()).unwrap_or(u32::MAX),
+            wire_len: self.layout.wire_len,
+            highest_peer_epoch: acks.highest_peer_epoch,
+            oldest_epoch,
+            ack_floor: acks.floor,
+            ack_bitmap: acks.bitmap,
+        };
+        let mut frozen = Frozen { epoch, preamble: [0; PREAMBLE_LEN] };
+        preamble.emit(&mut frozen.preamble);
+        self.frozen = Some(frozen);
+    }
+
+    /// Lets bytes below `offset` be sent; never takes a grant back.
+    pub(crate) fn grant(&mut self, offset: u32) {
+        self.granted = self.granted.max(offset.min(self.layout.wire_len));
+    }
+
+    /// Asks for `range` again. Bytes not sent yet are granted instead. False if the list is full.
+    pub(crate) fn ask_again(&mut self, range: Range<u32>, pinned: bool, max_ranges: usize) -> bool {
+        self.grant(range.end);
+        let again = range.start..range.end.min(self.sent);
+        if again.is_empty()
+            || self
+                .resend
+                .iter()
+                .any(|(r, p)| *p >= pinned && r.start <= again.start && r.end >= again.end)
+        {
+            return true;
+        }
+        if self.resend.len() >= max_ranges {
+            return false;
+        }
+        self.resend.push((again, pinned));
+        true
+    }
+
+    /// Sends everything below the grant again: the receiver has none of it.
+    pub(crate) fn restart(&mut self) {
+        self.resend.clear();
+        if self.sent > 0 {
+            self.resend.push((0..self.sent, false));
+        }
+    }
+
+    /// Takes the next packet's worth, of at most `room` payload bytes.
+    pub(crate) fn next_piece(&mut self, room: u32) -> Option<Piece> {
+        let most = self.segment.min(room).max(1);
+        if let Some((range, pinned)) = self.resend.first_mut() {
+            let piece = Piece {
+                offset: range.start,
+                len: (range.end - range.start).min(most),
+                retransmit: true,
+                pinned: *pinned,
+            };
+            range.start += piece.len;
+            if range.start == range.end {
+                self.resend.remove(0);
+            }
+            return Some(piece);
+        }
+        if self.sent >= self.granted {
+            return None;
+        }
+        // A packet is whole or the last: grants let it run to its end.
+        let len = (self.layout.wire_len - self.sent).min(most);
+        let piece = Piece { offset: self.sent, len, retransmit: false, pinned: false };
+        self.sent += len;
+        self.granted = self.granted.max(self.sent);
+        Some(piece)
+    }
+
+    /// Writes the wire bytes of `piece` into `out` (of `piece.len` bytes). The message must be
+    /// frozen under the epoch of `keys`. Records that straddle the piece are sealed in `scratch`.
+    /// Returns the number of records sealed.
+    pub(crate) fn write(
+        &self,
+        piece: Piece,
+        keys: &EpochKeys,
+        id_bits: u8,
+        scratch: &mut Vec<u8>,
+        out: &mut [u8],
+    ) -> u32 {
+        let Some(frozen) = &self.frozen else { return 0 };
+        let window = piece.offset..piece.offset + piece.len;
+        let mut index = self.layout.record_at(window.start);
+        let mut sealed = 0;
+        while index < self.layout.records {
+            let wire = self.layout.wire_range(index);
+            if wire.start >= window.end {
+                break;
+            }
+            // The layout was checked against the ID bits when the message was made.
+            let Some(seq) = record::sequence_number(self.id, id_bits, index) else { break };
+            let plain = self.layout.plain_range(index);
+            if wire.start >= window.start && wire.end <= window.end {
+                let to = (wire.start - window.start) as usize..(wire.end - window.start) as usize;
+                let Some(to) = out.get_mut(to) else { break };
+                self.seal(frozen, plain, keys, seq, to);
+            } else {
+                scratch.resize((wire.end - wire.start) as usize, 0);
+                self.seal(frozen, plain, keys, seq, scratch);
+                let (start, end) = (wire.start.max(window.start), wire.end.min(window.end));
+                let from = scratch.get((start - wire.start) as usize..(end - wire.start) as usize);
+                let to =
+                    out.get_mut((start - window.start) as usize..(end - window.start) as usize);
+                if let (Some(from), Some(to)) = (from, to) {
+                    to.copy_from_slice(from);
+                }
+            }
+            sealed += 1;
+            index += 1;
+        }
+        sealed
+    }
+
+    fn seal(
+        &self,
+        frozen: &Frozen,
+        plain: Range<u32>,
+        keys: &EpochKeys,
+        seq: u64,
+        wire: &mut [u8],
+    ) {
+        const HEADER: usize = 5;
+        let len = (plain.end - plain.start) as usize;
+        if let Some(room) = wire.get_mut(HEADER..HEADER + len) {
+            self.copy_plain(frozen, plain.start as usize, room);
+        }
+        record::seal(keys, seq, wire);
+    }
+
+    /// Copies the plaintext from `start` on: preamble, body, zero padding.
+    fn copy_plain(&self, frozen: &Frozen, start: usize, out: &mut [u8]) {
+        let mut at = start;
+        let mut out = out;
+        if let Some(preamble) = frozen.preamble.get(at..) {
+            let n = preamble.len().min(out.len());
+            let (head, tail) = out.split_at_mut(n);
+            head.copy_from_slice(&preamble[..n]);
+            out = tail;
+            at += n;
+        }
+        if let Some(body) = self.body.get(at.saturating_sub(PREAMBLE_LEN)..) {
+            let n = body.len().min(out.len());
+            let (head, tail) = out.split_at_mut(n);
+            head.copy_from_slice(&body[..n]);
+            out = tail;
+        }
+        out.fill(0);
+    }
+}
+
+/// What a preamble says about the sender's view of its peer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Acks {
+    pub(crate) highest_peer_epoch: u32,
+    pub(crate) floor: u64,
+    pub(crate) bitmap: u64,
+}

@@ -1,0 +1,49 @@
+//! RPCs: ours (a request being sent, a response being received) and the peer's (the reverse).
+
+use crate::message::recv::InMessage;
+use crate::message::send::OutMessage;
+use crate::time::Time;
+use crate::timer::Timer;
+
+/// An RPC that we started.
+#[derive(Debug)]
+pub(crate) struct OutRpc {
+    /// The application's own name for it.
+    pub(crate) user: u64,
+    pub(crate) request: OutMessage,
+    pub(crate) response: Option<InMessage>,
+    pub(crate) deadline: Time,
+    /// When silence becomes suspicious.
+    pub(crate) silent_at: Time,
+    /// Silent intervals in a row.
+    pub(crate) silences: u32,
+    /// BUSY answers in a row: polling backs off.
+    pub(crate) busy: u32,
+    /// When the request's last byte first went out; `None` if it was ever repeated.
+    pub(crate) sent_at: Option<Time>,
+    /// The application no longer wants it; CANCEL is repeated until confirmed.
+    pub(crate) cancelling: bool,
+    pub(crate) timer: Timer,
+}
+
+/// An RPC that the peer started.
+#[derive(Debug)]
+pub(crate) struct InRpc {
+    pub(crate) state: InState,
+    /// Bytes it counts against the incoming limits.
+    pub(crate) charge: u64,
+    /// RESENDs unanswered (receiving), NEED_ACKs unanswered (responding).
+    pub(crate) silences: u32,
+    pub(crate) timer: Timer,
+}
+
+/// How far an RPC of the peer's has come.
+#[derive(Debug)]
+pub(crate) enum InState {
+    /// Its request is arriving.
+    Receiving(InMessage),
+    /// The application has it.
+    Executing,
+    /// Its response is being sent, or kept until acknowledged.
+    Responding(OutMessage),
+}

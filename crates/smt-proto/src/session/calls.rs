@@ -1,0 +1,234 @@
+//! What the application does with RPCs, and how they end.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use super::Session;
+use crate::endpoint::Shared;
+use crate::error::{CallError, StartError, reply_code};
+use crate::event::Event;
+use crate::message::Body;
+use crate::message::recv::InMessage;
+use crate::message::send::OutMessage;
+use crate::record::{self, Layout, RECORD_OVERHEAD};
+use crate::rpc::{InState, OutRpc};
+use crate::time::Time;
+use crate::timer::{Timer, Wake};
+use crate::wire::{ControlBody, DATA_LEN, Kind, PREAMBLE_LEN};
+
+impl Session {
+    /// Starts an RPC; returns its number.
+    pub(crate) fn start_call(
+        &mut self,
+        cx: &mut Shared,
+        body: Bytes,
+        deadline: Time,
+        user: u64,
+    ) -> Result<u64, StartError> {
+        if self.keys.is_none() && self.handshake.is_some() {
+            return Err(StartError::NotReady);
+        }
+        if !self.is_working() {
+            return Err(StartError::NoSession);
+        }
+        let limits = &cx.config.limits;
+        let number = self.next_number;
+        let window = u64::from(self.peer.max_rpcs.min(limits.max_rpcs));
+        if number - self.finished.floor() >= window {
+            cx.stats.limit_rpcs += 1;
+            return Err(StartError::TooManyOutstanding);
+        }
+        if body.len() as u64 > u64::from(self.peer.max_message) {
+            return Err(StartError::TooLarge { limit: u64::from(self.peer.max_message) });
+        }
+        let waiting = self.outgoing_bytes;
+        if waiting > 0 && waiting + body.len() as u64 > limits.max_outgoing_bytes {
+            cx.stats.limit_outgoing_bytes += 1;
+            return Err(StartError::Backpressure);
+        }
+        let id = self.request_id(true, number);
+        let usable_bits = self.local.id_bits.min(self.peer.id_bits);
+        if id >> usable_bits != 0 {
+            return Err(StartError::Exhausted);
+        }
+        let request = self.new_message(cx, id, Kind::Application, body)?;
+        self.next_number += 1;
+        self.outgoing_bytes += request.body_len();
+        let rpc = OutRpc {
+            user,
+            request,
+            response: None,
+            deadline,
+            silent_at: deadline,
+            silences: 0,
+            busy: 0,
+            sent_at: None,
+            cancelling: false,
+            timer: Timer::default(),
+        };
+        let rpc = self.out.entry(number).insert(rpc).into_mut();
+        rpc.timer.set(&mut cx.timers, Wake::Out(self.id, number), deadline);
+        cx.enqueue(self.id, &mut rpc.request);
+        cx.stats.requests_sent += 1;
+        Ok(number)
+    }
+
+    /// Answers RPC `number` of the peer's. False if it is not waiting for an answer.
+    pub(crate) fn reply(&mut self, cx: &mut Shared, number: u64, kind: Kind, body: Bytes) -> bool {
+        let executing =
+            self.inc.get(&number).is_some_and(|rpc| matches!(rpc.state, InState::Executing));
+        if !executing {
+            return false;
+        }
+        let id = self.request_id(false, number) | 1;
+        let response = if body.len() as u64 > u64::from(self.peer.max_message) {
+            Err(StartError::TooLarge { limit: u64::from(self.peer.max_message) })
+        } else {
+            self.new_message(cx, id, kind, body)
+        };
+        let response = response.or_else(|_| {
+            let text = "the response is larger than the caller takes";
+            self.new_message(cx, id, Kind::Error, error_body(reply_code::TOO_LARGE, text))
+        });
+        let Ok(mut response) = response else { return false };
+        self.outgoing_bytes += response.body_len();
+        cx.enqueue(self.id, &mut response);
+        if let Some(rpc) = self.inc.get_mut(&number) {
+            self.incoming_bytes -= rpc.charge;
+            cx.incoming_bytes -= rpc.charge;
+            rpc.charge = 0;
+            rpc.silences = 0;
+            rpc.state = InState::Responding(response);
+        }
+        cx.stats.responses_sent += 1;
+        true
+    }
+
+    /// Gives up RPC `number` of ours; the caller is told `error` at once.
+    pub(crate) fn cancel(&mut self, cx: &mut Shared, now: Time, number: u64, error: CallError) {
+        let Some(rpc) = self.out.get_mut(&number).filter(|rpc| !rpc.cancelling) else { return };
+        rpc.cancelling = true;
+        rpc.silences = 0;
+        let user = rpc.user;
+        let response = rpc.response.take();
+        let due = now + self.silence(0);
+        if let Some(rpc) = self.out.get_mut(&number) {
+            rpc.timer.set(&mut cx.timers, Wake::Out(self.id, number), due);
+        }
+        let id = self.request_id(true, number);
+        if let Some(response) = response {
+            self.release_incoming(cx, id | 1, &response);
+        }
+        cx.send_control(self.id, id, ControlBody::Cancel(crate::wire::CancelCode::Request));
+        let rpc = self.rpc_id(true, number);
+        cx.events.push_back(Event::Response { rpc, user, result: Err(error) });
+    }
+
+    /// Ends RPC `number` of ours and tells the caller, if it was not told before.
+    pub(crate) fn finish(&mut self, cx: &mut Shared, number: u64, result: Result<Body, CallError>) {
+        let Some(mut rpc) = self.out.remove(&number) else { return };
+        self.finished.insert(number);
+        self.outgoing_bytes -= rpc.request.body_len();
+        if let Some(response) = rpc.response.take() {
+            self.release_incoming(cx, self.request_id(true, number) | 1, &response);
+        }
+        if !rpc.cancelling {
+            if result.is_ok() {
+                cx.stats.responses_received += 1;
+            }
+            let id = self.rpc_id(true, number);
+            cx.events.push_back(Event::Response { rpc: id, user: rpc.user, result });
+        }
+    }
+
+    /// Forgets RPC `number` of the peer's, telling the application if it has the request.
+    pub(crate) fn forget(&mut self, cx: &mut Shared, number: u64) {
+        let Some(rpc) = self.inc.remove(&number) else { return };
+        self.incoming_bytes -= rpc.charge;
+        cx.incoming_bytes -= rpc.charge;
+        match rpc.state {
+            InState::Receiving(message) => {
+                let id = self.request_id(false, number);
+                cx.granter.remove((self.id, id), message.remaining());
+            }
+            InState::Executing => {
+                let rpc = self.rpc_id(false, number);
+                cx.events.push_back(Event::RequestCancelled { rpc });
+            }
+            InState::Responding(response) => self.outgoing_bytes -= response.body_len(),
+        }
+    }
+
+    /// Gives back what a message being received was charged.
+    pub(crate) fn release_incoming(&mut self, cx: &mut Shared, id: u64, message: &InMessage) {
+        self.incoming_bytes -= message.charge();
+        cx.incoming_bytes -= message.charge();
+        cx.granter.remove((self.id, id), message.remaining());
+    }
+
+    /// Grants a message of ours to receive what it may have now.
+    pub(crate) fn regrant(&mut self, cx: &mut Shared, id: u64) {
+        let Some(which) = self.rpc_of(id) else { return };
+        let message = if which.ours {
+            self.out.get_mut(&which.number).and_then(|rpc| rpc.response.as_mut())
+        } else {
+            self.inc.get_mut(&which.number).and_then(|rpc| match &mut rpc.state {
+                InState::Receiving(message) => Some(message),
+                _ => None,
+            })
+        };
+        if let Some(message) = message {
+            super::data::schedule(message, cx, (self.id, id));
+        }
+    }
+
+    /// Bytes of the response to RPC `number` that are here, without a hole from the start.
+    pub(crate) fn response_prefix(&self, number: u64) -> &[u8] {
+        self.out.get(&number).and_then(|rpc| rpc.response.as_ref()).map_or(&[], InMessage::prefix)
+    }
+
+    /// Wire bytes of RPC `number` of ours: request sent, request in all, response received,
+    /// response in all (0 while unknown).
+    pub(crate) fn progress(&self, number: u64) -> Option<[u32; 4]> {
+        let rpc = self.out.get(&number)?;
+        let (received, total) =
+            rpc.response.as_ref().map_or((0, 0), |r| (r.received(), r.layout().wire_len));
+        Some([rpc.request.sent(), rpc.request.layout().wire_len, received, total])
+    }
+
+    fn new_message(
+        &self,
+        cx: &Shared,
+        id: u64,
+        kind: Kind,
+        body: Bytes,
+    ) -> Result<OutMessage, StartError> {
+        let too_large = StartError::TooLarge { limit: u64::from(self.peer.max_message) };
+        let room = self.room.saturating_sub(DATA_LEN);
+        let record_size = record::record_size_for(room);
+        let plain = u32::try_from(PREAMBLE_LEN + body.len()).map_err(|_| too_large)?;
+        let most = self.peer.max_message.saturating_add(PREAMBLE_LEN as u32).max(plain);
+        let padded = cx.config.padding.padded_len(plain).clamp(plain, most);
+        let layout = Layout::from_plain(record_size, u64::from(padded), self.local.id_bits)
+            .map_err(|_| too_large)?;
+        let record = u32::from(record_size) + RECORD_OVERHEAD;
+        let segment = (u32::try_from(room).unwrap_or(u32::MAX) / record).max(1) * record;
+        Ok(OutMessage::new(id, kind, body, layout, segment, self.peer.unscheduled))
+    }
+}
+
+/// Body of an error reply (spec 4.1).
+pub(crate) fn error_body(code: u32, text: &str) -> Bytes {
+    let mut body = Vec::from(code.to_be_bytes());
+    body.extend_from_slice(text.as_bytes());
+    Bytes::from(body)
+}
+
+/// The call error that an error reply means.
+pub(crate) fn parse_error_body(body: &[u8]) -> CallError {
+    let (code, text) = body.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+    let text = String::from_utf8_lossy(text).into_owned();
+    CallError::Refused { code: u32::from_be_bytes(*code), text }
+}

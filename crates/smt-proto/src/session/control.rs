@@ -1,0 +1,280 @@
+//! Authentic control packets.
+
+use super::data::{resend_holes, schedule};
+use super::{Session, State, Which};
+use crate::endpoint::Shared;
+use crate::error::{CallError, CloseReason};
+use crate::message::send::OutMessage;
+use crate::rpc::InState;
+use crate::time::Time;
+use crate::timer::Wake;
+use crate::wire::{AckRanges, CancelCode, Control, ControlBody, MAX_ACK_RANGES, UnknownCode};
+
+impl Session {
+    pub(crate) fn on_control(&mut self, cx: &mut Shared, now: Time, control: &Control) {
+        let id = control.header.message_id;
+        match &control.body {
+            ControlBody::Cutoffs { .. } => {}
+            ControlBody::NeedAck => self.on_need_ack(cx, id),
+            ControlBody::Ack(ranges) => self.on_ack(cx, now, ranges),
+            ControlBody::Cancel(code) if id == 0 => self.on_close(cx, *code),
+            body => {
+                let Some(which) = self.rpc_of(id) else {
+                    cx.stats.dropped_unexpected += 1;
+                    return;
+                };
+                match *body {
+                    ControlBody::Grant { offset, .. } => {
+                        self.on_grant(cx, now, which, offset);
+                    }
+                    ControlBody::Resend { offset, length, pinned, .. } => {
+                        cx.stats.resends_received += 1;
+                        let range = offset..offset.saturating_add(length);
+                        self.on_resend(cx, now, id, which, range, pinned);
+                    }
+                    ControlBody::Unknown(code) => self.on_unknown(cx, now, which, code),
+                    ControlBody::Busy => self.on_busy(cx, now, which),
+                    ControlBody::Cancel(CancelCode::Request) => {
+                        self.on_cancel(cx, now, id, which);
+                    }
+                    ControlBody::Cancel(CancelCode::Confirmed) => {
+                        let cancelling = which.ours
+                            && self.out.get(&which.number).is_some_and(|rpc| rpc.cancelling);
+                        if cancelling {
+                            self.finish(cx, which.number, Err(CallError::Cancelled));
+                        }
+                    }
+                    _ => cx.stats.dropped_unexpected += 1,
+                }
+            }
+        }
+    }
+
+    fn on_grant(&mut self, cx: &mut Shared, now: Time, which: Which, offset: u32) {
+        let session = self.id;
+        if let Some(message) = self.outgoing(which) {
+            message.grant(offset);
+            cx.enqueue(session, message);
+            self.heard_about(cx, now, which);
+        }
+    }
+
+    fn on_resend(
+        &mut self,
+        cx: &mut Shared,
+        now: Time,
+        id: u64,
+        which: Which,
+        range: core::ops::Range<u32>,
+        pinned: bool,
+    ) {
+        let session = self.id;
+        let max_ranges = cx.config.limits.max_resend_ranges;
+        if let Some(message) = self.outgoing(which) {
+            let unsent = message.sent() < range.end && message.queued;
+            if !message.ask_again(range, pinned, max_ranges) {
+                cx.stats.limit_resend_ranges += 1;
+            }
+            cx.enqueue(session, message);
+            if unsent {
+                // It waits its turn here; the receiver must not take that for loss.
+                cx.stats.busy_sent += 1;
+                cx.send_control(session, id, ControlBody::Busy);
+            }
+            self.heard_about(cx, now, which);
+            return;
+        }
+        if !which.ours && which.response {
+            self.on_poll(cx, now, id, which.number);
+        }
+    }
+
+    /// The caller of RPC `number` asks for a response that does not exist yet.
+    fn on_poll(&mut self, cx: &mut Shared, now: Time, response_id: u64, number: u64) {
+        let request_id = response_id & !1;
+        let session = self.id;
+        let pace = self.rtt.smoothed();
+        match self.inc.get_mut(&number).map(|rpc| &mut rpc.state) {
+            Some(InState::Receiving(message)) => {
+                let key = (session, request_id);
+                let paced = message.asked_at.is_none_or(|at| now.since(at) >= pace);
+                let limit = message.granted;
+                if paced && resend_holes(message, cx, now, key, limit) == 0 {
+                    // Nothing is missing below the grant: then perhaps the grant was.
+                    let body = ControlBody::Grant { offset: limit, priority: 0 };
+                    cx.send_control(session, request_id, body);
+                    schedule(message, cx, key);
+                }
+                cx.stats.busy_sent += 1;
+                cx.send_control(session, response_id, ControlBody::Busy);
+            }
+            Some(InState::Executing | InState::Responding(_)) => {
+                cx.stats.busy_sent += 1;
+                cx.send_control(session, response_id, ControlBody::Busy);
+            }
+            None => {
+                let forgotten = self.seen.contains(number);
+                let code =
+                    if forgotten { UnknownCode::Forgotten } else { UnknownCode::NeverAccepted };
+                cx.send_control(session, response_id, ControlBody::Unknown(code));
+            }
+        }
+    }
+
+    fn on_unknown(&mut self, cx: &mut Shared, now: Time, which: Which, code: UnknownCode) {
+        if !which.ours {
+            return;
+        }
+        let session = self.id;
+        let due = now + self.silence(0);
+        let Some(rpc) = self.out.get_mut(&which.number) else { return };
+        if rpc.response.is_some() {
+            // Answered meanwhile: the UNKNOWN is late.
+            return;
+        }
+        match code {
+            UnknownCode::NeverAccepted if !rpc.cancelling => {
+                rpc.sent_at = None;
+                rpc.busy = 0;
+                rpc.silent_at = due;
+                rpc.timer.set(&mut cx.timers, Wake::Out(session, which.number), due);
+                rpc.request.restart();
+                cx.enqueue(session, &mut rpc.request);
+            }
+            UnknownCode::Forgotten => {
+                self.finish(cx, which.number, Err(CallError::OutcomeUnknown));
+            }
+            _ => cx.stats.dropped_unexpected += 1,
+        }
+    }
+
+    fn on_busy(&mut self, cx: &mut Shared, now: Time, which: Which) {
+        let session = self.id;
+        if which.ours {
+            let Some(rpc) = self.out.get_mut(&which.number) else { return };
+            if rpc.cancelling {
+                return;
+            }
+            let wait = core::time::Duration::from_millis(1 << rpc.busy.min(7))
+                .min(crate::rtt::MAX_SILENCE);
+            rpc.busy += 1;
+            rpc.silences = 0;
+            rpc.silent_at = now + wait;
+            let due = rpc.silent_at.min(rpc.deadline);
+            rpc.timer.set(&mut cx.timers, Wake::Out(session, which.number), due);
+        } else if let Some(rpc) = self.inc.get_mut(&which.number) {
+            rpc.silences = 0;
+        }
+    }
+
+    fn on_cancel(&mut self, cx: &mut Shared, now: Time, id: u64, which: Which) {
+        if which.ours || which.response {
+            cx.stats.dropped_unexpected += 1;
+            return;
+        }
+        if !self.seen.contains(which.number) {
+            if which.number - self.seen.floor() >= u64::from(self.local.max_rpcs) {
+                return self.violation(cx, now);
+            }
+            self.seen.insert(which.number);
+        }
+        self.forget(cx, which.number);
+        cx.send_control(self.id, id, ControlBody::Cancel(CancelCode::Confirmed));
+    }
+
+    fn on_need_ack(&mut self, cx: &mut Shared, id: u64) {
+        let finished = match self.rpc_of(id) {
+            Some(Which { ours: true, number, .. }) => {
+                self.finished.contains(number) || !self.out.contains_key(&number)
+            }
+            _ => id == 0,
+        };
+        if finished {
+            let ack = self.ack_ranges();
+            cx.send_control(self.id, id, ControlBody::Ack(ack));
+        }
+    }
+
+    /// Which RPCs of ours are finished.
+    pub(crate) fn ack_ranges(&self) -> AckRanges {
+        let mut ranges = AckRanges::new(self.request_id(true, self.finished.floor()));
+        for &(start, end) in self.finished.intervals().iter().take(MAX_ACK_RANGES) {
+            if !ranges.push(self.request_id(true, start), self.request_id(true, end - 1)) {
+                break;
+            }
+        }
+        ranges
+    }
+
+    fn on_ack(&mut self, cx: &mut Shared, now: Time, ranges: &AckRanges) {
+        let number = |session: &Session, id| match session.rpc_of(id) {
+            Some(Which { ours: false, response: false, number }) => Some(number),
+            _ => None,
+        };
+        let Some(floor) = number(self, ranges.floor) else { return self.violation(cx, now) };
+        if floor >= self.acked.0 && !self.on_acks(cx, floor, 0) {
+            return self.violation(cx, now);
+        }
+        for (first, last) in ranges.iter() {
+            let (Some(first), Some(last)) = (number(self, first), number(self, last)) else {
+                return self.violation(cx, now);
+            };
+            if first > last || last - self.seen.floor().min(last) > u64::from(self.local.max_rpcs) {
+                return self.violation(cx, now);
+            }
+            for number in first..=last {
+                self.forget(cx, number);
+            }
+        }
+    }
+
+    fn on_close(&mut self, cx: &mut Shared, code: CancelCode) {
+        match (code, &self.state) {
+            (CancelCode::Request, State::Closing { .. })
+            | (CancelCode::Confirmed, State::Closing { .. }) => {
+                if code == CancelCode::Request {
+                    cx.send_control(self.id, 0, ControlBody::Cancel(CancelCode::Confirmed));
+                }
+                self.end(cx, None);
+            }
+            (CancelCode::Request, _) => {
+                cx.send_control(self.id, 0, ControlBody::Cancel(CancelCode::Confirmed));
+                self.end(cx, Some(CloseReason::Peer));
+            }
+            (CancelCode::Confirmed, _) => cx.stats.dropped_unexpected += 1,
+        }
+    }
+
+    /// The message of ours that an ID means, if it is being sent or kept.
+    pub(crate) fn outgoing(&mut self, which: Which) -> Option<&mut OutMessage> {
+        match which {
+            Which { ours: true, response: false, number } => {
+                let rpc = self.out.get_mut(&number)?;
+                (!rpc.cancelling).then_some(&mut rpc.request)
+            }
+            Which { ours: false, response: true, number } => {
+                match &mut self.inc.get_mut(&number)?.state {
+                    InState::Responding(response) => Some(response),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// The receiver of one of our messages is alive: silence starts anew.
+    fn heard_about(&mut self, cx: &mut Shared, now: Time, which: Which) {
+        let session = self.id;
+        let due = now + self.silence(0);
+        if which.ours
+            && let Some(rpc) = self.out.get_mut(&which.number)
+        {
+            rpc.silences = 0;
+            rpc.busy = 0;
+            rpc.sent_at = None;
+            rpc.silent_at = due;
+            let due = due.min(rpc.deadline);
+            rpc.timer.set(&mut cx.timers, Wake::Out(session, which.number), due);
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! Authentic DATA packets: requests of the peer's, responses to ours.
+
+use super::calls::parse_error_body;
+use super::{Session, SessionKeys, Which};
+use crate::endpoint::Shared;
+use crate::error::CloseReason;
+use crate::event::Event;
+use crate::message::recv::{InMessage, Opener, Taken};
+use crate::record::Layout;
+use crate::rpc::{InRpc, InState};
+use crate::time::Time;
+use crate::timer::{Timer, Wake};
+use crate::wire::{ControlBody, Data, Kind, PREAMBLE_LEN, Preamble};
+
+/// RESENDs sent at once for one message.
+const MAX_RESENDS: usize = 16;
+
+/// A DATA packet whose tag is good, its payload and place in the message.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet<'a> {
+    pub(crate) data: Data,
+    pub(crate) offset: u32,
+    pub(crate) payload: &'a [u8],
+}
+
+impl Session {
+    pub(crate) fn on_data(&mut self, cx: &mut Shared, now: Time, packet: Packet<'_>) {
+        match self.rpc_of(packet.data.header.message_id) {
+            Some(Which { ours: true, response: true, number }) => {
+                self.on_response(cx, now, number, packet);
+            }
+            Some(Which { ours: false, response: false, number }) => {
+                self.on_request(cx, now, number, packet);
+            }
+            _ => cx.stats.dropped_unexpected += 1,
+        }
+    }
+
+    fn on_request(&mut self, cx: &mut Shared, now: Time, number: u64, packet: Packet<'_>) {
+        let id = packet.data.header.message_id;
+        if let Some(rpc) = self.inc.get_mut(&number) {
+            let InState::Receiving(message) = &mut rpc.state else {
+                cx.stats.duplicates += 1;
+                return;
+            };
+            let Some(keys) = self.keys.as_deref_mut() else { return };
+            let fed = feed(message, keys, cx, self.id, self.peer.id_bits, packet);
+            let complete = message.is_complete();
+            match fed {
+                Fed::Violation => return self.violation(cx, now),
+                Fed::Nothing { spurious } => return self.note_spurious(spurious),
+                Fed::Progress { opened, preamble } => {
+                    rpc.silences = 0;
+                    if opened {
+                        self.seen.insert(number);
+                    }
+                    if preamble.is_some_and(|preamble| !self.on_preamble(cx, &preamble)) {
+                        return self.violation(cx, now);
+                    }
+                }
+            }
+            if complete {
+                return self.deliver_request(cx, now, number, None);
+            }
+            return self.keep_receiving_request(cx, now, number);
+        }
+        if self.seen.contains(number) {
+            cx.stats.dropped_replayed_request += 1;
+            return;
+        }
+        if number - self.seen.floor() >= u64::from(self.local.max_rpcs) {
+            cx.stats.limit_rpcs += 1;
+            return self.violation(cx, now);
+        }
+        let Some(mut message) = self.new_incoming(cx, now, id, packet) else { return };
+        let Some(keys) = self.keys.as_deref_mut() else { return };
+        let fed = feed(&mut message, keys, cx, self.id, self.peer.id_bits, packet);
+        self.charge(cx, &message);
+        if let Fed::Violation = fed {
+            self.release_incoming(cx, id, &message);
+            return self.violation(cx, now);
+        }
+        if let Fed::Progress { opened, preamble } = fed {
+            if opened {
+                self.seen.insert(number);
+            }
+            if preamble.is_some_and(|preamble| !self.on_preamble(cx, &preamble)) {
+                self.release_incoming(cx, id, &message);
+                return self.violation(cx, now);
+            }
+        }
+        if message.is_complete() {
+            return self.deliver_request(cx, now, number, Some(message));
+        }
+        let charge = message.charge();
+        let state = InState::Receiving(message);
+        self.inc.insert(number, InRpc { state, charge, silences: 0, timer: Timer::default() });
+        self.keep_receiving_request(cx, now, number);
+    }
+
+    /// Hands a complete request to the application. `message` if it was not in the table yet.
+    fn deliver_request(
+        &mut self,
+        cx: &mut Shared,
+        now: Time,
+        number: u64,
+        message: Option<InMessage>,
+    ) {
+        let rpc = self.rpc_id(false, number);
+        let id = self.request_id(false, number);
+        let message = match message {
+            Some(message) => {
+                let charge = message.charge();
+                let state = InState::Executing;
+                self.inc
+                    .insert(number, InRpc { state, charge, silences: 0, timer: Timer::default() });
+                message
+            }
+            None => {
+                let Some(rpc) = self.inc.get_mut(&number) else { return };
+                match core::mem::replace(&mut rpc.state, InState::Executing) {
+                    InState::Receiving(message) => message,
+                    other => {
+                        rpc.state = other;
+                        return;
+                    }
+                }
+            }
+        };
+        if message.scheduled {
+            cx.granter.remove((self.id, id), message.remaining());
+            cx.regrant = true;
+        }
+        match message.into_body() {
+            Some((Preamble { kind: Kind::Application, .. }, body)) => {
+                cx.stats.requests_received += 1;
+                cx.events.push_back(Event::Request { rpc, body });
+            }
+            _ => self.violation(cx, now),
+        }
+    }
+
+    fn keep_receiving_request(&mut self, cx: &mut Shared, now: Time, number: u64) {
+        let id = self.request_id(false, number);
+        let due = now + self.silence(0);
+        let session = self.id;
+        let window = self.reorder_window;
+        let pace = self.rtt.smoothed();
+        let Some(rpc) = self.inc.get_mut(&number) else { return };
+        let InState::Receiving(message) = &mut rpc.state else { return };
+        rpc.timer.set(&mut cx.timers, Wake::In(session, number), due);
+        ask_for_holes(message, cx, now, (session, id), window, pace);
+        schedule(message, cx, (session, id));
+    }
+
+    fn on_response(&mut self, cx: &mut Shared, now: Time, number: u64, packet: Packet<'_>) {
+        let id = packet.data.header.message_id;
+        match self.out.get(&number) {
+            None if number >= self.next_number => {
+                cx.stats.dropped_unexpected += 1;
+                return;
+            }
+            None => {
+                cx.stats.duplicates += 1;
+                return;
+            }
+            Some(rpc) if rpc.cancelling || rpc.request.sent() == 0 => {
+                cx.stats.dropped_unexpected += 1;
+                return;
+            }
+            Some(rpc) if rpc.response.is_none() => {
+                let sample = rpc.sent_at.filter(|_| rpc.request.is_small());
+                let Some(message) = self.new_incoming(cx, now, id, packet) else { return };
+                self.charge(cx, &message);
+                if let Some(sent_at) = sample {
+                    self.rtt.sample(now.since(sent_at));
+                }
+                if let Some(rpc) = self.out.get_mut(&number) {
+                    rpc.response = Some(message);
+                }
+            }
+            Some(_) => {}
+        }
+        let due = now + self.silence(0);
+        let window = self.reorder_window;
+        let pace = self.rtt.smoothed();
+        let session = self.id;
+        let Some(keys) = self.keys.as_deref_mut() else { return };
+        let Some(rpc) = self.out.get_mut(&number) else { return };
+        let Some(message) = &mut rpc.response else { return };
+        let preamble = match feed(message, keys, cx, self.id, self.peer.id_bits, packet) {
+            Fed::Violation => return self.violation(cx, now),
+            Fed::Nothing { spurious } => return self.note_spurious(spurious),
+            Fed::Progress { preamble, .. } => preamble,
+        };
+        rpc.silences = 0;
+        rpc.busy = 0;
+        if !message.is_complete() {
+            rpc.silent_at = due;
+            let due = rpc.silent_at.min(rpc.deadline);
+            rpc.timer.set(&mut cx.timers, Wake::Out(session, number), due);
+            ask_for_holes(message, cx, now, (session, id), window, pace);
+            schedule(message, cx, (session, id));
+        }
+        let complete = if message.is_complete() { rpc.response.take() } else { None };
+        if let Some(message) = complete {
+            self.release_incoming(cx, id, &message);
+            cx.regrant |= message.scheduled;
+            match message.into_body() {
+                Some((Preamble { kind: Kind::Application, .. }, body)) => {
+                    self.finish(cx, number, Ok(body));
+                }
+                Some((Preamble { kind: Kind::Error, .. }, body)) => {
+                    self.finish(cx, number, Err(parse_error_body(&body)));
+                }
+                _ => return self.violation(cx, now),
+            }
+        }
+        if preamble.is_some_and(|preamble| !self.on_preamble(cx, &preamble)) {
+            self.violation(cx, now);
+        }
+    }
+
+    /// Checks whether a new message may come in, and makes room for it. Not charged yet.
+    fn new_incoming(
+        &mut self,
+        cx: &mut Shared,
+        now: Time,
+        id: u64,
+        packet: Packet<'_>,
+    ) -> Option<InMessage> {
+        let data = &packet.data;
+        let Ok(layout) = Layout::from_wire(data.record_size, data.message_len, self.peer.id_bits)
+        else {
+            cx.stats.dropped_malformed += 1;
+            return None;
+        };
+        let limits = &cx.config.limits;
+        if layout.plain_len > limits.max_message.saturating_add(PREAMBLE_LEN as u32) {
+            cx.stats.limit_message += 1;
+            self.violation(cx, now);
+            return None;
+        }
+        let more = u64::from(layout.plain_len);
+        if self.incoming_bytes + more > limits.max_incoming_bytes
+            || cx.incoming_bytes + more > limits.max_incoming_bytes_total
+        {
+            cx.stats.limit_incoming_bytes += 1;
+            cx.send_control(self.id, id, ControlBody::Busy);
+            return None;
+        }
+        let is_request = id & 1 == 0;
+        if is_request && self.outgoing_bytes > limits.max_outgoing_bytes {
+            cx.stats.limit_outgoing_bytes += 1;
+            cx.send_control(self.id, id, ControlBody::Busy);
+            return None;
+        }
+        let epoch = self.keys.as_deref_mut()?.rx_epoch(data.header.epoch);
+        let Some(epoch) = epoch else {
+            cx.stats.dropped_unexpected += 1;
+            return None;
+        };
+        Some(InMessage::new(layout, epoch, data.incoming))
+    }
+
+    fn charge(&mut self, cx: &mut Shared, message: &InMessage) {
+        self.incoming_bytes += message.charge();
+        cx.incoming_bytes += message.charge();
+    }
+
+    fn note_spurious(&mut self, spurious: bool) {
+        if spurious {
+            self.reorder_window = (self.reorder_window * 2).min(64);
+        }
+    }
+
+    /// Learns what a preamble says beside its message. False: the peer contradicts itself.
+    fn on_preamble(&mut self, cx: &mut Shared, preamble: &Preamble) -> bool {
+        let Some(keys) = self.keys.as_deref_mut() else { return true };
+        if preamble.highest_peer_epoch > keys.tx_epoch() {
+            return false;
+        }
+        keys.peer_opened = keys.peer_opened.max(preamble.highest_peer_epoch);
+        match self.rpc_of(preamble.ack_floor) {
+            Some(Which { ours: false, response: false, number }) => {
+                self.on_acks(cx, number, preamble.ack_bitmap)
+            }
+            _ => false,
+        }
+    }
+
+    /// The peer's RPCs below `floor` and those in the bitmap above it are finished. False if some
+    /// of them never came here.
+    pub(crate) fn on_acks(&mut self, cx: &mut Shared, floor: u64, bitmap: u64) -> bool {
+        let (old_floor, old_bitmap) = self.acked;
+        if floor > self.seen.floor() {
+            return false;
+        }
+        if floor < old_floor {
+            // A preamble overtaken by a newer one.
+            return true;
+        }
+        let moved = floor - old_floor;
+        if moved > self.inc.len() as u64 {
+            let below: alloc::vec::Vec<u64> =
+                self.inc.keys().copied().filter(|number| *number < floor).collect();
+            for number in below {
+                self.forget(cx, number);
+            }
+        } else {
+            for number in old_floor..floor {
+                self.forget(cx, number);
+            }
+        }
+        let known = if moved < 64 { old_bitmap >> moved } else { 0 };
+        let mut fresh = bitmap & !known;
+        while fresh != 0 {
+            let bit = u64::from(fresh.trailing_zeros());
+            fresh &= fresh - 1;
+            self.forget(cx, floor + 1 + bit);
+        }
+        self.acked = (floor, bitmap | known);
+        true
+    }
+
+    pub(crate) fn violation(&mut self, cx: &mut Shared, now: Time) {
+        cx.stats.violations += 1;
+        self.close(cx, now, CloseReason::Violation);
+    }
+}
+
+/// What feeding a packet to a message came to.
+enum Fed {
+    /// New bytes; whether records opened, and the preamble if it opened just now.
+    Progress { opened: bool, preamble: Option<Preamble> },
+    /// Nothing new; `spurious` if the original of something that we asked for again.
+    Nothing { spurious: bool },
+    /// The peer contradicts itself in authenticated bytes.
+    Violation,
+}
+
+fn feed(
+    message: &mut InMessage,
+    keys: &mut SessionKeys,
+    cx: &mut Shared,
+    session: super::SessionId,
+    id_bits: u8,
+    packet: Packet<'_>,
+) -> Fed {
+    let data = &packet.data;
+    let epoch = keys.rx_epoch(data.header.epoch);
+    let layout = message.layout();
+    if epoch != Some(message.epoch)
+        || data.message_len != layout.wire_len
+        || data.record_size != layout.record_size
+        || !keys.may_open()
+    {
+        cx.stats.dropped_unexpected += 1;
+        return Fed::Nothing { spurious: false };
+    }
+    let Some(epoch_keys) = keys.rx_keys(message.epoch) else {
+        cx.stats.dropped_unexpected += 1;
+        return Fed::Nothing { spurious: false };
+    };
+    let had_preamble = message.preamble().is_some();
+    let opener = Opener { keys: epoch_keys, id: data.header.message_id, id_bits };
+    let max_gaps = cx.config.limits.max_gaps;
+    let before = message.remaining();
+    let taken = message.take(packet.offset, packet.payload, data.pinned, max_gaps, opener);
+    if message.scheduled {
+        let key = (session, data.header.message_id);
+        cx.granter.update(key, Some(before), message.remaining());
+    }
+    message.granted = message.granted.max(data.incoming.min(layout.wire_len));
+    match taken {
+        Taken::New { opened, failed } => {
+            cx.stats.records_opened += u64::from(opened);
+            cx.stats.records_not_authentic += u64::from(failed);
+            for _ in 0..failed {
+                keys.failed_open();
+            }
+            if opened > 0 {
+                keys.opened(message.epoch);
+            }
+            message.silences = 0;
+            let preamble = if had_preamble { None } else { message.preamble().copied() };
+            Fed::Progress { opened: opened > 0, preamble }
+        }
+        Taken::Duplicate => {
+            cx.stats.duplicates += u64::from(!packet.payload.is_empty());
+            let spurious = !data.retransmit && message.asked_at.is_some();
+            Fed::Nothing { spurious: spurious && !packet.payload.is_empty() }
+        }
+        Taken::TooManyGaps => {
+            cx.stats.limit_gaps += 1;
+            Fed::Nothing { spurious: false }
+        }
+        Taken::Contradiction => Fed::Violation,
+    }
+}
+
+/// Asks for holes that enough later packets have passed, at most once per round trip.
+fn ask_for_holes(
+    message: &mut InMessage,
+    cx: &mut Shared,
+    now: Time,
+    (session, id): (super::SessionId, u64),
+    window: u32,
+    pace: core::time::Duration,
+) {
+    let paced = message.asked_at.is_none_or(|at| now.since(at) >= pace);
+    if paced && message.hole_is_overdue(window) {
+        let limit = message.highest();
+        resend_holes(message, cx, now, (session, id), limit);
+    }
+}
+
+/// Sends RESENDs for the first holes below `limit`.
+pub(crate) fn resend_holes(
+    message: &mut InMessage,
+    cx: &mut Shared,
+    now: Time,
+    (session, id): (super::SessionId, u64),
+    limit: u32,
+) -> usize {
+    let mut asked = 0;
+    for (hole, pinned) in message.holes(limit).take(MAX_RESENDS) {
+        let (offset, length) = (hole.start, hole.end - hole.start);
+        cx.stats.resends_sent += 1;
+        let body = ControlBody::Resend { offset, length, priority: 0, pinned };
+        cx.send_control(session, id, body);
+        asked += 1;
+    }
+    if asked > 0 {
+        message.asked(now);
+    }
+    asked
+}
+
+/// Enters a message that needs grants into the schedule and grants it what it may have.
+pub(crate) fn schedule(message: &mut InMessage, cx: &mut Shared, key: (super::SessionId, u64)) {
+    if message.granted >= message.layout().wire_len {
+        return;
+    }
+    let left = message.remaining();
+    if !message.scheduled {
+        message.scheduled = true;
+        cx.granter.update(key, None, left);
+    }
+    if cx.granter.is_favoured(key, left) {
+        let window = cx.granter.window();
+        let wire_len = message.layout().wire_len;
+        let target = message.received().saturating_add(window).min(wire_len);
+        let worth_it = target == wire_len || target.saturating_sub(message.granted) >= window / 4;
+        if target > message.granted && worth_it {
+            message.granted = target;
+            cx.stats.grants_sent += 1;
+            cx.send_control(key.0, key.1, ControlBody::Grant { offset: target, priority: 0 });
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The handshake's transport: TLS flights as messages of epoch 0, repeated whole until answered
+//! (spec 5.1). What is in them is the TLS stack's business.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::crypto::Suite;
+use crate::keys::key_context;
+use crate::ranges::RangeSet;
+use crate::session::Role;
+use crate::time::Time;
+
+/// First interval after which a client repeats its flight.
+pub(crate) const FIRST_REPEAT: Duration = Duration::from_millis(5);
+/// Longest such interval.
+pub(crate) const MAX_REPEAT: Duration = Duration::from_millis(250);
+/// A server repeats its flight at most this often.
+const ANSWER_PACE: Duration = Duration::from_millis(1);
+/// Bytes a server sends per byte received before the client's address is proven.
+const AMPLIFICATION: u64 = 3;
+
+/// What goes into the hash that binds keys to this very handshake (spec 5.1).
+#[derive(Clone, Debug)]
+pub struct KeyContext {
+    client_port: u16,
+    server_port: u16,
+    client_block: Vec<u8>,
+    server_block: Vec<u8>,
+}
+
+impl KeyContext {
+    /// The context value for the negotiated `suite` and `alpn`, for the TLS exporter.
+    pub fn compute(&self, suite: &dyn Suite, alpn: &[u8]) -> Vec<u8> {
+        let (client, server) = (&self.client_block, &self.server_block);
+        key_context(suite, alpn, self.client_port, self.server_port, client, server).to_vec()
+    }
+}
+
+/// A flight being received.
+#[derive(Debug)]
+struct Assembly {
+    bytes: Vec<u8>,
+    have: RangeSet,
+}
+
+/// What a packet of epoch 0 did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum FlightStep {
+    /// More is missing, or it was of no use.
+    Nothing,
+    /// The peer repeats a flight we hold: it may have missed ours.
+    Repeated,
+    /// Flight `number` is complete.
+    Complete { number: u32, bytes: Vec<u8> },
+    /// A bound was broken.
+    TooLarge,
+}
+
+/// Transport state of one handshake.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    role: Role,
+    pub(crate) local_block: Vec<u8>,
+    pub(crate) peer_block: Vec<u8>,
+    /// Our latest flight, block included, and its number.
+    flight: Option<(u32, Vec<u8>)>,
+    /// How far the flight has been handed to the datapath.
+    send_from: Option<u32>,
+    next_receive: u32,
+    assembly: Option<Assembly>,
+    pub(crate) deadline: Time,
+    pub(crate) repeat_at: Time,
+    repeat_interval: Duration,
+    answered_at: Option<Time>,
+    bytes_in: u64,
+    bytes_out: u64,
+    /// Packets that came before we had keys.
+    pub(crate) early: Vec<Vec<u8>>,
+    /// When our latest flight first went out, for a first RTT sample.
+    pub(crate) sent_at: Option<Time>,
+}
+
+impl Handshake {
+    pub(crate) fn new(role: Role, local_block: Vec<u8>, now: Time, deadline: Time) -> Self {
+        Handshake {
+            role,
+            local_block,
+            peer_block: Vec::new(),
+            flight: None,
+            send_from: None,
+            next_receive: if role == Role::Client { 1 } else { 0 },
+            assembly: None,
+            deadline,
+            repeat_at: now + FIRST_REPEAT,
+            repeat_interval: FIRST_REPEAT,
+            answered_at: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            early: Vec::new(),
+            sent_at: None,
+        }
+    }
+
+    /// Makes `bytes` our next flight.
+    pub(crate) fn set_flight(&mut self, bytes: Vec<u8>, now: Time) {
+        let number = match (&self.flight, self.role) {
+            (Some((number, _)), _) => number + 2,
+            (None, Role::Client) => 0,
+            (None, Role::Server) => 1,
+        };
+        self.flight = Some((number, bytes));
+        self.send_from = Some(0);
+        self.repeat_interval = FIRST_REPEAT;
+        self.repeat_at = now + FIRST_REPEAT;
+        self.sent_at = None;
+    }
+
+    /// Whether no flight of ours was set yet.
+    pub(crate) fn is_first_flight(&self) -> bool {
+        self.flight.is_none()
+    }
+
+    /// Sends the latest flight again from its start.
+    pub(crate) fn repeat(&mut self, now: Time) {
+        if self.flight.is_some() {
+            self.send_from = Some(0);
+        }
+        self.repeat_interval = (self.repeat_interval * 2).min(MAX_REPEAT);
+        self.repeat_at = now + self.repeat_interval;
+    }
+
+    /// Whether the server's pace allows to answer a repeated flight now.
+    pub(crate) fn may_answer(&mut self, now: Time) -> bool {
+        let due = self.answered_at.is_none_or(|at| now.since(at) >= ANSWER_PACE);
+        if due {
+            self.answered_at = Some(now);
+        }
+        due && self.send_from.is_none()
+    }
+
+    /// Whether packets of our flight wait to be sent.
+    pub(crate) fn has_to_send(&self) -> bool {
+        self.send_from.is_some()
+    }
+
+    /// The next piece of our flight, of at most `room` bytes: number, flight length, offset, bytes.
+    /// `Err` when the amplification limit stops it until the client says more.
+    pub(crate) fn next_piece(&mut self, room: usize) -> Result<Option<(u32, u32, u32, &[u8])>, ()> {
+        let (Some(from), Some((number, flight))) = (self.send_from, &self.flight) else {
+            return Ok(None);
+        };
+        let rest = flight.get(from as usize..).unwrap_or_default();
+        let piece = rest.get(..room.min(rest.len())).unwrap_or_default();
+        if self.role == Role::Server && self.next_receive == 2 {
+            // The address is unproven until the client's second flight is here.
+            let cost = self.bytes_out + piece.len() as u64;
+            if cost > AMPLIFICATION * self.bytes_in {
+                self.send_from = None;
+                return Err(());
+            }
+        }
+        self.bytes_out += piece.len() as u64;
+        let end = from as usize + piece.len();
+        self.send_from = if end < flight.len() { u32::try_from(end).ok() } else { None };
+        let total = u32::try_from(flight.len()).unwrap_or(u32::MAX);
+        Ok(Some((*number, total, from, piece)))
+    }
+
+    /// Takes a packet of flight `number`, whose whole length is `total`.
+    pub(crate) fn receive(
+        &mut self,
+        number: u64,
+        total: u32,
+        offset: u32,
+        payload: &[u8],
+        max_flight: u32,
+    ) -> FlightStep {
+        self.bytes_in += payload.len() as u64;
+        if number != u64::from(self.next_receive) {
+            let old = number < u64::from(self.next_receive);
+            return if old { FlightStep::Repeated } else { FlightStep::Nothing };
+        }
+        if total > max_flight {
+            return FlightStep::TooLarge;
+        }
+        let assembly = self.assembly.get_or_insert_with(|| Assembly {
+            bytes: vec![0; total as usize],
+            have: RangeSet::default(),
+        });
+        let end = offset.saturating_add(u32::try_from(payload.len()).unwrap_or(u32::MAX));
+        let Some(to) = assembly.bytes.get_mut(offset as usize..end as usize) else {
+            return FlightStep::Nothing;
+        };
+        for hole in assembly.have.holes(offset..end) {
+            let part = (hole.start - offset) as usize..(hole.end - offset) as usize;
+            if let (Some(to), Some(from)) = (to.get_mut(part.clone()), payload.get(part)) {
+                to.copy_from_slice(from);
+            }
+        }
+        assembly.have.insert(offset..end);
+        if !assembly.have.covers(&(0..total)) {
+            return FlightStep::Nothing;
+        }
+        let number = self.next_receive;
+        self.next_receive += 2;
+        match self.assembly.take() {
+            Some(assembly) => FlightStep::Complete { number, bytes: assembly.bytes },
+            None => FlightStep::Nothing,
+        }
+    }
+
+    /// What keys of this handshake are bound to, once both blocks are known.
+    pub(crate) fn context(&self, client_port: u16, server_port: u16) -> Option<KeyContext> {
+        if self.peer_block.is_empty() {
+            return None;
+        }
+        let (client_block, server_block) = match self.role {
+            Role::Client => (self.local_block.clone(), self.peer_block.clone()),
+            Role::Server => (self.peer_block.clone(), self.local_block.clone()),
+        };
+        Some(KeyContext { client_port, server_port, client_block, server_block })
+    }
+}

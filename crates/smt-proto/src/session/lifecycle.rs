@@ -1,0 +1,127 @@
+//! How sessions get keys, prove to be alive, and end.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use super::{Role, Session, SessionKeys, State};
+use crate::crypto::Suite;
+use crate::endpoint::Shared;
+use crate::error::{CallError, CloseReason};
+use crate::event::Event;
+use crate::keys::Secret;
+use crate::time::Time;
+use crate::wire::{CancelCode, ControlBody};
+
+impl Session {
+    /// Installs the epoch 3 secrets of both directions. A server works from here on; a client
+    /// sends from here on and is established with the first authentic packet.
+    pub(crate) fn install_keys(
+        &mut self,
+        cx: &mut Shared,
+        now: Time,
+        suite: &'static dyn Suite,
+        client: Secret,
+        server: Secret,
+    ) {
+        let (tx, rx) = match self.role {
+            Role::Client => (client, server),
+            Role::Server => (server, client),
+        };
+        self.keys = Some(Box::new(SessionKeys::new(suite, tx, rx, cx.config.aead_limits)));
+        self.last_heard = now;
+        match self.role {
+            Role::Client => self.state = State::Unconfirmed,
+            Role::Server => {
+                let ack = self.ack_ranges();
+                cx.send_control(self.id, 0, ControlBody::Ack(ack));
+                self.establish(cx);
+            }
+        }
+    }
+
+    /// The session works without a handshake of ours (secrets negotiated elsewhere).
+    pub(crate) fn establish(&mut self, cx: &mut Shared) {
+        self.state = State::Established;
+        self.handshake = None;
+        cx.stats.handshakes_completed += 1;
+        cx.events.push_back(Event::Established { session: self.id });
+        let due = self.last_heard + cx.config.limits.idle_probe;
+        self.wake_at(cx, due);
+    }
+
+    /// An authentic packet came.
+    pub(crate) fn heard(&mut self, cx: &mut Shared, now: Time) {
+        self.last_heard = now;
+        if matches!(self.state, State::Unconfirmed) {
+            if let Some(sent_at) = self.handshake.as_ref().and_then(|handshake| handshake.sent_at) {
+                self.rtt.sample(now.since(sent_at));
+            }
+            self.establish(cx);
+        }
+        if self.probe_at.take().is_some() {
+            self.probes = 0;
+            self.wake_at(cx, now + cx.config.limits.idle_probe);
+        }
+    }
+
+    /// Something unauthentic says that the peer is gone: ask the peer (spec 5.6).
+    pub(crate) fn suspect(&mut self, cx: &mut Shared, now: Time) {
+        if matches!(self.state, State::Established) && self.probe_at.is_none() {
+            self.probes = 1;
+            cx.stats.probes_sent += 1;
+            cx.send_control(self.id, 0, ControlBody::NeedAck);
+            let due = now + self.silence(0);
+            self.probe_at = Some(due);
+            self.wake_at(cx, due);
+        }
+    }
+
+    /// Whether an UNKNOWN without a session, about `id`, may concern us (spec 5.6).
+    pub(crate) fn may_be_unknown(&self, id: u64) -> bool {
+        if id == 0 {
+            return self.probe_at.is_some() || matches!(self.state, State::Closing { .. });
+        }
+        self.rpc_of(id).is_some_and(|which| which.ours && self.out.contains_key(&which.number))
+    }
+
+    /// Starts to close: calls end now, the peer is told until it confirms.
+    pub(crate) fn close(&mut self, cx: &mut Shared, now: Time, reason: CloseReason) {
+        if self.keys.is_none() || matches!(self.state, State::Closing { .. }) {
+            return self.end(cx, None);
+        }
+        self.end_rpcs(cx, CallError::SessionClosed);
+        cx.events.push_back(Event::Closed { session: self.id, reason });
+        self.state = State::Closing { tries: 1 };
+        self.probe_at = None;
+        cx.send_control(self.id, 0, ControlBody::Cancel(CancelCode::Request));
+        let due = now + self.silence(0);
+        self.wake_at(cx, due);
+    }
+
+    /// Ends the session at once; the endpoint removes it. `reason` if the user is to be told.
+    pub(crate) fn end(&mut self, cx: &mut Shared, reason: Option<CloseReason>) {
+        let error = match reason {
+            Some(CloseReason::Dead) => CallError::OutcomeUnknown,
+            _ => CallError::SessionClosed,
+        };
+        self.end_rpcs(cx, error);
+        if let Some(reason) = reason {
+            cx.events.push_back(Event::Closed { session: self.id, reason });
+        }
+        cx.ended.push(self.id);
+    }
+
+    /// Ends all RPCs of both directions.
+    fn end_rpcs(&mut self, cx: &mut Shared, error: CallError) {
+        let mut ours: Vec<u64> = self.out.keys().copied().collect();
+        ours.sort_unstable();
+        for number in ours {
+            self.finish(cx, number, Err(error.clone()));
+        }
+        let mut theirs: Vec<u64> = self.inc.keys().copied().collect();
+        theirs.sort_unstable();
+        for number in theirs {
+            self.forget(cx, number);
+        }
+    }
+}

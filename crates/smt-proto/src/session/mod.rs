@@ -1,0 +1,242 @@
+//! One session: two endpoints, a 5-tuple, keys, and the RPCs of both.
+
+mod calls;
+mod control;
+mod crypt;
+pub(crate) mod data;
+pub(crate) mod handshake;
+mod lifecycle;
+mod timeout;
+pub(crate) mod transmit;
+
+use alloc::boxed::Box;
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
+
+pub use crypt::AeadLimits;
+pub(crate) use crypt::SessionKeys;
+pub use handshake::KeyContext;
+
+use crate::replay::IdSet;
+use crate::rpc::{InRpc, OutRpc};
+use crate::rtt::Rtt;
+use crate::time::Time;
+use crate::timer::Timer;
+use crate::wire::{Header, Params};
+use handshake::Handshake;
+
+/// Names a session of an endpoint; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+impl SessionId {
+    #[cfg(test)]
+    pub(crate) fn for_tests(index: u32) -> Self {
+        SessionId { index, generation: 0 }
+    }
+}
+
+/// Names an RPC of an endpoint: its session, who started it, and its number among those.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RpcId {
+    /// The session it belongs to.
+    pub session: SessionId,
+    /// Whether we started it.
+    pub ours: bool,
+    /// RPC number (spec 1).
+    pub number: u64,
+}
+
+/// The TLS role of this end in a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It sent the ClientHello.
+    Client,
+    /// It answered it.
+    Server,
+}
+
+impl Role {
+    /// Bit 1 of the IDs of RPCs that this role starts (spec 3.1).
+    pub(crate) fn id_bit(self) -> u64 {
+        match self {
+            Role::Client => 0,
+            Role::Server => 2,
+        }
+    }
+
+    /// The other role.
+    pub fn other(self) -> Role {
+        match self {
+            Role::Client => Role::Server,
+            Role::Server => Role::Client,
+        }
+    }
+}
+
+/// The 5-tuple of a session, protocol number aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Path {
+    /// The peer's address; its port is 0, or the peer's UDP port under UDP.
+    pub remote: SocketAddr,
+    /// The peer's SMT port.
+    pub remote_port: u16,
+    /// Our SMT port.
+    pub local_port: u16,
+    /// Our address, if known.
+    pub local: Option<IpAddr>,
+}
+
+/// How far a session has come.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// No keys yet.
+    Handshaking,
+    /// Keys, but the client has not heard an authentic packet yet.
+    Unconfirmed,
+    /// Works.
+    Established,
+    /// We said CANCEL for the session and repeat it until confirmed.
+    Closing {
+        /// CANCELs sent.
+        tries: u32,
+    },
+    /// The handshake failed here; its alert is repeated to a peer that repeats itself.
+    Failed,
+}
+
+/// One session.
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) path: Path,
+    pub(crate) role: Role,
+    pub(crate) state: State,
+    /// Largest SMT packet the path takes, in bytes.
+    pub(crate) room: usize,
+    /// Handshake token (spec 5.1).
+    pub(crate) token: u64,
+    pub(crate) handshake: Option<Box<Handshake>>,
+    pub(crate) local: Params,
+    pub(crate) peer: Params,
+    pub(crate) keys: Option<Box<SessionKeys>>,
+    /// An older session on the same 5-tuple.
+    pub(crate) older: Option<SessionId>,
+
+    // RPCs that we start.
+    next_number: u64,
+    finished: IdSet,
+    out: HashMap<u64, OutRpc, FxBuildHasher>,
+
+    // RPCs that the peer starts.
+    seen: IdSet,
+    inc: HashMap<u64, InRpc, FxBuildHasher>,
+    /// The peer's ack floor and bitmap as last told, in RPC numbers.
+    acked: (u64, u64),
+
+    incoming_bytes: u64,
+    outgoing_bytes: u64,
+    rtt: Rtt,
+    /// Packets past a hole that make it a loss; grows when a RESEND proves spurious.
+    reorder_window: u32,
+    last_heard: Time,
+    probes: u32,
+    probe_at: Option<Time>,
+    timer: Timer,
+}
+
+impl Session {
+    pub(crate) fn new(id: SessionId, path: Path, role: Role, local: Params, now: Time) -> Self {
+        Session {
+            id,
+            path,
+            role,
+            state: State::Handshaking,
+            room: 0,
+            token: 0,
+            handshake: None,
+            local,
+            peer: local,
+            keys: None,
+            older: None,
+            next_number: 0,
+            finished: IdSet::default(),
+            out: HashMap::default(),
+            seen: IdSet::default(),
+            inc: HashMap::default(),
+            acked: (0, 0),
+            incoming_bytes: 0,
+            outgoing_bytes: 0,
+            rtt: Rtt::default(),
+            reorder_window: 3,
+            last_heard: now,
+            probes: 0,
+            probe_at: None,
+            timer: Timer::default(),
+        }
+    }
+
+    /// Which RPC a message ID means; `None` if it cannot be one of this session (spec 3.1).
+    pub(crate) fn rpc_of(&self, message_id: u64) -> Option<Which> {
+        let response = message_id & 1 == 1;
+        let request_id = message_id & !1;
+        let ours = request_id & 2 == self.role.id_bit();
+        let first = if ours { self.local.first_id } else { self.peer.first_id };
+        let distance = request_id.checked_sub(first)?;
+        (distance % 4 == 0).then_some(Which { ours, response, number: distance / 4 })
+    }
+
+    /// Message ID of the request of RPC `number`; add 1 for the response.
+    pub(crate) fn request_id(&self, ours: bool, number: u64) -> u64 {
+        let first = if ours { self.local.first_id } else { self.peer.first_id };
+        first.saturating_add(number.saturating_mul(4))
+    }
+
+    pub(crate) fn rpc_id(&self, ours: bool, number: u64) -> RpcId {
+        RpcId { session: self.id, ours, number }
+    }
+
+    /// Header of a packet to the peer about `message_id`, in the current epoch.
+    pub(crate) fn header(&self, message_id: u64) -> Header {
+        Header {
+            src_port: self.path.local_port,
+            dst_port: self.path.remote_port,
+            epoch: self.keys.as_ref().map_or(0, |keys| keys.tx_epoch_byte()),
+            message_id,
+        }
+    }
+
+    pub(crate) fn is_working(&self) -> bool {
+        matches!(self.state, State::Established | State::Unconfirmed)
+    }
+
+    pub(crate) fn silence(&self, backoff: u32) -> Duration {
+        let wake = Duration::from_micros(u64::from(self.peer.wake_delay_us));
+        self.rtt.silence(wake, backoff)
+    }
+
+    /// Whether it counts against the limit of half-open handshakes.
+    pub(crate) fn counts_as_half_open(&self) -> bool {
+        self.role == Role::Server && matches!(self.state, State::Handshaking)
+    }
+
+    /// RPCs of ours that are not over.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.out.len()
+    }
+}
+
+/// An ID taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Which {
+    /// We started the RPC.
+    pub(crate) ours: bool,
+    /// The ID is that of its response.
+    pub(crate) response: bool,
+    pub(crate) number: u64,
+}

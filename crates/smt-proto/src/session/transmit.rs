@@ -1,0 +1,214 @@
+//! Packets of a session, written into the frames that leave.
+
+use super::{Session, State};
+use crate::endpoint::Shared;
+use crate::error::CallError;
+use crate::message::send::Acks;
+use crate::rpc::InState;
+use crate::time::Time;
+use crate::timer::Wake;
+use crate::wire::{Control, ControlBody, DATA_LEN, Data, Header, Kind};
+
+/// What came of an attempt to send a packet of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// A packet of this length; whether the message has more to send.
+    Packet { len: usize, more: bool },
+    /// Nothing: the message is gone or has nothing to send.
+    Nothing,
+}
+
+/// How long a responder waits for the ack of its response before it asks (spec 6.6).
+const NEED_ACK_AFTER: core::time::Duration = core::time::Duration::from_millis(10);
+
+impl Session {
+    /// Writes the next packet of message `id` into `frame`.
+    pub(crate) fn write_data(
+        &mut self,
+        cx: &mut Shared,
+        now: Time,
+        id: u64,
+        frame: &mut [u8],
+    ) -> Written {
+        let Some(which) = self.rpc_of(id) else { return Written::Nothing };
+        let acks = self.acks();
+        let header = self.header(id);
+        let room = u32::try_from(self.room.min(frame.len()).saturating_sub(DATA_LEN)).unwrap_or(0);
+        let id_bits = self.local.id_bits;
+        if !self.is_working() && !matches!(self.state, State::Closing { .. }) {
+            return Written::Nothing;
+        }
+        // The outgoing message and the keys are different fields, which `outgoing` would hide.
+        let Session { out, inc, keys, .. } = self;
+        let message = match (which.ours, which.response) {
+            (true, false) => {
+                out.get_mut(&which.number).filter(|r| !r.cancelling).map(|r| &mut r.request)
+            }
+            (false, true) => inc.get_mut(&which.number).and_then(|rpc| match &mut rpc.state {
+                InState::Responding(response) => Some(response),
+                _ => None,
+            }),
+            _ => None,
+        };
+        let (Some(message), Some(keys)) = (message, keys.as_deref_mut()) else {
+            return Written::Nothing;
+        };
+        message.queued = false;
+        if message.epoch().is_none() {
+            if keys.update_is_due() {
+                keys.update();
+                cx.stats.key_updates += 1;
+            }
+            let layout = message.layout();
+            if !keys.may_seal(layout.records, layout.wire_len) {
+                cx.stats.limit_aead += 1;
+                self.exhausted(cx, now, which.ours, which.number);
+                return Written::Nothing;
+            }
+            keys.sealed(layout.records, layout.wire_len);
+            message.freeze(keys.tx_epoch(), keys.oldest_tx_epoch(), acks);
+        }
+        let Some(epoch_keys) = message.epoch().and_then(|epoch| keys.tx_keys(epoch)) else {
+            // Its epoch is gone (spec 5.2): a straggler fails.
+            self.exhausted(cx, now, which.ours, which.number);
+            return Written::Nothing;
+        };
+        let Some(piece) = message.next_piece(room) else { return Written::Nothing };
+        let len = DATA_LEN + piece.len as usize;
+        let Some((head, payload)) =
+            frame.get_mut(..len).and_then(|frame| frame.split_first_chunk_mut::<DATA_LEN>())
+        else {
+            return Written::Nothing;
+        };
+        let sealed = message.write(piece, epoch_keys, id_bits, &mut cx.scratch, payload);
+        let layout = message.layout();
+        let data = Data {
+            header: Header { epoch: crate::wire::epoch_to_wire(epoch_keys.epoch()), ..header },
+            sequence: piece.offset,
+            record_size: layout.record_size,
+            segment_size: u16::try_from(message.segment()).unwrap_or(0),
+            message_len: layout.wire_len,
+            incoming: message.granted(),
+            tag: 0,
+            retransmit: piece.retransmit,
+            explicit: true,
+            pinned: piece.pinned,
+            tso_offset: layout.record_at(piece.offset),
+        };
+        data.emit(head);
+        if let Some(packet) = frame.get_mut(..len) {
+            keys.tx_header.write_data_tag(packet);
+        }
+        cx.stats.records_sealed += u64::from(sealed);
+        cx.stats.packets_retransmitted += u64::from(piece.retransmit);
+        let (more, all_sent, small) = (message.sendable(), message.all_sent(), message.is_small());
+        if more {
+            message.queued = true;
+        }
+        self.sent(cx, now, which.ours, which.number, all_sent, small && !piece.retransmit);
+        Written::Packet { len, more }
+    }
+
+    /// Writes a control packet into `frame`; `None` if the session has no keys.
+    pub(crate) fn write_control(
+        &mut self,
+        id: u64,
+        body: ControlBody,
+        frame: &mut [u8],
+    ) -> Option<usize> {
+        let header = self.header(id);
+        let keys = self.keys.as_deref_mut()?;
+        let control = Control { header, body, number: keys.next_control() };
+        let len = control.emit(frame);
+        keys.tx_header.write_control_tag(frame.get_mut(..len)?);
+        Some(len)
+    }
+
+    /// Writes the next packet of the current flight into `frame`.
+    pub(crate) fn write_flight(&mut self, cx: &mut Shared, now: Time, frame: &mut [u8]) -> Written {
+        let room = self.room.min(frame.len()).saturating_sub(DATA_LEN);
+        let mut header = self.header(0);
+        header.epoch = 0;
+        let token = self.token;
+        let Some(handshake) = self.handshake.as_deref_mut() else { return Written::Nothing };
+        handshake.sent_at.get_or_insert(now);
+        let (number, total, offset, piece) = match handshake.next_piece(room) {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return Written::Nothing,
+            Err(()) => {
+                cx.stats.limit_amplification += 1;
+                return Written::Nothing;
+            }
+        };
+        header.message_id = u64::from(number);
+        let len = DATA_LEN + piece.len();
+        let Some((head, payload)) =
+            frame.get_mut(..len).and_then(|frame| frame.split_first_chunk_mut::<DATA_LEN>())
+        else {
+            return Written::Nothing;
+        };
+        payload.copy_from_slice(piece);
+        let data = Data {
+            header,
+            sequence: offset,
+            record_size: 0,
+            segment_size: u16::try_from(room).unwrap_or(u16::MAX),
+            message_len: total,
+            incoming: total,
+            tag: token,
+            retransmit: false,
+            explicit: true,
+            pinned: false,
+            tso_offset: 0,
+        };
+        data.emit(head);
+        Written::Packet { len, more: handshake.has_to_send() }
+    }
+
+    fn acks(&self) -> Acks {
+        Acks {
+            highest_peer_epoch: self.keys.as_ref().map_or(0, |keys| keys.highest_opened()),
+            floor: self.request_id(true, self.finished.floor()),
+            bitmap: self.finished.bitmap(),
+        }
+    }
+
+    /// A packet of an RPC's message went out: sets the timers that wait for the answer.
+    fn sent(
+        &mut self,
+        cx: &mut Shared,
+        now: Time,
+        ours: bool,
+        number: u64,
+        all_sent: bool,
+        timed: bool,
+    ) {
+        let session = self.id;
+        if ours {
+            let silent_at = now + self.silence(0);
+            if let Some(rpc) = self.out.get_mut(&number) {
+                rpc.sent_at = timed.then_some(now);
+                rpc.silent_at = silent_at;
+                let due = silent_at.min(rpc.deadline);
+                rpc.timer.set(&mut cx.timers, Wake::Out(session, number), due);
+            }
+        } else if all_sent && let Some(rpc) = self.inc.get_mut(&number) {
+            let due = now + NEED_ACK_AFTER * (1 << rpc.silences.min(7));
+            rpc.timer.set(&mut cx.timers, Wake::In(session, number), due);
+        }
+    }
+
+    /// A message cannot be sealed any more: its RPC fails.
+    fn exhausted(&mut self, cx: &mut Shared, now: Time, ours: bool, number: u64) {
+        if ours {
+            self.cancel(cx, now, number, CallError::Exhausted);
+        } else {
+            self.forget(cx, number);
+        }
+    }
+
+    /// Sends a request again that the responder never accepted, or an error in place of a request.
+    pub(crate) fn refuse(&mut self, cx: &mut Shared, number: u64, code: u32, text: &str) -> bool {
+        self.reply(cx, number, Kind::Error, super::calls::error_body(code, text))
+    }
+}
