@@ -1,1 +1,4 @@
 //! Secure Message Transport.
+#![forbid(unsafe_code)]
+
+pub mod tls;
