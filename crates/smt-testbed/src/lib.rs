@@ -41,7 +41,6 @@
 //! ```
 
 #![forbid(unsafe_code)]
-#![cfg(target_os = "linux")]
 
 #[cfg(feature = "harness")]
 mod harness;

@@ -1,5 +1,6 @@
 //! The few rtnetlink requests that build a test network. A socket acts on the namespace it was opened in.
 
+use std::fmt::Debug;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,9 +16,10 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, InfoVeth,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -25,8 +27,9 @@ use nix::net::if_::if_nametoindex;
 
 use crate::Namespace;
 
-/// How long a link may take to come up. It takes milliseconds unless the machine is very busy.
-const CARRIER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the kernel's workers may take to finish what a request began. Milliseconds, unless the machine is
+/// very busy.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An Ethernet address.
 pub(crate) type Mac = [u8; 6];
@@ -158,28 +161,42 @@ impl Netlink {
 
     /// Waits until the interface `index` passes packets. Its carrier comes up by a kernel worker some time after
     /// both ends of a link have been brought up, and packets sent before are dropped.
-    pub(crate) fn await_running(&mut self, index: u32) -> io::Result<()> {
-        let give_up = Instant::now() + CARRIER_TIMEOUT;
-        while !self.is_running(index)? {
-            if Instant::now() > give_up {
-                let text = format!("interface {index} got no carrier in {CARRIER_TIMEOUT:?}");
-                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+    pub(crate) fn await_up(&mut self, index: u32) -> io::Result<()> {
+        wait_until("interface with a carrier", || {
+            let mut link = LinkMessage::default();
+            link.header.index = index;
+            match self.query(RouteNetlinkMessage::GetLink(link))? {
+                // Not IFF_RUNNING: the kernel sets that too while the state is still unknown.
+                RouteNetlinkMessage::NewLink(link) => {
+                    Ok(link.attributes.contains(&LinkAttribute::OperState(State::Up)))
+                }
+                other => Err(unexpected(&other)),
             }
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        })
     }
 
-    fn is_running(&mut self, index: u32) -> io::Result<bool> {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        self.send(RouteNetlinkMessage::GetLink(link), 0)?;
-        match self.receive()? {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                Ok(link.header.flags.contains(LinkFlags::Running))
+    /// Waits until packets for `address` are taken as this host's own. The kernel gets there for an IPv6 address
+    /// by a worker too, even without duplicate detection.
+    pub(crate) fn await_local(&mut self, address: IpAddr) -> io::Result<()> {
+        wait_until("route to an address of this host", || {
+            let mut route = RouteMessage::default();
+            route.header.address_family = family(address);
+            route.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+            route.attributes = vec![RouteAttribute::Destination(address.into())];
+            match self.query(RouteNetlinkMessage::GetRoute(route))? {
+                RouteNetlinkMessage::NewRoute(route) => Ok(route.header.kind == RouteType::Local),
+                other => Err(unexpected(&other)),
             }
+        })
+    }
+
+    /// Sends a question that has one answer and returns it.
+    fn query(&mut self, message: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+        self.send(message, 0)?;
+        match self.receive()? {
+            NetlinkPayload::InnerMessage(answer) => Ok(answer),
             NetlinkPayload::Error(refusal) => Err(refusal.to_io()),
-            other => Err(io::Error::other(format!("unexpected answer {other:?}"))),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -190,7 +207,7 @@ impl Netlink {
             .and_then(|answer| match answer {
                 NetlinkPayload::Error(verdict) if verdict.code.is_none() => Ok(()),
                 NetlinkPayload::Error(verdict) => Err(verdict.to_io()),
-                other => Err(io::Error::other(format!("unexpected answer {other:?}"))),
+                other => Err(unexpected(&other)),
             })
             .map_err(|error| io::Error::new(error.kind(), format!("cannot {what}: {error}")))
     }
@@ -218,6 +235,23 @@ impl Netlink {
             }
         }
     }
+}
+
+/// Asks again every millisecond until the answer is yes.
+fn wait_until(what: &str, mut ready: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+    let give_up = Instant::now() + PATIENCE;
+    while !ready()? {
+        if Instant::now() > give_up {
+            let text = format!("no {what} within {PATIENCE:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn unexpected(answer: &impl Debug) -> io::Error {
+    io::Error::other(format!("unexpected answer from the kernel: {answer:?}"))
 }
 
 fn attributes(link: &NewLink<'_>) -> Vec<LinkAttribute> {

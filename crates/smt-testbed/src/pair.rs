@@ -35,8 +35,9 @@ pub struct PairOptions {
     pub mtu: u32,
     /// What the link is made of.
     pub wire: Wire,
-    /// Whether each host knows the other's Ethernet address from the start. True unless set, so that nothing
-    /// crosses the link but what a test sends; false lets ARP and neighbour discovery do their work.
+    /// Whether each host knows the other's Ethernet address from the start. True unless set, so that hardly
+    /// anything crosses the link but what a test sends (the kernel reports its IPv6 multicast groups in any
+    /// case); false lets ARP and neighbour discovery do their work.
     pub static_neighbours: bool,
 }
 
@@ -109,7 +110,7 @@ pub fn pair(options: PairOptions) -> io::Result<Pair> {
     };
     pair.connect(&options)?;
     pair.configure(&options)?;
-    pair.await_running(&options)?;
+    pair.await_ready(&options)?;
     Ok(pair)
 }
 
@@ -160,13 +161,24 @@ impl Pair {
         Ok(())
     }
 
-    fn await_running(&self, options: &PairOptions) -> io::Result<()> {
-        let mut interfaces = vec![(&self.a, self.a_name.as_str()), (&self.b, self.b_name.as_str())];
+    /// Waits until a packet sent by either host arrives at the other.
+    fn await_ready(&self, options: &PairOptions) -> io::Result<()> {
         if let (Some(middle), Wire::Bridge) = (&self.bridge, options.wire) {
-            interfaces.extend(PORTS.map(|port| (middle, port)));
+            middle.run(|| {
+                let mut netlink = Netlink::open()?;
+                PORTS.iter().try_for_each(|port| netlink.await_up(if_nametoindex(*port)?))
+            })??;
         }
-        for (host, name) in interfaces {
-            host.run(|| Netlink::open()?.await_running(if_nametoindex(name)?))??;
+        let ends = [
+            (&self.a, &self.a_name, [self.a_v4.into(), self.a_v6.into()]),
+            (&self.b, &self.b_name, [self.b_v4.into(), self.b_v6.into()]),
+        ];
+        for (host, name, addresses) in ends {
+            host.run(|| {
+                let mut netlink = Netlink::open()?;
+                netlink.await_up(if_nametoindex(name.as_str())?)?;
+                addresses.into_iter().try_for_each(|address| netlink.await_local(address))
+            })??;
         }
         Ok(())
     }
