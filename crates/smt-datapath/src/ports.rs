@@ -115,12 +115,11 @@ fn claim(name: &str) -> io::Result<Option<UnixDatagram>> {
     }
 }
 
-/// Claims the first free block from a random one on, so that ports are seldom those of a process
-/// that has just ended.
+/// Claims a free block.
 fn claim_free_block(protocol: u8) -> Result<(u16, UnixDatagram), OpenError> {
-    let start = RandomState::new().hash_one(protocol) % u64::from(BLOCKS);
-    for index in 0..BLOCKS {
-        let base = FIRST_BLOCK + (start as u16 + index) % BLOCKS * BLOCK_LEN;
+    // A random start, so that ports are seldom those of a process that has just ended.
+    let start = RandomState::new().hash_one(protocol);
+    for base in blocks_from(start) {
         let claimed = claim(&owner(protocol, base)).map_err(OpenError::io("claim client ports"))?;
         if let Some(socket) = claimed {
             return Ok((base, socket));
@@ -129,48 +128,42 @@ fn claim_free_block(protocol: u8) -> Result<(u16, UnixDatagram), OpenError> {
     Err(OpenError::NoFreePorts)
 }
 
+/// First ports of all blocks, each once, from one chosen by `start` on.
+fn blocks_from(start: u64) -> impl Iterator<Item = u16> {
+    let start = (start % u64::from(BLOCKS)) as u16;
+    (0..BLOCKS).map(move |index| FIRST_BLOCK + (start + index) % BLOCKS * BLOCK_LEN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    // Names are shared by all tests of this host, so each test has a protocol number of its own.
-
     #[test]
-    fn blocks_are_aligned_and_inside_the_range() {
-        let claim = PortClaim::new(240, None, true).unwrap();
-        let client = claim.ports().client();
-        assert_eq!(client.len(), usize::from(BLOCK_LEN));
-        assert_eq!(client.start % BLOCK_LEN, 0);
-        assert!(client.start >= FIRST_BLOCK);
-        assert!(client.clone().all(|port| claim.ports().contains(port)));
-        assert!(!claim.ports().contains(client.start - 1));
-        assert!(!claim.ports().contains(client.end));
+    fn every_block_is_tried_once_from_anywhere() {
+        let all: Vec<u16> = (FIRST_BLOCK..65_504).step_by(usize::from(BLOCK_LEN)).collect();
+        for start in [0, 1, 500, 1022, 1023, u64::MAX] {
+            let mut blocks: Vec<u16> = blocks_from(start).collect();
+            assert_eq!(blocks[0], all[(start % 1023) as usize]);
+            blocks.sort_unstable();
+            assert_eq!(blocks, all);
+        }
     }
 
     #[test]
-    fn a_port_has_one_owner_at_a_time() {
-        let first = PortClaim::new(241, Some(7000), false).unwrap();
-        let second = PortClaim::new(241, Some(7000), false);
-        assert!(matches!(second, Err(OpenError::PortInUse(7000))), "{second:?}");
-        PortClaim::new(242, Some(7000), false).unwrap();
-        drop(first);
-        PortClaim::new(241, Some(7000), false).unwrap();
+    fn client_ports_are_those_of_the_block() {
+        let ports = Ports { listen: Some(7000), block: Some(40_000) };
+        assert_eq!(ports.client(), 40_000..40_032);
+        assert!((0..=u16::MAX).all(|port| {
+            ports.contains(port) == (port == 7000 || (40_000..40_032).contains(&port))
+        }));
+        assert!(Ports::default().client().is_empty());
     }
 
     #[test]
-    fn listening_in_a_block_takes_the_block() {
-        let client = PortClaim::new(243, None, true).unwrap();
-        let port = client.ports().client().start + 5;
-        let listen = PortClaim::new(243, Some(port), false);
-        assert!(matches!(listen, Err(OpenError::PortInUse(p)) if p == port), "{listen:?}");
-        let any = PortClaim::new(243, Some(0), true).unwrap();
-        assert!(any.ports().listen.is_some_and(|port| !any.ports().client().contains(&port)));
-    }
-
-    #[test]
-    fn blocks_run_out() {
-        let all: Vec<_> = (0..BLOCKS).map(|_| PortClaim::new(244, None, true).unwrap()).collect();
-        assert!(matches!(PortClaim::new(244, None, true), Err(OpenError::NoFreePorts)));
-        drop(all);
+    fn a_port_inside_a_block_has_the_blocks_owner() {
+        assert_eq!(owner(253, 40_005), owner(253, 40_000));
+        assert_ne!(owner(253, 40_005), owner(253, 40_032));
+        assert_ne!(owner(253, 7000), owner(253, 7001));
+        assert_ne!(owner(253, 7000), owner(254, 7000));
     }
 }

@@ -4,7 +4,7 @@
 //! IPv6 does not.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, socket_with};
@@ -42,13 +42,9 @@ pub(crate) fn open(
     // in before.
     option::attach_filter(&fd, &filter::program(start, ports))
         .map_err(OpenError::io("attach the port filter"))?;
-    if local.is_ipv6() {
-        option::set(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)
+    if local == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        option::set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
             .map_err(OpenError::io("set up the socket"))?;
-        if local.is_unspecified() {
-            option::set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
-                .map_err(OpenError::io("set up the socket"))?;
-        }
     }
     bind(&fd, &SocketAddr::new(local, 0)).map_err(|error| match error {
         rustix::io::Errno::ADDRNOTAVAIL => OpenError::AddressNotAvailable(local),
