@@ -1,0 +1,49 @@
+//! Any packet: parsing never panics, and what parses is emitted as it came.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use smt_proto::record::Layout;
+use smt_proto::wire::{
+    Control, DATA_LEN, Data, IpVersion, MAX_CONTROL_LEN, PacketType, payload_offset, peek,
+};
+
+fuzz_target!(|packet: &[u8]| {
+    let peeked = peek(packet);
+    if let Ok(data) = Data::parse(packet) {
+        assert_eq!(peeked, Ok((PacketType::Data, data.header)));
+        check_data(packet, &data);
+    }
+    if let Ok((control, tag)) = Control::parse(packet) {
+        assert_eq!(peeked, Ok((control.body.packet_type(), control.header)));
+        let mut out = [0; MAX_CONTROL_LEN];
+        let len = control.emit(&mut out);
+        out[len - 8..len].copy_from_slice(&tag.to_be_bytes());
+        assert_eq!(out[..len], without_nic_fields(packet));
+    }
+});
+
+fn check_data(packet: &[u8], data: &Data) {
+    let mut out = [0; DATA_LEN];
+    data.emit(&mut out);
+    assert_eq!(out[..], without_nic_fields(&packet[..DATA_LEN]));
+
+    let payload_len = packet.len() - DATA_LEN;
+    for ip in [IpVersion::V6, IpVersion::V4 { id: 0 }, IpVersion::V4 { id: 9 }] {
+        if let Some(offset) = payload_offset(data, payload_len, ip) {
+            assert!(offset as usize + payload_len <= data.message_len as usize);
+        }
+    }
+    if let Ok(layout) = Layout::from_wire(data.record_size, data.message_len, 48) {
+        let last = layout.records - 1;
+        assert_eq!(layout.wire_range(last).end, layout.wire_len);
+        assert_eq!(layout.plain_range(last).end, layout.plain_len);
+    }
+}
+
+/// Flags and checksum belong to the NIC and are not kept.
+fn without_nic_fields(packet: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    packet[13] = 0;
+    packet[16..18].fill(0);
+    packet
+}
