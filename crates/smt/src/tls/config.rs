@@ -34,7 +34,6 @@ pub struct ClientTls {
 
 impl ClientTls {
     /// A configuration that trusts servers whose certificate one of `roots` vouches for.
-    #[must_use]
     pub fn builder(roots: Roots) -> ClientTlsBuilder {
         ClientTlsBuilder { roots, identity: None, options: Options::default() }
     }
@@ -49,7 +48,6 @@ pub struct ServerTls {
 
 impl ServerTls {
     /// A configuration of a server that shows `identity`'s certificate.
-    #[must_use]
     pub fn builder(identity: Identity) -> ServerTlsBuilder {
         ServerTlsBuilder { identity, client_auth: ClientAuth::None, options: Options::default() }
     }

@@ -1,0 +1,212 @@
+//! Traffic secrets of TLS 1.3 handshakes done by another TLS stack (spec 5.1): OpenSSL's programs
+//! talk over the loopback device, and their key logs give what an application would register.
+
+// The helpers of a test are not recognised as tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use smt_proto::crypto::SuiteId;
+
+const SERVER_NAME: &str = "localhost";
+
+/// What a finished handshake leaves: RFC 8446's `*_application_traffic_secret_0`.
+struct TrafficSecrets {
+    suite: SuiteId,
+    client_secret: Vec<u8>,
+    server_secret: Vec<u8>,
+}
+
+/// Lets `openssl s_server` and `s_client` do a handshake with `suite` on a port of the kernel's
+/// choice, and returns its secrets, which both ends must have logged alike.
+fn openssl_handshake(suite: SuiteId) -> TrafficSecrets {
+    let dir = TempDir::new(suite);
+    let certificate = dir.0.join("certificate.pem");
+    let key = dir.0.join("key.pem");
+    write_certificate(&certificate, &key);
+
+    let server_log = dir.0.join("server.log");
+    let server = Server::start(suite, &certificate, &key, &server_log);
+    let client_log = dir.0.join("client.log");
+    let client = openssl()
+        .args(["s_client", "-brief", "-tls1_3", "-alpn", "smt/1", "-verify_return_error"])
+        .args(["-servername", SERVER_NAME, "-verify_hostname", SERVER_NAME])
+        .args(["-connect", &server.address])
+        .arg("-CAfile")
+        .arg(&certificate)
+        .arg("-keylogfile")
+        .arg(&client_log)
+        .stdin(Stdio::null())
+        .output()
+        .expect(INSTALL);
+    let report = String::from_utf8_lossy(&client.stderr).into_owned()
+        + &String::from_utf8_lossy(&client.stdout);
+    assert!(client.status.success(), "openssl s_client failed:\n{report}");
+    server.stop();
+
+    let negotiated = report
+        .lines()
+        .find_map(|line| line.strip_prefix("Ciphersuite: "))
+        .unwrap_or_else(|| panic!("openssl s_client names no cipher suite:\n{report}"));
+    let secret = |label| {
+        let ends = [&client_log, &server_log].map(|log| logged_secret(log, label));
+        assert_eq!(ends[0], ends[1], "both ends have the same {label}");
+        ends[0].clone()
+    };
+    TrafficSecrets {
+        suite: suite_named(negotiated.trim()),
+        client_secret: secret("CLIENT_TRAFFIC_SECRET_0"),
+        server_secret: secret("SERVER_TRAFFIC_SECRET_0"),
+    }
+}
+
+#[test]
+fn openssl_gives_the_secrets_of_every_suite() {
+    let suites = [
+        (SuiteId::Aes128GcmSha256, 32),
+        (SuiteId::Aes256GcmSha384, 48),
+        (SuiteId::ChaCha20Poly1305Sha256, 32),
+    ];
+    for (suite, hash_len) in suites {
+        let secrets = openssl_handshake(suite);
+        assert_eq!(secrets.suite, suite);
+        assert_eq!(secrets.client_secret.len(), hash_len);
+        assert_eq!(secrets.server_secret.len(), hash_len);
+        assert_ne!(secrets.client_secret, secrets.server_secret);
+    }
+}
+
+/// A running `openssl s_server` for one connection, ended with this value.
+struct Server {
+    child: Child,
+    // The server goes on as long as its input does.
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    address: String,
+}
+
+impl Server {
+    fn start(suite: SuiteId, certificate: &Path, key: &Path, key_log: &Path) -> Self {
+        let mut child = openssl()
+            .args(["s_server", "-accept", "127.0.0.1:0", "-naccept", "1", "-tls1_3"])
+            .args(["-alpn", "smt/1", "-num_tickets", "0", "-ciphersuites", suite_name(suite)])
+            .arg("-cert")
+            .arg(certificate)
+            .arg("-key")
+            .arg(key)
+            .arg("-keylogfile")
+            .arg(key_log)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect(INSTALL);
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut server = Self { child, stdin, stdout, address: String::new() };
+        server.address = server.read_address();
+        server
+    }
+
+    /// The server tells which port it was given: `ACCEPT 127.0.0.1:40001`.
+    fn read_address(&mut self) -> String {
+        let mut output = String::new();
+        loop {
+            let start = output.len();
+            let length = self.stdout.read_line(&mut output).expect("output of openssl s_server");
+            assert_ne!(length, 0, "openssl s_server accepts no connection:\n{output}");
+            if let Some(address) = output[start..].strip_prefix("ACCEPT ") {
+                return address.trim().to_owned();
+            }
+        }
+    }
+
+    /// Waits until the server has ended, and with it its key log.
+    fn stop(mut self) {
+        drop(self.stdin.take());
+        let mut output = String::new();
+        self.stdout.read_to_string(&mut output).expect("output of openssl s_server");
+        let status = self.child.wait().expect("openssl s_server ends");
+        assert!(status.success(), "openssl s_server failed: {status}\n{output}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const INSTALL: &str = "this test needs the `openssl` program (3.0 or later) in the PATH: install \
+                       the package `openssl`, with `apt-get install openssl` for instance";
+
+fn openssl() -> Command {
+    let mut command = Command::new("openssl");
+    // The host's own configuration may forbid suites or name other providers.
+    command.env("OPENSSL_CONF", "/dev/null");
+    command
+}
+
+fn write_certificate(certificate: &Path, key: &Path) {
+    let key_pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let params = CertificateParams::new(vec![SERVER_NAME.to_owned()]).unwrap();
+    fs::write(certificate, params.self_signed(&key_pair).unwrap().pem()).unwrap();
+    fs::write(key, key_pair.serialize_pem()).unwrap();
+}
+
+/// The secret of the one line with `label`: `<label> <client random> <secret>`.
+fn logged_secret(log: &Path, label: &str) -> Vec<u8> {
+    let text = fs::read_to_string(log).expect("the key log of openssl");
+    let mut lines = text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        (words.next() == Some(label)).then(|| words.nth(1).expect("a secret"))
+    });
+    let secret = lines.next().unwrap_or_else(|| panic!("no {label} in the key log:\n{text}"));
+    assert_eq!(lines.next(), None, "one handshake has one {label}");
+    hex(secret)
+}
+
+fn hex(digits: &str) -> Vec<u8> {
+    assert_eq!(digits.len() % 2, 0, "{digits}");
+    (0..digits.len() / 2)
+        .map(|i| u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).expect("hex digits"))
+        .collect()
+}
+
+fn suite_name(suite: SuiteId) -> &'static str {
+    match suite {
+        SuiteId::Aes128GcmSha256 => "TLS_AES_128_GCM_SHA256",
+        SuiteId::Aes256GcmSha384 => "TLS_AES_256_GCM_SHA384",
+        SuiteId::ChaCha20Poly1305Sha256 => "TLS_CHACHA20_POLY1305_SHA256",
+    }
+}
+
+fn suite_named(name: &str) -> SuiteId {
+    [SuiteId::Aes128GcmSha256, SuiteId::Aes256GcmSha384, SuiteId::ChaCha20Poly1305Sha256]
+        .into_iter()
+        .find(|&suite| suite_name(suite) == name)
+        .unwrap_or_else(|| panic!("unknown cipher suite {name}"))
+}
+
+/// A directory of its own, removed in the end.
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new(suite: SuiteId) -> Self {
+        let name = format!("smt-openssl-{}-{:04x}", std::process::id(), suite as u16);
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
