@@ -41,7 +41,7 @@ pub(crate) struct QueuedError<'a> {
 
 impl ErrorQueue {
     pub(crate) fn new() -> Self {
-        Self { batch: RxBatch::new(1, QUOTE_LEN, true) }
+        Self { batch: RxBatch::new(1, QUOTE_LEN) }
     }
 
     /// Takes the next error that concerns a path off the queue of `socket`.

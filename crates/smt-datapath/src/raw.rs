@@ -42,7 +42,8 @@ pub(crate) fn open(
     // in before.
     option::attach_filter(&fd, &filter::program(start, ports))
         .map_err(OpenError::io("attach the port filter"))?;
-    if local == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+    let is_any_v6 = local == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    if is_any_v6 {
         option::set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
             .map_err(OpenError::io("set up the socket"))?;
     }
@@ -50,7 +51,8 @@ pub(crate) fn open(
         rustix::io::Errno::ADDRNOTAVAIL => OpenError::AddressNotAvailable(local),
         error => OpenError::Io { what: "bind the raw IP socket", source: error.into() },
     })?;
-    let mut datapath = SocketDatapath::new(fd, Native { start, ports }, local, Some(claim))?;
+    let encapsulation = Native { start, is_any_v6, ports };
+    let mut datapath = SocketDatapath::new(fd, encapsulation, local, Some(claim))?;
     datapath.discard_received().map_err(OpenError::io("receive"))?;
     Ok(datapath)
 }
@@ -58,6 +60,8 @@ pub(crate) fn open(
 /// SMT packets as the payload of IP.
 pub(crate) struct Native {
     start: Start,
+    /// Bound to the IPv6 wildcard, so that only control data tells which address was asked.
+    is_any_v6: bool,
     ports: Ports,
 }
 
@@ -81,8 +85,8 @@ impl Encapsulation for Native {
         RX_BURST
     }
 
-    fn wants_control(&self) -> bool {
-        true
+    fn needs_control(&self) -> bool {
+        self.is_any_v6
     }
 
     fn socket_address(&self, mut dst: SocketAddr) -> SocketAddr {

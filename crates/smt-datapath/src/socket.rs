@@ -33,8 +33,8 @@ pub(crate) trait Encapsulation: Send {
     /// Messages to receive at once.
     fn rx_slots(&self) -> usize;
 
-    /// Whether received messages bring control data worth the time to read.
-    fn wants_control(&self) -> bool;
+    /// Whether a received message cannot be understood without its control data.
+    fn needs_control(&self) -> bool;
 
     /// `dst` as the socket wants it.
     fn socket_address(&self, dst: SocketAddr) -> SocketAddr;
@@ -83,6 +83,7 @@ pub(crate) struct SocketDatapath<E> {
     /// The address bound to.
     local: IpAddr,
     rx: RxBatch,
+    needs_control: bool,
     /// The last call found the socket empty, so that one packet is all to expect from the next.
     was_empty: bool,
     burst: Vec<Packet>,
@@ -112,7 +113,8 @@ impl<E: Encapsulation> SocketDatapath<E> {
         let rx_capacity = configure(&fd, local).map_err(OpenError::io("set up the socket"))?;
         let caps = Caps { rx_capacity, tx_burst: TX_BURST, ..encapsulation.caps() };
         Ok(Self {
-            rx: RxBatch::new(encapsulation.rx_slots(), SLOT_LEN, encapsulation.wants_control()),
+            rx: RxBatch::new(encapsulation.rx_slots(), SLOT_LEN),
+            needs_control: encapsulation.needs_control(),
             was_empty: true,
             burst: Vec::with_capacity(caps.rx_burst),
             overruns: 0,
@@ -141,8 +143,10 @@ impl<E: Encapsulation> SocketDatapath<E> {
     /// Receives messages; returns how many.
     fn receive(&mut self) -> io::Result<usize> {
         for _ in 0..ATTEMPTS {
-            let received = if self.was_empty {
+            let received = if self.was_empty && self.needs_control {
                 self.rx.receive_one(self.fd.as_fd(), 0).map(|()| 1)
+            } else if self.was_empty {
+                self.rx.receive_plain(self.fd.as_fd()).map(|()| 1)
             } else {
                 self.rx.receive_many(self.fd.as_fd())
             };

@@ -57,12 +57,14 @@ fn set_up(fd: impl AsFd, local: IpAddr) -> io::Result<Udp> {
     }
     let splits = option::set(fd, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
     let merges = option::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
-    Ok(Udp { is_ipv6: local.is_ipv6(), splits, merges })
+    Ok(Udp { is_ipv6: local.is_ipv6(), is_any: local.is_unspecified(), splits, merges })
 }
 
 /// SMT packets as the payload of UDP.
 pub(crate) struct Udp {
     is_ipv6: bool,
+    /// Bound to a wildcard, so that only control data tells which address was asked.
+    is_any: bool,
     /// The kernel cuts large datagrams.
     splits: bool,
     /// The kernel merges received datagrams.
@@ -85,8 +87,8 @@ impl Encapsulation for Udp {
         RX_SLOTS
     }
 
-    fn wants_control(&self) -> bool {
-        true
+    fn needs_control(&self) -> bool {
+        self.merges || self.is_any
     }
 
     fn socket_address(&self, dst: SocketAddr) -> SocketAddr {
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     fn lengths(total: usize, segment: Option<usize>) -> Vec<usize> {
-        let udp = Udp { is_ipv6: false, splits: false, merges: true };
+        let udp = Udp { is_ipv6: false, is_any: false, splits: false, merges: true };
         let bytes = vec![0; total];
         let mut lengths = Vec::new();
         udp.unpack(&Message { bytes: &bytes, segment, dst: None }, |packet| {

@@ -1,5 +1,8 @@
 //! Datapaths on real sockets, in network namespaces of their own.
 
+// Clippy takes functions for tests only under the standard harness.
+#![allow(clippy::unwrap_used)]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

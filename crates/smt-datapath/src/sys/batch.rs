@@ -62,9 +62,9 @@ impl Headers {
 }
 
 impl RxBatch {
-    /// Room for `slots` packets of `slot_len` bytes, with or without control messages. The memory
-    /// costs nothing until packets have touched it.
-    pub(crate) fn new(slots: usize, slot_len: usize, control: bool) -> Self {
+    /// Room for `slots` packets of `slot_len` bytes and their control messages. The memory costs
+    /// nothing until packets have touched it.
+    pub(crate) fn new(slots: usize, slot_len: usize) -> Self {
         let stride = slot_len + COLOUR;
         let mut batch = Self {
             slot_len,
@@ -76,15 +76,36 @@ impl RxBatch {
             let piece = &mut batch.headers.pieces[index];
             piece.iov_base = batch.buffers.address(index * stride).cast();
             piece.iov_len = slot_len;
-            if control {
-                let room = batch.headers.controls.address(index);
-                batch.headers.messages[index].msg_hdr.msg_control = room.cast();
-            }
+            let room = batch.headers.controls.address(index);
+            batch.headers.messages[index].msg_hdr.msg_control = room.cast();
         }
         batch
     }
 
-    /// Receives one message, by the cheapest call there is.
+    /// Receives one message without its control messages: the cheapest call there is.
+    pub(crate) fn receive_plain(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let name = self.headers.names.address(0);
+        let mut name_len = size_of::<RawAddress>() as libc::socklen_t;
+        // SAFETY: buffer and address are slot 0's, of the lengths given; this batch owns both and
+        // is borrowed mutably for the call.
+        let len = unsafe {
+            libc::recvfrom(
+                socket.as_raw_fd(),
+                self.buffers.address(0).cast(),
+                self.slot_len,
+                libc::MSG_DONTWAIT,
+                name.cast(),
+                &raw mut name_len,
+            )
+        };
+        let len = u32::try_from(len).map_err(|_| io::Error::last_os_error())?;
+        self.headers.messages[0].msg_len = len;
+        self.headers.messages[0].msg_hdr.msg_controllen = 0;
+        self.dirty = self.dirty.max(1);
+        Ok(())
+    }
+
+    /// Receives one message with its control messages.
     pub(crate) fn receive_one(&mut self, socket: BorrowedFd<'_>, flags: i32) -> io::Result<()> {
         self.restore();
         let header = self.headers.messages.address(0);
@@ -125,8 +146,7 @@ impl RxBatch {
         for message in &mut self.headers.messages[..self.dirty] {
             let header = &mut message.msg_hdr;
             header.msg_namelen = size_of::<RawAddress>() as libc::socklen_t;
-            let room = if header.msg_control.is_null() { 0 } else { size_of::<Control>() };
-            header.msg_controllen = room as _;
+            header.msg_controllen = size_of::<Control>() as _;
         }
         self.dirty = 0;
     }
@@ -139,9 +159,6 @@ impl RxBatch {
     /// Control messages of message `index` of the last call.
     pub(crate) fn control(&self, index: usize) -> &[u8] {
         let header = &self.headers.messages[index].msg_hdr;
-        if header.msg_control.is_null() {
-            return &[];
-        }
         // The field's type differs between C libraries.
         #[allow(clippy::unnecessary_cast)]
         let len = header.msg_controllen as usize;
@@ -209,21 +226,13 @@ impl TxBatch {
         range: Range<usize>,
     ) -> io::Result<usize> {
         let count = self.headers.messages[range.clone()].len();
-        let first = self.headers.messages.address(range.start);
         if count == 1 {
-            // SAFETY: `prepare` made every pointer in the header lead to memory of the length
-            // beside it, owned by this batch; the kernel only reads it.
-            let sent = unsafe {
-                libc::sendmsg(
-                    socket.as_raw_fd(),
-                    &raw const (*first).msg_hdr,
-                    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-                )
-            };
-            return if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
+            return self.send_one(socket, range.start).map(|()| 1);
         }
-        // SAFETY: as above, for `count` headers from `first` on, which the slice above proved to
-        // exist; the kernel writes only `msg_len` of each.
+        let first = self.headers.messages.address(range.start);
+        // SAFETY: the slice above proved that there are `count` headers from `first` on, and
+        // `prepare` made every pointer in them lead to memory of the length beside it, owned by
+        // this batch; the kernel writes only `msg_len` of each header.
         let sent = unsafe {
             libc::sendmmsg(
                 socket.as_raw_fd(),
@@ -233,5 +242,30 @@ impl TxBatch {
             )
         };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn send_one(&self, socket: BorrowedFd<'_>, index: usize) -> io::Result<()> {
+        let header = &self.headers.messages[index].msg_hdr;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let sent = if header.msg_control.is_null() {
+            let piece = &self.headers.pieces[index];
+            // The cheapest call there is.
+            // SAFETY: `prepare` made both pointers lead to memory of the length beside them, owned
+            // by this batch; the kernel only reads it.
+            unsafe {
+                libc::sendto(
+                    socket.as_raw_fd(),
+                    piece.iov_base,
+                    piece.iov_len,
+                    flags,
+                    header.msg_name.cast(),
+                    header.msg_namelen,
+                )
+            }
+        } else {
+            // SAFETY: as above, for every pointer in the header.
+            unsafe { libc::sendmsg(socket.as_raw_fd(), header, flags) }
+        };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
