@@ -1,4 +1,41 @@
-//! Secure Message Transport.
+//! Secure Message Transport: encrypted RPCs for the datacenter.
+//!
+//! Messages instead of a byte stream, protected by TLS 1.3, over their own IP protocol. Two styles,
+//! the same transport beneath:
+//!
+//! - [`Endpoint`], for tokio: `connect`, `accept`, `call`, `reply` as futures.
+//! - [`Engine`], without a runtime: you poll it, block on it or watch its descriptor, and all
+//!   packets move on your thread.
+//!
+//! Both are made by a [`Builder`]. The protocol is specified in `docs/spec.md`.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! use smt::tls::{ClientTls, Roots};
+//!
+//! let tls = ClientTls::builder(Roots::from_pem_file("ca.pem")?).build()?;
+//! let endpoint = smt::Builder::new().client(tls).endpoint()?;
+//! let session = endpoint.connect("10.0.0.2:4433".parse()?, "server.example").await?;
+//! let response = session.call("hello").await?;
+//! println!("{}", String::from_utf8_lossy(&response));
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
+mod builder;
+mod endpoint;
+pub mod engine;
+mod error;
 pub mod tls;
+
+pub use builder::{BindError, Builder, DatapathKind, Faults, Wait};
+pub use endpoint::{Call, Endpoint, Incoming, Session};
+pub use engine::{CallOptions, Engine, Event};
+pub use error::{CallError, CloseReason, ConnectError, ErrorReply, StartError};
+pub use smt_proto::{AeadLimits, Body, Limits, RpcId, SessionId, Stats, padding::Padding};
+
+/// How packets leave and enter the host; only needed for what [`Builder`] does not offer.
+pub use smt_datapath as datapath;
+/// The protocol itself, without IO; only needed to build on it directly.
+pub use smt_proto as proto;

@@ -206,6 +206,16 @@ impl Endpoint {
         self.sessions.get(session).map(|session| session.path)
     }
 
+    /// Whether a session uses this 5-tuple.
+    pub fn has_path(&self, path: &Path) -> bool {
+        self.sessions.newest(path.remote, path.remote_port, path.local_port).is_some()
+    }
+
+    /// RPCs of both directions that are not over, responses not acknowledged yet included.
+    pub fn in_flight(&self, session: SessionId) -> usize {
+        self.sessions.get(session).map_or(0, |session| session.in_flight())
+    }
+
     /// All sessions, in no particular order.
     pub fn sessions(&self) -> Vec<SessionId> {
         self.sessions.ids()

@@ -225,6 +225,11 @@ impl Session {
         self.role == Role::Server && matches!(self.state, State::Handshaking)
     }
 
+    /// RPCs of both directions that are not over.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.out.len() + self.inc.len()
+    }
+
     /// RPCs of ours that are not over.
     pub(crate) fn outstanding(&self) -> usize {
         self.out.len()

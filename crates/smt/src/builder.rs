@@ -1,0 +1,300 @@
+//! How endpoints and engines are configured and made.
+
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use smt_datapath::fault::{Faulty, Rules};
+use smt_datapath::pcap::PcapWriter;
+use smt_datapath::{Datapath, OpenError, OpenOptions, Opened};
+use smt_proto::padding::Padding;
+use smt_proto::{Config, Limits};
+
+use crate::endpoint::Endpoint;
+use crate::engine::Engine;
+use crate::tls::pool::PoolConfig;
+use crate::tls::{ClientTls, ServerTls};
+
+pub use smt_datapath::Kind as DatapathKind;
+
+/// How an [`Engine`] waits for packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wait {
+    /// Busy-polls: the lowest latency, for a core of its own.
+    Spin,
+    /// Busy-polls for a short while after the last packet, then sleeps.
+    #[default]
+    Adaptive,
+    /// Sleeps whenever there is nothing to do.
+    Block,
+}
+
+impl Wait {
+    /// How long an engine that waits like this may sleep before it answers, as told to peers.
+    fn delay(self) -> Duration {
+        match self {
+            Wait::Spin => Duration::from_micros(50),
+            Wait::Adaptive | Wait::Block => Duration::from_micros(200),
+        }
+    }
+}
+
+/// Faults injected into an endpoint's packets, for tests and demonstrations.
+#[derive(Clone, Copy, Debug)]
+pub struct Faults {
+    /// Decides which packets suffer.
+    pub seed: u64,
+    /// What happens to received packets.
+    pub receive: Rules,
+    /// What happens to sent packets.
+    pub transmit: Rules,
+}
+
+/// Why an endpoint could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The datapath could not be opened.
+    #[error(transparent)]
+    Datapath(#[from] OpenError),
+    /// The host refused something else.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// The host's answer.
+        source: io::Error,
+    },
+    /// Neither a server's nor a client's TLS configuration was given.
+    #[error("give the builder a server TLS configuration, a client TLS configuration, or both")]
+    NoTls,
+    /// `listen` and `server` go together.
+    #[error("an endpoint that listens needs a server TLS configuration, and the reverse")]
+    HalfAServer,
+}
+
+/// Configuration of an [`Endpoint`] or [`Engine`]. Everything but TLS has a default that is right for
+/// most.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    bind: IpAddr,
+    listen: Option<u16>,
+    pub(crate) server: Option<ServerTls>,
+    pub(crate) client: Option<ClientTls>,
+    datapath: DatapathKind,
+    protocol: u8,
+    pub(crate) wait: Wait,
+    core: Config,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) call_deadline: Duration,
+    pub(crate) handshake_pool: PoolConfig,
+    faults: Option<Faults>,
+    capture: Option<PathBuf>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Builder {
+            bind: Ipv4Addr::UNSPECIFIED.into(),
+            listen: None,
+            server: None,
+            client: None,
+            datapath: DatapathKind::Raw,
+            protocol: smt_datapath::DEFAULT_PROTOCOL,
+            wait: Wait::default(),
+            core: Config::default(),
+            connect_timeout: Duration::from_secs(5),
+            call_deadline: Duration::from_secs(10),
+            handshake_pool: PoolConfig::default(),
+            faults: None,
+            capture: None,
+        }
+    }
+}
+
+impl Builder {
+    /// The defaults: all IPv4 addresses, native packets (protocol 253), adaptive waiting.
+    #[must_use]
+    pub fn new() -> Self {
+        Builder::default()
+    }
+
+    /// Our address; a wildcard (the default is 0.0.0.0) means all of its IP version.
+    #[must_use]
+    pub fn bind(mut self, address: IpAddr) -> Self {
+        self.bind = address;
+        self
+    }
+
+    /// Takes sessions at SMT port `port` (0: any free one) under this TLS configuration.
+    #[must_use]
+    pub fn server(mut self, port: u16, tls: ServerTls) -> Self {
+        self.listen = Some(port);
+        self.server = Some(tls);
+        self
+    }
+
+    /// Makes sessions under this TLS configuration.
+    #[must_use]
+    pub fn client(mut self, tls: ClientTls) -> Self {
+        self.client = Some(tls);
+        self
+    }
+
+    /// Which datapath; the default is [`DatapathKind::Raw`].
+    #[must_use]
+    pub fn datapath(mut self, datapath: DatapathKind) -> Self {
+        self.datapath = datapath;
+        self
+    }
+
+    /// IP protocol number of native packets; the default is 253. Both ends must agree.
+    #[must_use]
+    pub fn protocol(mut self, protocol: u8) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    /// How to wait for packets; of no effect with tokio, which waits its own way.
+    #[must_use]
+    pub fn wait(mut self, wait: Wait) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// Bounds on memory and work.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.core.limits = limits;
+        self
+    }
+
+    /// How message lengths are hidden; the default is not at all.
+    #[must_use]
+    pub fn padding(mut self, padding: Padding) -> Self {
+        self.core.padding = padding;
+        self
+    }
+
+    /// Bits of message ID we send under, 40..=56 (default 48): fewer give larger messages, more give
+    /// longer sessions (spec 3.1).
+    ///
+    /// # Panics
+    /// If out of range.
+    #[must_use]
+    pub fn id_bits(mut self, bits: u8) -> Self {
+        assert!((40..=56).contains(&bits), "ID bits must be 40 to 56");
+        self.core.id_bits = bits;
+        self
+    }
+
+    /// Lowers the AEAD limits after which keys move on, for tests.
+    #[must_use]
+    pub fn aead_limits(mut self, limits: smt_proto::AeadLimits) -> Self {
+        self.core.aead_limits = Some(limits);
+        self
+    }
+
+    /// How long a handshake may take; the default is 5 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Deadline of calls that name none; the default is 10 s.
+    #[must_use]
+    pub fn call_deadline(mut self, deadline: Duration) -> Self {
+        self.call_deadline = deadline;
+        self
+    }
+
+    /// Runs TLS steps on the thread that polls instead of a worker thread beside it. Established
+    /// sessions then wait up to milliseconds for each handshake.
+    #[must_use]
+    pub fn handshakes_inline(mut self) -> Self {
+        self.handshake_pool = PoolConfig::inline();
+        self
+    }
+
+    /// Injects faults into packets, for tests and demonstrations.
+    #[must_use]
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
+    /// Writes every packet to a pcap file. Payloads in it are encrypted.
+    #[must_use]
+    pub fn capture(mut self, file: PathBuf) -> Self {
+        self.capture = Some(file);
+        self
+    }
+
+    pub(crate) fn bind_address(&self) -> IpAddr {
+        self.bind
+    }
+
+    /// Makes an [`Engine`].
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn engine(self) -> Result<Engine, BindError> {
+        if self.server.is_none() && self.client.is_none() {
+            return Err(BindError::NoTls);
+        }
+        let opened = smt_datapath::open(OpenOptions {
+            kind: self.datapath,
+            bind: self.bind,
+            listen: self.listen,
+            client: self.client.is_some(),
+            protocol: self.protocol,
+        })?;
+        self.engine_over(opened)
+    }
+
+    /// Makes an [`Engine`] over a datapath opened elsewhere.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn engine_over(self, opened: Opened) -> Result<Engine, BindError> {
+        let Opened { mut datapath, listen, client_ports } = opened;
+        if let Some(Faults { seed, receive, transmit }) = self.faults {
+            datapath = Box::new(Faulty::new(datapath, seed, receive, transmit));
+        }
+        if let Some(file) = &self.capture {
+            let capture = File::create(file)
+                .and_then(|file| {
+                    let output = Box::new(io::BufWriter::new(file));
+                    PcapWriter::new(datapath, output, self.protocol, self.bind)
+                })
+                .map_err(|source| BindError::Io { what: "writing the capture file", source })?;
+            datapath = Box::new(capture);
+        }
+        let mut core = self.core.clone();
+        core.wake_delay = self.wait.delay();
+        core.receive_credit = credit(&*datapath);
+        Engine::new(self, core, Opened { datapath, listen, client_ports })
+            .map_err(|source| BindError::Io { what: "making the engine's descriptors", source })
+    }
+
+    /// Makes an [`Endpoint`] driven by the current tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with IO enabled.
+    pub fn endpoint(self) -> Result<Endpoint, BindError> {
+        Endpoint::new(self.engine()?)
+            .map_err(|source| BindError::Io { what: "registering with the runtime", source })
+    }
+}
+
+/// Bytes that peers may be granted at once: half of what the receive buffer holds, so that small
+/// messages, which need no grant, find room beside them.
+fn credit(datapath: &dyn Datapath) -> u32 {
+    u32::try_from(datapath.caps().rx_capacity / 2).unwrap_or(u32::MAX).clamp(64 << 10, 8 << 20)
+}

@@ -1,0 +1,106 @@
+//! A call as a future.
+
+use std::future::{Future, IntoFuture};
+use std::pin::{Pin, pin};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use smt_proto::{Body, RpcId};
+
+use super::{Endpoint, Session};
+use crate::engine::CallOptions;
+use crate::error::{CallError, StartError};
+
+/// A call that awaiting starts. Dropping the future cancels the call; the server is told.
+#[must_use = "a call starts when it is awaited"]
+pub struct Call {
+    session: Session,
+    body: Bytes,
+    deadline: Option<Duration>,
+}
+
+impl Call {
+    pub(super) fn new(session: Session, body: Bytes) -> Call {
+        Call { session, body, deadline: None }
+    }
+
+    /// How long the call may take, waiting for room to start included; the default is the builder's
+    /// `call_deadline`.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    async fn run(self) -> Result<Body, CallError> {
+        let Call { session, body, deadline } = self;
+        let endpoint = session.endpoint().clone();
+        let deadline = deadline.unwrap_or_else(|| endpoint.lock().engine.call_deadline());
+        let until = Instant::now() + deadline;
+        loop {
+            let id = session.id();
+            let room = endpoint.lock().room(id);
+            let mut freed = pin!(async {
+                match &room {
+                    Some(room) => room.notified().await,
+                    None => std::future::pending().await,
+                }
+            });
+            // Registers for the notification before the attempt, so that none is missed.
+            std::future::poll_fn(|cx| {
+                let _ = freed.as_mut().poll(cx);
+                std::task::Poll::Ready(())
+            })
+            .await;
+            let left = until.saturating_duration_since(Instant::now());
+            let started = endpoint.with(|driven| {
+                let (user, receiver) = driven.reserve_call();
+                let options = CallOptions { deadline: Some(left), user };
+                match driven.engine.call(id, body.clone(), options) {
+                    Ok(rpc) => Ok((rpc, receiver)),
+                    Err(error) => {
+                        driven.release_call(user);
+                        Err(error)
+                    }
+                }
+            });
+            let late = |_| CallError::DeadlineExceeded;
+            match started {
+                Ok((rpc, receiver)) => {
+                    let mut guard = CancelOnDrop { endpoint: &endpoint, rpc: Some(rpc) };
+                    let result = receiver.await;
+                    guard.rpc = None;
+                    return result.unwrap_or(Err(CallError::SessionClosed));
+                }
+                Err(StartError::TooManyOutstanding | StartError::Backpressure) => {
+                    tokio::time::timeout(left, freed).await.map_err(late)?;
+                }
+                Err(StartError::NoSession | StartError::Exhausted) => {
+                    tokio::time::timeout(left, session.reconnect(id)).await.map_err(late)??;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl IntoFuture for Call {
+    type Output = Result<Body, CallError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+struct CancelOnDrop<'a> {
+    endpoint: &'a Endpoint,
+    rpc: Option<RpcId>,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(rpc) = self.rpc {
+            self.endpoint.with(|driven| driven.engine.cancel(rpc));
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The task that moves an endpoint's packets, and the tables by which events find their futures.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
+
+use smt_proto::{Body, SessionId};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::{Endpoint, Handle, Incoming, Session, Shared};
+use crate::engine::{ConnectId, Engine, Event, SessionInfo};
+use crate::error::{CallError, ConnectError};
+
+/// Polls in a row before other tasks get their turn.
+const POLLS_PER_TURN: u32 = 16;
+
+type ConnectResult = Result<(SessionId, Arc<SessionInfo>), ConnectError>;
+type CallResult = Result<Body, CallError>;
+
+/// The engine and who waits for what in it.
+pub(super) struct Driven {
+    pub(super) engine: Engine,
+    pub(super) connects:
+        HashMap<ConnectId, (oneshot::Sender<ConnectResult>, mpsc::UnboundedSender<Incoming>)>,
+    calls: Vec<Option<oneshot::Sender<CallResult>>>,
+    free_calls: Vec<u64>,
+    sessions: HashMap<SessionId, SessionEntry>,
+    accepted: Option<mpsc::UnboundedSender<Session>>,
+    failed: bool,
+}
+
+struct SessionEntry {
+    requests: mpsc::UnboundedSender<Incoming>,
+    /// Told when a call ended, so that one that found no room can try again.
+    room: Arc<Notify>,
+}
+
+impl Driven {
+    pub(super) fn new(engine: Engine, accepted: mpsc::UnboundedSender<Session>) -> Driven {
+        Driven {
+            engine,
+            connects: HashMap::new(),
+            calls: Vec::new(),
+            free_calls: Vec::new(),
+            sessions: HashMap::new(),
+            accepted: Some(accepted),
+            failed: false,
+        }
+    }
+
+    pub(super) fn stop_accepting(&mut self) {
+        self.accepted = None;
+    }
+
+    /// Puts what waits on the wire and sets the timer for what may follow.
+    pub(super) fn flush(&mut self) {
+        if let Err(error) = self.engine.flush().and_then(|_| self.engine.arm()) {
+            tracing::error!(%error, "the datapath failed");
+            self.failed = true;
+        }
+    }
+
+    /// A place for a call's result; its index is the engine's user value.
+    pub(super) fn reserve_call(&mut self) -> (u64, oneshot::Receiver<CallResult>) {
+        let (sender, receiver) = oneshot::channel();
+        let index = self.free_calls.pop().unwrap_or_else(|| {
+            self.calls.push(None);
+            self.calls.len() as u64 - 1
+        });
+        if let Some(slot) = self.calls.get_mut(index as usize) {
+            *slot = Some(sender);
+        }
+        (index, receiver)
+    }
+
+    /// Frees the place of a call that was not started.
+    pub(super) fn release_call(&mut self, index: u64) -> Option<oneshot::Sender<CallResult>> {
+        let sender = self.calls.get_mut(index as usize)?.take()?;
+        self.free_calls.push(index);
+        Some(sender)
+    }
+
+    /// Who tells that a session has room for another call.
+    pub(super) fn room(&self, session: SessionId) -> Option<Arc<Notify>> {
+        self.sessions.get(&session).map(|entry| Arc::clone(&entry.room))
+    }
+
+    fn dispatch(&mut self, endpoint: &Endpoint) {
+        while let Some(event) = self.engine.next_event() {
+            match event {
+                Event::Connected { connect, session, info } => {
+                    let Some((sender, requests)) = self.connects.remove(&connect) else {
+                        self.engine.close(session);
+                        continue;
+                    };
+                    let entry = SessionEntry { requests, room: Arc::default() };
+                    self.sessions.insert(session, entry);
+                    if sender.send(Ok((session, info))).is_err() {
+                        self.engine.close(session);
+                    }
+                }
+                Event::ConnectFailed { connect, error } => {
+                    if let Some((sender, _)) = self.connects.remove(&connect) {
+                        let _ = sender.send(Err(error));
+                    }
+                }
+                Event::Accepted { session, info } => {
+                    let (requests, receiver) = mpsc::unbounded_channel();
+                    let new = Session::new(endpoint.clone(), session, info, None, receiver);
+                    let taken = self.accepted.as_ref().is_some_and(|a| a.send(new).is_ok());
+                    if taken {
+                        let entry = SessionEntry { requests, room: Arc::default() };
+                        self.sessions.insert(session, entry);
+                    } else {
+                        self.engine.close(session);
+                    }
+                }
+                Event::HandshakeFailed { remote, error } => {
+                    tracing::info!(%remote, %error, "a client's handshake failed");
+                }
+                Event::Request { rpc, body } => {
+                    let incoming = Incoming::new(endpoint.clone(), rpc, body);
+                    if let Some(entry) = self.sessions.get(&rpc.session) {
+                        let _ = entry.requests.send(incoming);
+                    }
+                }
+                Event::RequestCancelled { .. } | Event::EarlyCallFailed { .. } => {}
+                Event::Response { rpc, user, result } => {
+                    if let Some(sender) = self.release_call(user) {
+                        let _ = sender.send(result);
+                    }
+                    if let Some(entry) = self.sessions.get(&rpc.session) {
+                        entry.room.notify_waiters();
+                    }
+                }
+                Event::Closed { session, .. } => {
+                    if let Some(entry) = self.sessions.remove(&session) {
+                        entry.room.notify_waiters();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends everything that still waits.
+    fn give_up(&mut self) {
+        self.connects.clear();
+        self.calls.clear();
+        self.free_calls.clear();
+        self.sessions.clear();
+        self.accepted = None;
+    }
+}
+
+/// Registers the engine's descriptor with the runtime.
+#[allow(
+    deprecated,
+    reason = "an OwnedFd is open for as long as it is registered, which is all that the unsafe \
+              replacement asks for"
+)]
+pub(super) fn watch(engine: &mut Engine) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(engine.fd()?.as_fd().try_clone_to_owned()?)
+}
+
+/// Moves packets until the endpoint is closed or nobody uses it.
+pub(super) async fn drive(shared: Arc<Shared>, fd: AsyncFd<OwnedFd>, handle: Weak<Handle>) {
+    let mut polls = 0;
+    loop {
+        let mut ready = tokio::select! {
+            biased;
+            () = shared.shutdown.notified() => break,
+            ready = fd.readable() => match ready {
+                Ok(ready) => ready,
+                Err(_) => break,
+            },
+        };
+        let Some(handle) = handle.upgrade() else { break };
+        let endpoint = Endpoint { handle };
+        let worked = {
+            let mut driven = shared.lock();
+            let worked = driven.engine.poll();
+            driven.dispatch(&endpoint);
+            driven.flush();
+            if driven.failed { Err(()) } else { worked.map_err(|_| ()) }
+        };
+        match worked {
+            Ok(true) => {}
+            Ok(false) => ready.clear_ready(),
+            Err(()) => break,
+        }
+        polls += 1;
+        if polls % POLLS_PER_TURN == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut driven = shared.lock();
+    driven.engine.close_sessions();
+    driven.flush();
+    driven.give_up();
+}

@@ -1,0 +1,160 @@
+//! A session as tokio users see it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use smt_proto::SessionId;
+use tokio::sync::mpsc;
+
+use super::{Call, Endpoint, Incoming};
+use crate::engine::SessionInfo;
+use crate::error::{CallError, ConnectError, StartError};
+use crate::tls::PeerIdentity;
+
+/// A lost session is made again at most this often (spec 5.6).
+const RECONNECT_PACE: Duration = Duration::from_secs(1);
+
+/// A session with a peer. Clones are handles to the same session.
+///
+/// A session made by [`Endpoint::connect`] outlives its server: when the server was restarted, calls
+/// in flight end with [`CallError::OutcomeUnknown`] and the next call connects anew by itself.
+#[derive(Clone)]
+pub struct Session {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: Endpoint,
+    current: Mutex<Current>,
+    /// Where to connect again; `None` for a session that a client made with us.
+    target: Option<Target>,
+    requests: tokio::sync::Mutex<mpsc::UnboundedReceiver<Incoming>>,
+    /// When the last attempt to reconnect began.
+    reconnect: tokio::sync::Mutex<Option<Instant>>,
+}
+
+struct Current {
+    id: SessionId,
+    info: Arc<SessionInfo>,
+    closed: bool,
+}
+
+/// A server to connect to, and where its requests go.
+pub(super) struct Target {
+    pub(super) remote: SocketAddr,
+    pub(super) server_name: String,
+    pub(super) requests: mpsc::UnboundedSender<Incoming>,
+}
+
+impl Session {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        id: SessionId,
+        info: Arc<SessionInfo>,
+        target: Option<Target>,
+        requests: mpsc::UnboundedReceiver<Incoming>,
+    ) -> Session {
+        Session {
+            inner: Arc::new(Inner {
+                endpoint,
+                current: Mutex::new(Current { id, info, closed: false }),
+                target,
+                requests: tokio::sync::Mutex::new(requests),
+                reconnect: tokio::sync::Mutex::new(None),
+            }),
+        }
+    }
+
+    /// Sends a request and waits for its response. Awaiting the [`Call`] starts it; dropping the
+    /// future cancels it.
+    pub fn call(&self, body: impl Into<Bytes>) -> Call {
+        Call::new(self.clone(), body.into())
+    }
+
+    /// As [`call`](Self::call), with a request that `write` writes.
+    pub fn call_with(&self, write: impl FnOnce(&mut Vec<u8>)) -> Call {
+        let mut body = Vec::new();
+        write(&mut body);
+        self.call(body)
+    }
+
+    /// The next request of the peer's; `None` once the session is over.
+    pub async fn accept(&self) -> Option<Incoming> {
+        self.inner.requests.lock().await.recv().await
+    }
+
+    /// Who the peer is, by its verified certificate; anonymous if it showed none.
+    pub fn peer(&self) -> PeerIdentity {
+        self.info().peer.clone()
+    }
+
+    /// What the handshake established.
+    pub fn info(&self) -> Arc<SessionInfo> {
+        Arc::clone(&self.current().info)
+    }
+
+    /// The peer's address and SMT port.
+    pub fn remote(&self) -> SocketAddr {
+        self.info().remote
+    }
+
+    /// Closes the session now: outstanding calls of both ends fail with
+    /// [`CallError::SessionClosed`]. The peer is told. Await your calls first.
+    pub fn close(&self) {
+        self.current().closed = true;
+        let id = self.id();
+        self.inner.endpoint.with(|driven| driven.engine.close(id));
+    }
+
+    pub(super) fn id(&self) -> SessionId {
+        self.current().id
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+
+    /// Connects anew, unless another call has done so since session `lost` was lost.
+    pub(super) async fn reconnect(&self, lost: SessionId) -> Result<(), CallError> {
+        let no_session = CallError::NotStarted(StartError::NoSession);
+        let Some(target) = &self.inner.target else { return Err(no_session) };
+        let mut last = self.inner.reconnect.lock().await;
+        {
+            let current = self.current();
+            if current.closed {
+                return Err(no_session);
+            }
+            if current.id != lost {
+                return Ok(());
+            }
+        }
+        if let Some(at) = *last {
+            tokio::time::sleep(RECONNECT_PACE.saturating_sub(at.elapsed())).await;
+        }
+        *last = Some(Instant::now());
+        let endpoint = &self.inner.endpoint;
+        let requests = target.requests.clone();
+        let connected = endpoint.connect_raw(target.remote, &target.server_name, requests).await;
+        let (id, info) = connected.map_err(|error| match error {
+            ConnectError::EndpointClosed => no_session,
+            error => CallError::NotConnected(error),
+        })?;
+        let mut current = self.current();
+        current.id = id;
+        current.info = info;
+        Ok(())
+    }
+
+    fn current(&self) -> std::sync::MutexGuard<'_, Current> {
+        self.inner.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let id = self.current.get_mut().unwrap_or_else(PoisonError::into_inner).id;
+        self.endpoint.with(|driven| driven.engine.close(id));
+    }
+}

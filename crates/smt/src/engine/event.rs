@@ -1,0 +1,99 @@
+//! What an engine tells its user.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use smt_proto::crypto::SuiteId;
+use smt_proto::{Body, RpcId, SessionId};
+
+use crate::error::{CallError, CloseReason, ConnectError};
+use crate::tls::{PeerIdentity, TlsError};
+
+/// Names an attempt to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectId(pub(crate) u64);
+
+/// What a handshake established about a session.
+#[derive(Debug)]
+pub struct SessionInfo {
+    /// The peer's address and SMT port.
+    pub remote: SocketAddr,
+    /// Who the peer is, by its verified certificate; anonymous if it showed none.
+    pub peer: PeerIdentity,
+    /// The negotiated cipher suite.
+    pub suite: SuiteId,
+    /// The negotiated application protocol: `smt/1` or `smt/1+<yours>`.
+    pub alpn: Vec<u8>,
+}
+
+/// Something happened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A session that this end asked for works.
+    Connected {
+        /// Which attempt.
+        connect: ConnectId,
+        /// The session.
+        session: SessionId,
+        /// What was established about it.
+        info: Arc<SessionInfo>,
+    },
+    /// An attempt to connect has failed for good.
+    ConnectFailed {
+        /// Which attempt.
+        connect: ConnectId,
+        /// Why.
+        error: ConnectError,
+    },
+    /// A client's session works.
+    Accepted {
+        /// The session.
+        session: SessionId,
+        /// What was established about it.
+        info: Arc<SessionInfo>,
+    },
+    /// A client's handshake has failed, on its side or ours. For logs.
+    HandshakeFailed {
+        /// The client's address and SMT port.
+        remote: SocketAddr,
+        /// Why.
+        error: TlsError,
+    },
+    /// A request of the peer's. Answer it with [`Engine::reply`](crate::Engine::reply) or
+    /// [`Engine::refuse`](crate::Engine::refuse).
+    Request {
+        /// Names it.
+        rpc: RpcId,
+        /// Its bytes.
+        body: Body,
+    },
+    /// The peer no longer waits for the answer to a request.
+    RequestCancelled {
+        /// Which.
+        rpc: RpcId,
+    },
+    /// A call of ours is over.
+    Response {
+        /// Which.
+        rpc: RpcId,
+        /// The caller's own name for it.
+        user: u64,
+        /// The response, or why there is none.
+        result: Result<Body, CallError>,
+    },
+    /// A call made before its session was there could not be started.
+    EarlyCallFailed {
+        /// The caller's own name for it.
+        user: u64,
+        /// Why.
+        error: CallError,
+    },
+    /// A session is over.
+    Closed {
+        /// Which.
+        session: SessionId,
+        /// Why.
+        reason: CloseReason,
+    },
+}

@@ -1,0 +1,361 @@
+//! The transport without a runtime: everything to do with packets runs on the caller's thread.
+//!
+//! The usual loop takes events until there is none and lets the engine wait for more:
+//!
+//! ```no_run
+//! # fn run(mut engine: smt::Engine) -> std::io::Result<()> {
+//! while let Some(event) = engine.next(None)? {
+//!     if let smt::Event::Request { rpc, body } = event {
+//!         engine.reply(rpc, body.into_vec());
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! In an event loop of its own, a program watches [`Engine::fd`] for reading and then calls
+//! [`Engine::poll`] and [`Engine::next_event`]. What was called in between ([`Engine::call`],
+//! [`Engine::reply`]) leaves with the next `poll`, or at once with [`Engine::flush`].
+//!
+//! TLS handshakes run on a worker thread beside the caller's, so that certificate checks do not
+//! stall established sessions ([`Builder::handshakes_inline`](crate::Builder::handshakes_inline)
+//! keeps them on the caller's thread).
+
+mod event;
+mod handshakes;
+mod packets;
+mod wait;
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use smt_datapath::{Caps, Datapath, DatapathStats, Opened};
+use smt_proto::crypto::aws_lc::OsRandom;
+use smt_proto::{Config, Endpoint as Core, RpcId, SessionId, Stats, Time};
+
+use crate::builder::{Builder, Wait};
+use crate::error::{CallError, ConnectError, StartError};
+use handshakes::Handshakes;
+use wait::Waiter;
+
+pub use event::{ConnectId, Event, SessionInfo};
+
+/// How long an adaptive engine busy-polls after the last packet before it sleeps.
+const ADAPTIVE_SPIN: Duration = Duration::from_micros(50);
+
+/// What a call may be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallOptions {
+    /// How long it may take; `None` is the builder's default.
+    pub deadline: Option<Duration>,
+    /// The caller's own name for the call, returned in [`Event::Response`].
+    pub user: u64,
+}
+
+/// An endpoint that the caller drives.
+pub struct Engine {
+    core: Core,
+    datapath: Box<dyn Datapath>,
+    caps: Caps,
+    origin: Instant,
+    waiter: Waiter,
+    wait: Wait,
+    handshakes: Handshakes,
+    /// What is known of the sessions that work.
+    sessions: HashMap<SessionId, Arc<SessionInfo>>,
+    events: VecDeque<Event>,
+    listen: Option<SocketAddr>,
+    local: IpAddr,
+    client_ports: Range<u16>,
+    next_port: u16,
+    connect_timeout: Duration,
+    call_deadline: Duration,
+    overruns: u64,
+    path_errors_checked: Time,
+}
+
+impl Engine {
+    pub(crate) fn new(builder: Builder, config: Config, opened: Opened) -> io::Result<Engine> {
+        let Opened { datapath, listen, client_ports } = opened;
+        let waiter = Waiter::new(datapath.fd())?;
+        let local = builder.bind_address();
+        let Builder { wait, connect_timeout, call_deadline, handshake_pool, .. } = builder;
+        let waker = waiter.waker();
+        let handshakes = Handshakes::new(builder.server, builder.client, handshake_pool, waker);
+        let mut random = [0; 2];
+        smt_proto::crypto::Random::fill(&mut OsRandom, &mut random);
+        let span = client_ports.len().max(1) as u16;
+        Ok(Engine {
+            core: Core::new(config, Box::new(OsRandom)),
+            caps: datapath.caps(),
+            datapath,
+            origin: Instant::now(),
+            waiter,
+            wait,
+            handshakes,
+            sessions: HashMap::new(),
+            events: VecDeque::new(),
+            listen,
+            local,
+            next_port: u16::from_be_bytes(random) % span,
+            client_ports,
+            connect_timeout,
+            call_deadline,
+            overruns: 0,
+            path_errors_checked: Time::ZERO,
+        })
+    }
+
+    /// Address and SMT port where sessions are taken, if they are.
+    pub fn listen_address(&self) -> Option<SocketAddr> {
+        self.listen
+    }
+
+    /// Name of the datapath in use: `raw` or `udp`.
+    pub fn datapath_name(&self) -> &'static str {
+        self.caps.name
+    }
+
+    /// Starts to connect to the server at `remote` (address and SMT port), whose certificate must be
+    /// valid for `server_name`. [`Event::Connected`] or [`Event::ConnectFailed`] follows.
+    ///
+    /// # Errors
+    /// [`ConnectError::NotAClient`], [`ConnectError::Unreachable`], [`ConnectError::Limit`].
+    pub fn connect(
+        &mut self,
+        remote: SocketAddr,
+        server_name: &str,
+    ) -> Result<ConnectId, ConnectError> {
+        let deadline = self.now() + self.connect_timeout;
+        let id = self.handshakes.new_connect(remote, server_name, deadline)?;
+        match self.start_attempt(id) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.handshakes.forget_connect(id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives up an attempt to connect. No event follows.
+    pub fn cancel_connect(&mut self, connect: ConnectId) {
+        if let Some(session) = self.handshakes.forget_connect(connect) {
+            self.core.close(self.now(), session);
+        }
+    }
+
+    /// Starts a call in a session; [`Event::Response`] follows.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing was sent.
+    pub fn call(
+        &mut self,
+        session: SessionId,
+        body: impl Into<Bytes>,
+        options: CallOptions,
+    ) -> Result<RpcId, StartError> {
+        let deadline = self.now() + options.deadline.unwrap_or(self.call_deadline);
+        self.core.start_call(session, body.into(), deadline, options.user)
+    }
+
+    /// Queues a call for a session that is still being made: its request leaves right behind the
+    /// client's Finished, one round trip before [`Event::Connected`]. [`Event::Response`] follows, or
+    /// [`Event::EarlyCallFailed`]. The deadline counts from now.
+    pub fn call_early(&mut self, connect: ConnectId, body: impl Into<Bytes>, options: CallOptions) {
+        let deadline = self.now() + options.deadline.unwrap_or(self.call_deadline);
+        let early = handshakes::EarlyCall { body: body.into(), deadline, user: options.user };
+        if let Err(early) = self.handshakes.queue_early(connect, early) {
+            let error = CallError::NotStarted(StartError::NoSession);
+            self.events.push_back(Event::EarlyCallFailed { user: early.user, error });
+        }
+    }
+
+    /// Answers a request. False if nobody waits for the answer any more.
+    pub fn reply(&mut self, rpc: RpcId, body: impl Into<Bytes>) -> bool {
+        self.core.reply(rpc, body.into())
+    }
+
+    /// Answers a request with an error. Codes from 256 on are the application's own.
+    pub fn refuse(&mut self, rpc: RpcId, code: u32, text: &str) -> bool {
+        self.core.refuse(rpc, code, text)
+    }
+
+    /// Gives up a call. Its [`Event::Response`] follows.
+    pub fn cancel(&mut self, rpc: RpcId) {
+        let now = self.now();
+        self.core.cancel(now, rpc);
+    }
+
+    /// Closes a session: its calls end, the peer is told.
+    pub fn close(&mut self, session: SessionId) {
+        let now = self.now();
+        self.core.close(now, session);
+    }
+
+    /// Lets what is in flight end, closes all sessions, and waits until the peers have confirmed it,
+    /// all within `patience`. Requests that still arrive are not answered.
+    ///
+    /// # Errors
+    /// Those of [`poll`](Self::poll).
+    pub fn close_all(&mut self, patience: Duration) -> io::Result<()> {
+        let until = Instant::now() + patience;
+        while self.in_flight() > 0 && Instant::now() < until {
+            self.poll()?;
+            self.events.clear();
+            self.waiter.wait(self.time_to_sleep(until))?;
+        }
+        self.close_sessions();
+        while self.core.session_count() > 0 && Instant::now() < until {
+            self.poll()?;
+            self.events.clear();
+            self.waiter.wait(self.time_to_sleep(until))?;
+        }
+        Ok(())
+    }
+
+    /// RPCs not over, in all sessions and both directions, unacknowledged responses included.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.core.sessions().into_iter().map(|session| self.core.in_flight(session)).sum()
+    }
+
+    pub(crate) fn close_sessions(&mut self) {
+        for session in self.core.sessions() {
+            self.close(session);
+        }
+    }
+
+    /// What is known of a session that works.
+    pub fn session_info(&self, session: SessionId) -> Option<&Arc<SessionInfo>> {
+        self.sessions.get(&session)
+    }
+
+    /// Moves a session's sending direction to its next key now. False if the peer has not been seen
+    /// to use the current one yet.
+    pub fn update_keys(&mut self, session: SessionId) -> bool {
+        self.core.update_keys(session)
+    }
+
+    /// Calls of a session that are not over.
+    pub fn outstanding(&self, session: SessionId) -> usize {
+        self.core.outstanding(session)
+    }
+
+    /// Progress of a call in bytes on the wire: request sent, request in all, response received,
+    /// response in all (0 while unknown). `None` once it is over.
+    pub fn progress(&self, rpc: RpcId) -> Option<[u32; 4]> {
+        self.core.progress(rpc)
+    }
+
+    /// Sessions, half-open ones included.
+    pub fn session_count(&self) -> usize {
+        self.core.session_count()
+    }
+
+    /// Counters of the protocol.
+    pub fn stats(&self) -> &Stats {
+        self.core.stats()
+    }
+
+    /// Counters of the datapath.
+    pub fn datapath_stats(&self) -> DatapathStats {
+        self.datapath.stats()
+    }
+
+    /// The next event that is already there.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next event, waiting for it in the builder's way. `None` when `timeout` has passed.
+    ///
+    /// # Errors
+    /// Those of [`poll`](Self::poll).
+    pub fn next(&mut self, timeout: Option<Duration>) -> io::Result<Option<Event>> {
+        if let Some(event) = self.events.pop_front() {
+            return Ok(Some(event));
+        }
+        let until = timeout.map(|timeout| Instant::now() + timeout);
+        let mut spin_until: Option<Instant> = None;
+        loop {
+            let worked = self.poll()?;
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            let now = Instant::now();
+            if until.is_some_and(|until| now >= until) {
+                return Ok(None);
+            }
+            let sleep = match self.wait {
+                Wait::Spin => false,
+                Wait::Block => !worked,
+                Wait::Adaptive => {
+                    if worked {
+                        spin_until = None;
+                    }
+                    now >= *spin_until.get_or_insert(now + ADAPTIVE_SPIN)
+                }
+            };
+            if sleep {
+                let far = now + Duration::from_secs(3600);
+                self.waiter.wait(self.time_to_sleep(until.unwrap_or(far)))?;
+                spin_until = None;
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// A descriptor that becomes readable when [`poll`](Self::poll) has something to do, timers
+    /// included.
+    ///
+    /// # Errors
+    /// When the host refuses another descriptor.
+    pub fn fd(&mut self) -> io::Result<BorrowedFd<'_>> {
+        self.waiter.use_timer()?;
+        self.arm()?;
+        Ok(self.waiter.fd())
+    }
+
+    pub(crate) fn call_deadline(&self) -> Duration {
+        self.call_deadline
+    }
+
+    /// Largest packet towards `remote`, SMT header included.
+    fn room(&mut self, remote: SocketAddr) -> Option<usize> {
+        let mtu = self.datapath.path_mtu(remote.ip()).ok()?;
+        let overhead = self.caps.overhead[usize::from(remote.is_ipv6())];
+        Some(mtu.saturating_sub(overhead).min(self.caps.max_packet))
+    }
+
+    fn now(&self) -> Time {
+        let nanos = self.origin.elapsed().as_nanos();
+        Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// When the engine next has something to do by itself.
+    fn next_due(&self) -> Option<Instant> {
+        let timer = self.core.poll_timeout();
+        let timer = timer.map(|time| self.origin + Duration::from_nanos(time.as_nanos()));
+        [timer, self.datapath.next_due()].into_iter().flatten().min()
+    }
+
+    fn time_to_sleep(&self, until: Instant) -> Duration {
+        let due = self.next_due().map_or(until, |due| due.min(until));
+        due.saturating_duration_since(Instant::now())
+    }
+
+    /// Makes the descriptor readable when the next timer is due, if anybody watches it.
+    pub(crate) fn arm(&mut self) -> io::Result<()> {
+        if self.waiter.uses_timer() {
+            let due = self.next_due();
+            self.waiter.set_timer(due)?;
+        }
+        Ok(())
+    }
+}

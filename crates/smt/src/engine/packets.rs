@@ -1,0 +1,152 @@
+//! Packets between the datapath and the core.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use smt_datapath::{PathErrorKind, TxMeta};
+use smt_proto::{Event as CoreEvent, PacketMeta, SessionId, Time};
+
+use super::{Engine, Event};
+use crate::error::CallError;
+
+/// Bursts received in one poll: then it is the application's turn.
+const MAX_BURSTS: usize = 4;
+/// How often the error queue is looked at while packets flow.
+const PATH_ERROR_PACE: Duration = Duration::from_millis(1);
+
+impl Engine {
+    /// Sends what waits, receives what is there, does what is due. True if any packet moved or event
+    /// came. Never waits.
+    ///
+    /// # Errors
+    /// Only what makes the datapath unusable.
+    pub fn poll(&mut self) -> io::Result<bool> {
+        self.waiter.acknowledge();
+        let mut worked = self.flush()?;
+        let now = self.now();
+        let mut drained = false;
+        for _ in 0..MAX_BURSTS {
+            let received = self.datapath.recv()?;
+            for index in 0..received {
+                let (meta, packet) = self.datapath.packet(index);
+                let meta = PacketMeta { remote: meta.src, local: meta.dst, ip_id: meta.ip_id };
+                self.core.handle_packet(now, &meta, packet);
+            }
+            worked |= received > 0;
+            drained = received < self.caps.rx_burst;
+            if drained {
+                break;
+            }
+        }
+        // A late wake-up must not pass for loss: first everything received, then the timers.
+        if drained {
+            if self.core.poll_timeout().is_some_and(|due| due <= now) {
+                self.core.handle_timeout(now);
+            }
+            if !worked || now.since(self.path_errors_checked) >= PATH_ERROR_PACE {
+                self.look_at_path(now);
+            }
+        }
+        worked |= self.take_handshake_results();
+        worked |= self.take_core_events();
+        self.flush()?;
+        self.arm()?;
+        Ok(worked)
+    }
+
+    /// Sends what waits to be sent. True if there was something.
+    ///
+    /// # Errors
+    /// Only what makes the datapath unusable.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        if !self.core.wants_transmit() {
+            return Ok(false);
+        }
+        let now = self.now();
+        while let Some(frame) = self.datapath.frame() {
+            let Some(transmit) = self.core.poll_transmit(now, frame) else { break };
+            let meta = TxMeta { dst: transmit.remote, src: transmit.local, len: transmit.len };
+            self.datapath.commit(meta);
+        }
+        self.datapath.flush()?;
+        // What the core noticed while it sent (a key at its limit) is told at once.
+        self.take_core_events();
+        Ok(true)
+    }
+
+    /// What the network and the datapath say beside packets.
+    fn look_at_path(&mut self, now: Time) {
+        if now.since(self.path_errors_checked) < PATH_ERROR_PACE / 4 {
+            return;
+        }
+        self.path_errors_checked = now;
+        while let Some(error) = self.datapath.path_error() {
+            tracing::debug!(?error.kind, dst = %error.dst, "path error");
+            match error.kind {
+                PathErrorKind::Refused => {
+                    self.core.handle_unreachable(now, error.dst, true, &error.quoted);
+                }
+                PathErrorKind::Unreachable => {
+                    self.core.handle_unreachable(now, error.dst, false, &error.quoted);
+                }
+                PathErrorKind::MtuChanged(_) => self.path_changed(error.dst),
+            }
+        }
+        let overruns = self.datapath.stats().rx_overruns;
+        if overruns > self.overruns {
+            tracing::debug!(packets = overruns - self.overruns, "receive buffer overran");
+            self.overruns = overruns;
+            self.core.receive_overrun();
+        }
+    }
+
+    /// The MTU towards a host changed: its sessions get the new one.
+    fn path_changed(&mut self, dst: SocketAddr) {
+        let Some(room) = self.room(dst) else { return };
+        for session in self.core.sessions() {
+            if self.core.path(session).is_some_and(|path| path.remote.ip() == dst.ip()) {
+                self.core.set_room(session, room);
+            }
+        }
+    }
+
+    /// Hands the core's events on; those of handshakes stay here.
+    pub(super) fn take_core_events(&mut self) -> bool {
+        let mut any = false;
+        while let Some(event) = self.core.poll_event() {
+            any = true;
+            match event {
+                CoreEvent::Flight { session, number, bytes } => {
+                    self.on_flight(session, number, bytes);
+                }
+                CoreEvent::Established { session } => self.on_established(session),
+                CoreEvent::HandshakeFailed { session, error } => {
+                    self.on_handshake_failed(session, error);
+                }
+                CoreEvent::Request { rpc, body } => {
+                    self.events.push_back(Event::Request { rpc, body });
+                }
+                CoreEvent::RequestCancelled { rpc } => {
+                    self.events.push_back(Event::RequestCancelled { rpc });
+                }
+                CoreEvent::Response { rpc, user, result } => {
+                    let result = result.map_err(CallError::from);
+                    self.events.push_back(Event::Response { rpc, user, result });
+                }
+                CoreEvent::Closed { session, reason } => {
+                    self.sessions.remove(&session);
+                    self.handshakes.forget_session(session);
+                    self.events.push_back(Event::Closed { session, reason });
+                }
+            }
+        }
+        any
+    }
+
+    /// The peer's address with its SMT port in the place of the datapath's.
+    pub(super) fn remote_of(&self, session: SessionId) -> Option<SocketAddr> {
+        let path = self.core.path(session)?;
+        Some(SocketAddr::new(path.remote.ip(), path.remote_port))
+    }
+}
