@@ -29,6 +29,8 @@ pub struct Limits {
     pub max_gaps: usize,
     /// Packets that came before the handshake was finished, kept per half-open handshake.
     pub max_early_packets: usize,
+    /// Bytes of those packets.
+    pub max_early_bytes: usize,
     /// Bytes of one TLS flight, parameters included.
     pub max_flight: u32,
     /// Handshakes and sessions sharing one 5-tuple.
@@ -63,6 +65,7 @@ impl Default for Limits {
             max_outgoing_bytes: 256 << 20,
             max_gaps: 256,
             max_early_packets: 64,
+            max_early_bytes: 128 << 10,
             max_flight: 64 << 10,
             max_per_path: 4,
             max_control_queue: 4096,

@@ -7,12 +7,13 @@ use core::ops::Range;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RangeSet {
     ranges: Vec<Range<u32>>,
+    len: u32,
 }
 
 impl RangeSet {
     /// Bytes in the set.
     pub(crate) fn len(&self) -> u32 {
-        self.ranges.iter().map(|r| r.end - r.start).sum()
+        self.len
     }
 
     /// Whether the set has no bytes.
@@ -26,7 +27,8 @@ impl RangeSet {
     }
 
     /// The ranges, ascending.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Range<u32>> + '_ {
+    #[cfg(test)]
+    fn iter(&self) -> impl Iterator<Item = Range<u32>> + '_ {
         self.ranges.iter().cloned()
     }
 
@@ -44,7 +46,7 @@ impl RangeSet {
     /// Whether any byte of `range` is in the set.
     pub(crate) fn overlaps(&self, range: &Range<u32>) -> bool {
         let at = self.ranges.partition_point(|r| r.end <= range.start);
-        self.ranges.get(at).is_some_and(|r| r.start < range.end)
+        !range.is_empty() && self.ranges.get(at).is_some_and(|r| r.start < range.end)
     }
 
     /// Adds the bytes of `range`.
@@ -57,6 +59,7 @@ impl RangeSet {
             && last.end == range.start
         {
             last.end = range.end;
+            self.len += range.end - range.start;
             return;
         }
         let from = self.ranges.partition_point(|r| r.end < range.start);
@@ -66,6 +69,8 @@ impl RangeSet {
             Some(r) => r.end.max(range.end),
             None => range.end,
         };
+        let held: u32 = self.ranges[from..to].iter().map(|r| r.end - r.start).sum();
+        self.len += end - start - held;
         if from < to {
             self.ranges[from] = start..end;
             self.ranges.drain(from + 1..to);
@@ -87,6 +92,9 @@ impl RangeSet {
         let left = self.ranges[from].start..range.start;
         let right = range.end..self.ranges[to - 1].end;
         let keep = [left, right].into_iter().filter(|r| r.start < r.end);
+        let kept: u32 = keep.clone().map(|r| r.end - r.start).sum();
+        let held: u32 = self.ranges[from..to].iter().map(|r| r.end - r.start).sum();
+        self.len -= held - kept;
         self.ranges.splice(from..to, keep);
     }
 

@@ -5,13 +5,13 @@ use alloc::vec::Vec;
 
 use super::Endpoint;
 use crate::crypto::Suite;
-use crate::error::HandshakeError;
+use crate::error::{CallError, HandshakeError};
 use crate::event::Event;
 use crate::keys::Secret;
-use crate::session::handshake::{FlightStep, Handshake};
+use crate::session::handshake::{Early, FlightStep, Handshake};
 use crate::session::{KeyContext, Path, Role, Session, SessionId, State};
 use crate::time::Time;
-use crate::wire::{DATA_LEN, Data, Params};
+use crate::wire::{DATA_LEN, Data, ID_BITS, MAX_FIRST_ID, Params};
 
 /// A session whose secrets were negotiated elsewhere (spec 5.1, last rule).
 pub struct External {
@@ -64,13 +64,22 @@ impl Endpoint {
     pub fn restart_handshake(&mut self, now: Time, id: SessionId) {
         let mut token = [0; 8];
         self.random.fill(&mut token);
+        let local = self.parameters(Role::Client);
         let Some(session) = self.sessions.get_mut(id) else { return };
         let Some(old) = session.handshake.take() else { return };
         let fresh = Handshake::new(Role::Client, Vec::new(), now, old.deadline);
         session.handshake = Some(Box::new(fresh));
-        session.keys = None;
-        session.state = State::Handshaking;
         session.token = u64::from_be_bytes(token);
+        session.state = State::Handshaking;
+        if session.keys.is_some() {
+            // The server may have finished that handshake and run what was sent under its keys:
+            // nothing of it may be sent again under others (spec 5.3).
+            session.end_rpcs(&mut self.shared, CallError::OutcomeUnknown);
+            session.forget_keys(local);
+        }
+        self.shared
+            .events
+            .retain(|event| !matches!(event, Event::Flight { session, .. } if *session == id));
         self.shared.stats.handshakes_started += 1;
     }
 
@@ -97,7 +106,7 @@ impl Endpoint {
             Role::Server => handshake.deadline,
         };
         session.wake_at(&mut self.shared, due);
-        self.shared.flights.push_back(id);
+        session.queue_flight(&mut self.shared);
     }
 
     /// What the keys of a handshake are bound to; known once the peer's first flight is here.
@@ -130,15 +139,17 @@ impl Endpoint {
             self.half_open -= 1;
         }
         session.install_keys(&mut self.shared, now, suite, client, server);
-        if let Some(older) = session.older
-            && let Some(older) = self.sessions.get_mut(older)
-        {
-            older.suspect(&mut self.shared, now);
+        let path = session.path;
+        let mut next = self.sessions.newest(path.remote, path.remote_port, path.local_port);
+        while let Some(other) = next.and_then(|other| self.sessions.get_mut(other)) {
+            next = other.older;
+            if other.id != id {
+                other.suspect(&mut self.shared, now);
+            }
         }
-        let Some(path) = self.path(id) else { return };
-        for mut packet in early.unwrap_or_default() {
+        for Early { ip_id, mut packet } in early.unwrap_or_default() {
             let local = path.local.unwrap_or(path.remote.ip());
-            let meta = super::receive::PacketMeta { remote: path.remote, local, ip_id: None };
+            let meta = super::receive::PacketMeta { remote: path.remote, local, ip_id };
             self.handle_packet(now, &meta, &mut packet);
         }
     }
@@ -284,41 +295,50 @@ impl Endpoint {
     }
 
     fn feed_handshake(&mut self, now: Time, id: SessionId, data: &Data, packet: &[u8]) {
-        let max_flight = self.shared.config.limits.max_flight;
         let Some(session) = self.sessions.get_mut(id) else { return };
         let payload = packet.get(DATA_LEN..).unwrap_or_default();
         let Some(handshake) = session.handshake.as_deref_mut() else {
             // Established. A client that repeats its last flight has missed our ACK.
-            if session.role == Role::Server {
-                let ack = session.ack_ranges();
+            if session.role == Role::Server && session.may_answer_flight(now) {
+                let ack = session.ack_ranges(0);
                 self.shared.send_control(id, 0, crate::wire::ControlBody::Ack(ack));
             }
             return;
         };
         let number = data.header.message_id;
-        let step = handshake.receive(number, data.message_len, data.sequence, payload, max_flight);
+        let limits = &self.shared.config.limits;
+        let step = handshake.receive(number, data.message_len, data.sequence, payload, limits);
+        let open = matches!(session.state, State::Handshaking | State::Unconfirmed);
         match step {
+            // The handshake has failed or the session closes: TLS wants no more of it.
+            FlightStep::Complete { .. } if !open => {}
             FlightStep::Nothing => {}
             FlightStep::TooLarge => self.shared.stats.limit_flight += 1,
             FlightStep::Repeated => {
                 if session.role == Role::Server && handshake.may_answer(now) {
                     handshake.repeat(now);
-                    self.shared.flights.push_back(id);
+                    session.queue_flight(&mut self.shared);
                 }
             }
-            FlightStep::Complete { number, bytes } => self.flight_complete(id, number, bytes),
+            FlightStep::Complete { number, bytes } => {
+                if let (Role::Server, 2, Some(sent_at)) = (session.role, number, handshake.sent_at)
+                {
+                    session.sample_rtt(now.since(sent_at));
+                }
+                self.flight_complete(id, number, bytes);
+            }
         }
     }
 
     fn flight_complete(&mut self, id: SessionId, number: u32, mut bytes: Vec<u8>) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if number < 2 {
-            let Ok((peer, block)) = Params::parse(&bytes) else {
-                return session.handshake_failed(&mut self.shared, HandshakeError::BadParameters);
+            let parsed = Params::parse(&bytes).ok();
+            let Some((peer, block)) =
+                parsed.filter(|(peer, _)| agree(&session.local, peer, session.role))
+            else {
+                return session.bad_parameters(&mut self.shared);
             };
-            if !agree(&session.local, &peer, session.role) {
-                return session.handshake_failed(&mut self.shared, HandshakeError::BadParameters);
-            }
             let tls = bytes.split_off(block.min(bytes.len()));
             session.peer = peer;
             if let Some(handshake) = session.handshake.as_deref_mut() {
@@ -332,7 +352,12 @@ impl Endpoint {
 
 /// Whether two ends' parameters can work together.
 fn agree(local: &Params, peer: &Params, role: Role) -> bool {
-    local.id_bits <= peer.max_id_bits
+    ID_BITS.contains(&local.id_bits)
+        && ID_BITS.contains(&peer.id_bits)
+        && (4..=MAX_FIRST_ID).contains(&local.first_id)
+        && (4..=MAX_FIRST_ID).contains(&peer.first_id)
+        && local.first_id & 3 == role.id_bit()
+        && local.id_bits <= peer.max_id_bits
         && peer.id_bits <= local.max_id_bits
         && peer.first_id & 3 == role.other().id_bit()
 }

@@ -240,13 +240,13 @@ impl Endpoint {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
-        while let Some((at, wake)) = self.shared.timers.pop(now) {
+        while let Some(wake) = self.shared.timers.pop(now) {
             let (Wake::Session(id) | Wake::Out(id, _) | Wake::In(id, _)) = wake;
             let Some(session) = self.sessions.get_mut(id) else { continue };
             match wake {
-                Wake::Session(_) => session.on_session_timer(&mut self.shared, at, now),
-                Wake::Out(_, number) => session.on_out_timer(&mut self.shared, at, now, number),
-                Wake::In(_, number) => session.on_in_timer(&mut self.shared, at, now, number),
+                Wake::Session(_) => session.on_session_timer(&mut self.shared, now),
+                Wake::Out(_, number) => session.on_out_timer(&mut self.shared, now, number),
+                Wake::In(_, number) => session.on_in_timer(&mut self.shared, now, number),
             }
         }
         self.sweep();
@@ -270,10 +270,9 @@ impl Endpoint {
     /// Removes sessions that ended, and grants what they no longer need to others.
     fn sweep(&mut self) {
         while let Some(id) = self.shared.ended.pop() {
-            if let Some(session) = self.sessions.remove(id)
-                && session.counts_as_half_open()
-            {
-                self.half_open -= 1;
+            if let Some(mut session) = self.sessions.remove(id) {
+                session.clear_timer(&mut self.shared);
+                self.half_open -= usize::from(session.counts_as_half_open());
             }
         }
         if core::mem::take(&mut self.shared.regrant) {

@@ -6,6 +6,7 @@ use core::time::Duration;
 use super::{Endpoint, PendingControl};
 use crate::error::HandshakeError;
 use crate::session::data::Packet;
+use crate::session::handshake::Early;
 use crate::session::{Path, SessionId, State};
 use crate::time::Time;
 use crate::wire::{
@@ -44,7 +45,7 @@ impl Endpoint {
             (PacketType::Unknown, 0) => self.handle_no_session(now, first, packet),
             (_, 0) => self.shared.stats.dropped_malformed += 1,
             (PacketType::Data, _) => self.handle_data(now, first, path, meta, packet),
-            (_, _) => self.handle_control(now, first, path, kind, packet),
+            (_, _) => self.handle_control(now, first, path, meta, kind, packet),
         }
         self.sweep();
     }
@@ -98,7 +99,10 @@ impl Endpoint {
             session.keys.as_ref().is_some_and(|keys| keys.rx_header.check_data(packet))
         };
         let Some(id) = self.find(first, check) else {
-            return self.no_session(now, first, path, data.header.message_id, packet);
+            if self.keep_early(first, meta, packet) {
+                return;
+            }
+            return self.no_session(now, first, path, data.header.message_id);
         };
         let payload = packet.get(DATA_LEN..).unwrap_or_default();
         let ip = match (meta.local, meta.ip_id) {
@@ -109,11 +113,10 @@ impl Endpoint {
             self.shared.stats.dropped_malformed += 1;
             return;
         };
-        if let Some(session) = self.sessions.get_mut(id) {
-            session.heard(&mut self.shared, now);
-            if session.is_working() {
-                session.on_data(&mut self.shared, now, Packet { data, offset, payload });
-            }
+        if let Some(session) = self.sessions.get_mut(id)
+            && session.is_working()
+        {
+            session.on_data(&mut self.shared, now, Packet { data, offset, payload });
         }
     }
 
@@ -122,6 +125,7 @@ impl Endpoint {
         now: Time,
         first: Option<SessionId>,
         path: Path,
+        meta: &PacketMeta,
         kind: PacketType,
         packet: &[u8],
     ) {
@@ -133,8 +137,11 @@ impl Endpoint {
             session.keys.as_ref().is_some_and(|keys| keys.rx_header.check_control(packet))
         };
         let Some(id) = self.find(first, check) else {
+            if self.keep_early(first, meta, packet) {
+                return;
+            }
             if matches!(kind, PacketType::Resend | PacketType::NeedAck | PacketType::Cancel) {
-                self.no_session(now, first, path, control.header.message_id, packet);
+                self.no_session(now, first, path, control.header.message_id);
             } else {
                 self.count_stranger(first);
             }
@@ -171,28 +178,25 @@ impl Endpoint {
         None
     }
 
-    /// A packet of an application epoch that no session's keys vouch for.
-    fn no_session(
-        &mut self,
-        now: Time,
-        first: Option<SessionId>,
-        path: Path,
-        id: u64,
-        packet: &[u8],
-    ) {
-        let waiting = first.and_then(|first| self.sessions.get_mut(first));
-        if let Some(session) = waiting
-            && matches!(session.state, State::Handshaking)
-            && let Some(handshake) = session.handshake.as_deref_mut()
-        {
-            // Perhaps the client's requests have overtaken its Finished.
-            if handshake.early.len() < self.shared.config.limits.max_early_packets {
-                handshake.early.push(packet.to_vec());
-            } else {
-                self.shared.stats.limit_early_packets += 1;
-            }
-            return;
+    /// Keeps a packet of an application epoch for which a handshake may be about to give keys:
+    /// perhaps a client's requests have overtaken its Finished. False if there is no such handshake.
+    fn keep_early(&mut self, first: Option<SessionId>, meta: &PacketMeta, packet: &[u8]) -> bool {
+        let Some(session) = first.and_then(|first| self.sessions.get_mut(first)) else {
+            return false;
+        };
+        if !session.counts_as_half_open() {
+            return false;
         }
+        let Some(handshake) = session.handshake.as_deref_mut() else { return false };
+        let early = Early { ip_id: meta.ip_id, packet: packet.to_vec() };
+        if !handshake.keep_early(&self.shared.config.limits, early) {
+            self.shared.stats.limit_early_packets += 1;
+        }
+        true
+    }
+
+    /// A packet of an application epoch that no session's keys vouch for.
+    fn no_session(&mut self, now: Time, first: Option<SessionId>, path: Path, id: u64) {
         self.count_stranger(first);
         if first.is_some() {
             return;

@@ -72,27 +72,17 @@ impl Endpoint {
     }
 
     fn transmit_flight(&mut self, now: Time, frame: &mut [u8]) -> Option<Transmit> {
-        while let Some(id) = self.shared.flights.front().copied() {
-            let written = match self.sessions.get_mut(id) {
-                Some(session) => {
-                    let written = session.write_flight(&mut self.shared, now, frame);
-                    (written, session.path)
-                }
-                None => {
-                    self.shared.flights.pop_front();
-                    continue;
-                }
-            };
-            match written {
-                (Written::Packet { len, more }, path) => {
-                    if !more {
-                        self.shared.flights.pop_front();
+        while let Some(id) = self.shared.flights.pop_front() {
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            match session.write_flight(&mut self.shared, now, frame) {
+                Written::Packet { len, more } => {
+                    if more {
+                        self.shared.flights.push_front(id);
                     }
-                    return Some(Transmit::new(&path, len));
+                    session.flight_queued(more);
+                    return Some(Transmit::new(&session.path, len));
                 }
-                (Written::Nothing, _) => {
-                    self.shared.flights.pop_front();
-                }
+                Written::Nothing => session.flight_queued(false),
             }
         }
         None

@@ -4,6 +4,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::time::Duration;
 
 use super::Body;
 use crate::keys::EpochKeys;
@@ -22,8 +23,9 @@ struct Partial {
 /// What a packet did to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// Took new bytes; how many records opened, how many failed to.
-    New { opened: u32, failed: u32 },
+    /// Took new bytes, or records that failed: how many records opened, how many failed to, how many
+    /// pieces of records were gathered.
+    New { opened: u32, failed: u32, gathered: u32 },
     /// Nothing new in it.
     Duplicate,
     /// It would have made one hole too many.
@@ -63,7 +65,9 @@ pub(crate) struct InMessage {
     packets_past_hole: u32,
     /// When bytes were last asked for, for RTT samples and pacing of requests.
     pub(crate) asked_at: Option<Time>,
-    /// Silent intervals in a row.
+    /// How often bytes were asked for since the last came that had been sent again.
+    asks: u32,
+    /// Silent intervals in a row in which the sender owed us bytes.
     pub(crate) silences: u32,
     /// Whether the grant scheduler knows it.
     pub(crate) scheduled: bool,
@@ -86,6 +90,7 @@ impl InMessage {
             highest: 0,
             packets_past_hole: 0,
             asked_at: None,
+            asks: 0,
             silences: 0,
             scheduled: false,
         }
@@ -184,7 +189,7 @@ impl InMessage {
         if self.preamble.is_none() && self.have_record_zero() && !self.read_preamble() {
             return Taken::Contradiction;
         }
-        Taken::New { opened, failed }
+        Taken::New { opened, failed, gathered: fresh }
     }
 
     /// The holes to ask for again below `limit`, each with whether it must come pinned.
@@ -213,6 +218,14 @@ impl InMessage {
     pub(crate) fn asked(&mut self, now: Time) {
         self.packets_past_hole = 0;
         self.asked_at = Some(now);
+        self.asks += 1;
+    }
+
+    /// Bytes came that had been sent again: a round trip since they were asked for, unless it is
+    /// not clear which request they answer.
+    pub(crate) fn answered(&mut self, now: Time) -> Option<Duration> {
+        let asks = core::mem::take(&mut self.asks);
+        self.asked_at.filter(|_| asks == 1).map(|at| now.since(at))
     }
 
     /// The application bytes of a complete message; `None` if its padding is not zero.
@@ -232,7 +245,7 @@ impl InMessage {
             let wire = self.layout.wire_range(index);
             let bytes = payload.get(wire.start as usize..wire.end as usize).unwrap_or_default();
             if !self.open_record(index, bytes, opener) {
-                return Taken::New { opened: 0, failed: 1 };
+                return Taken::New { opened: 0, failed: 1, gathered: 0 };
             }
         }
         self.opened = self.layout.records;
@@ -242,7 +255,7 @@ impl InMessage {
         if !self.read_preamble() {
             return Taken::Contradiction;
         }
-        Taken::New { opened: self.opened, failed: 0 }
+        Taken::New { opened: self.opened, failed: 0, gathered: 0 }
     }
 
     fn take_part(

@@ -142,12 +142,14 @@ impl OutMessage {
     pub(crate) fn ask_again(&mut self, range: Range<u32>, pinned: bool, max_ranges: usize) -> bool {
         self.grant(range.end);
         let again = range.start..range.end.min(self.sent);
-        if again.is_empty()
-            || self
-                .resend
-                .iter()
-                .any(|(r, p)| *p >= pinned && r.start <= again.start && r.end >= again.end)
-        {
+        if again.is_empty() {
+            return true;
+        }
+        let touching = |(r, p): &&mut (Range<u32>, bool)| {
+            *p == pinned && r.start <= again.end && again.start <= r.end
+        };
+        if let Some((r, _)) = self.resend.iter_mut().find(touching) {
+            *r = r.start.min(again.start)..r.end.max(again.end);
             return true;
         }
         if self.resend.len() >= max_ranges {

@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use bytes::Bytes;
 
@@ -129,6 +130,7 @@ impl Session {
     /// Ends RPC `number` of ours and tells the caller, if it was not told before.
     pub(crate) fn finish(&mut self, cx: &mut Shared, number: u64, result: Result<Body, CallError>) {
         let Some(mut rpc) = self.out.remove(&number) else { return };
+        rpc.timer.clear(&mut cx.timers);
         self.finished.insert(number);
         self.outgoing_bytes -= rpc.request.body_len();
         if let Some(response) = rpc.response.take() {
@@ -145,13 +147,15 @@ impl Session {
 
     /// Forgets RPC `number` of the peer's, telling the application if it has the request.
     pub(crate) fn forget(&mut self, cx: &mut Shared, number: u64) {
-        let Some(rpc) = self.inc.remove(&number) else { return };
+        let Some(mut rpc) = self.inc.remove(&number) else { return };
+        rpc.timer.clear(&mut cx.timers);
         self.incoming_bytes -= rpc.charge;
         cx.incoming_bytes -= rpc.charge;
         match rpc.state {
             InState::Receiving(message) => {
                 let id = self.request_id(false, number);
                 cx.granter.remove((self.id, id), message.remaining());
+                cx.regrant |= message.scheduled;
             }
             InState::Executing => {
                 let rpc = self.rpc_id(false, number);
@@ -161,11 +165,22 @@ impl Session {
         }
     }
 
+    /// Forgets RPCs of the peer's, however many numbers the range has.
+    pub(crate) fn forget_range(&mut self, cx: &mut Shared, range: RangeInclusive<u64>) {
+        let mut gone: Vec<u64> = self.inc.keys().copied().filter(|n| range.contains(n)).collect();
+        // In the order of their numbers, so that what happens does not hang on the hash map.
+        gone.sort_unstable();
+        for number in gone {
+            self.forget(cx, number);
+        }
+    }
+
     /// Gives back what a message being received was charged.
     pub(crate) fn release_incoming(&mut self, cx: &mut Shared, id: u64, message: &InMessage) {
         self.incoming_bytes -= message.charge();
         cx.incoming_bytes -= message.charge();
         cx.granter.remove((self.id, id), message.remaining());
+        cx.regrant |= message.scheduled;
     }
 
     /// Grants a message of ours to receive what it may have now.

@@ -71,7 +71,8 @@ impl Session {
         let session = self.id;
         let max_ranges = cx.config.limits.max_resend_ranges;
         if let Some(message) = self.outgoing(which) {
-            let unsent = message.sent() < range.end && message.queued;
+            let end = range.end.min(message.layout().wire_len);
+            let unsent = message.sent() < end && message.queued;
             if !message.ask_again(range, pinned, max_ranges) {
                 cx.stats.limit_resend_ranges += 1;
             }
@@ -128,11 +129,9 @@ impl Session {
         let session = self.id;
         let due = now + self.silence(0);
         let Some(rpc) = self.out.get_mut(&which.number) else { return };
-        if rpc.response.is_some() {
-            // Answered meanwhile: the UNKNOWN is late.
-            return;
-        }
         match code {
+            // Answered meanwhile: the UNKNOWN is late.
+            UnknownCode::NeverAccepted if rpc.response.is_some() => {}
             UnknownCode::NeverAccepted if !rpc.cancelling => {
                 rpc.sent_at = None;
                 rpc.busy = 0;
@@ -157,7 +156,11 @@ impl Session {
             }
             let wait = core::time::Duration::from_millis(1 << rpc.busy.min(7))
                 .min(crate::rtt::MAX_SILENCE);
-            rpc.busy += 1;
+            if rpc.busy > 0 && rpc.silences == 0 {
+                // One of several that one burst of ours has caused.
+                return;
+            }
+            rpc.busy = rpc.busy.saturating_add(1);
             rpc.silences = 0;
             rpc.silent_at = now + wait;
             let due = rpc.silent_at.min(rpc.deadline);
@@ -190,15 +193,19 @@ impl Session {
             _ => id == 0,
         };
         if finished {
-            let ack = self.ack_ranges();
+            let about = self.rpc_of(id).map_or(0, |which| which.number);
+            let ack = self.ack_ranges(about);
             cx.send_control(self.id, id, ControlBody::Ack(ack));
         }
     }
 
-    /// Which RPCs of ours are finished.
-    pub(crate) fn ack_ranges(&self) -> AckRanges {
+    /// Which RPCs of ours are finished: those below the floor, and from the interval that holds
+    /// `about` on as many as an ACK takes.
+    pub(crate) fn ack_ranges(&self, about: u64) -> AckRanges {
         let mut ranges = AckRanges::new(self.request_id(true, self.finished.floor()));
-        for &(start, end) in self.finished.intervals().iter().take(MAX_ACK_RANGES) {
+        let intervals = self.finished.intervals();
+        let from = intervals.partition_point(|interval| interval.1 <= about);
+        for &(start, end) in intervals.iter().skip(from).take(MAX_ACK_RANGES) {
             if !ranges.push(self.request_id(true, start), self.request_id(true, end - 1)) {
                 break;
             }
@@ -222,9 +229,7 @@ impl Session {
             if first > last || last - self.seen.floor().min(last) > u64::from(self.local.max_rpcs) {
                 return self.violation(cx, now);
             }
-            for number in first..=last {
-                self.forget(cx, number);
-            }
+            self.forget_range(cx, first..=last);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Authentic DATA packets: requests of the peer's, responses to ours.
 
+use core::time::Duration;
+
 use super::calls::parse_error_body;
 use super::{Session, SessionKeys, Which};
 use crate::endpoint::Shared;
@@ -14,6 +16,10 @@ use crate::wire::{ControlBody, Data, Kind, PREAMBLE_LEN, Preamble};
 
 /// RESENDs sent at once for one message.
 const MAX_RESENDS: usize = 16;
+/// Packets past a hole that make it a loss, at least.
+pub(crate) const MIN_REORDER_WINDOW: u32 = 3;
+/// Silent intervals after which a sender that owes us bytes loses its place among those granted.
+const STALLED: u32 = 3;
 
 /// A DATA packet whose tag is good, its payload and place in the message.
 #[derive(Clone, Copy)]
@@ -44,17 +50,14 @@ impl Session {
                 return;
             };
             let Some(keys) = self.keys.as_deref_mut() else { return };
-            let fed = feed(message, keys, cx, self.id, self.peer.id_bits, packet);
+            let fed = feed(message, keys, cx, now, self.id, self.peer.id_bits, packet);
             let complete = message.is_complete();
             match fed {
                 Fed::Violation => return self.violation(cx, now),
                 Fed::Nothing { spurious } => return self.note_spurious(spurious),
-                Fed::Progress { opened, preamble } => {
+                Fed::Progress(progress) => {
                     rpc.silences = 0;
-                    if opened {
-                        self.seen.insert(number);
-                    }
-                    if preamble.is_some_and(|preamble| !self.on_preamble(cx, &preamble)) {
+                    if !self.request_progress(cx, now, number, progress) {
                         return self.violation(cx, now);
                     }
                 }
@@ -74,21 +77,16 @@ impl Session {
         }
         let Some(mut message) = self.new_incoming(cx, now, id, packet) else { return };
         let Some(keys) = self.keys.as_deref_mut() else { return };
-        let fed = feed(&mut message, keys, cx, self.id, self.peer.id_bits, packet);
-        self.charge(cx, &message);
-        if let Fed::Violation = fed {
-            self.release_incoming(cx, id, &message);
+        let fed = feed(&mut message, keys, cx, now, self.id, self.peer.id_bits, packet);
+        let sound = match fed {
+            Fed::Violation => false,
+            Fed::Nothing { .. } => true,
+            Fed::Progress(progress) => self.request_progress(cx, now, number, progress),
+        };
+        if !sound {
             return self.violation(cx, now);
         }
-        if let Fed::Progress { opened, preamble } = fed {
-            if opened {
-                self.seen.insert(number);
-            }
-            if preamble.is_some_and(|preamble| !self.on_preamble(cx, &preamble)) {
-                self.release_incoming(cx, id, &message);
-                return self.violation(cx, now);
-            }
-        }
+        self.charge(cx, &message);
         if message.is_complete() {
             return self.deliver_request(cx, now, number, Some(message));
         }
@@ -96,6 +94,33 @@ impl Session {
         let state = InState::Receiving(message);
         self.inc.insert(number, InRpc { state, charge, silences: 0, timer: Timer::default() });
         self.keep_receiving_request(cx, now, number);
+    }
+
+    /// Notes what new bytes of request `number` tell. False: the peer contradicts itself.
+    fn request_progress(
+        &mut self,
+        cx: &mut Shared,
+        now: Time,
+        number: u64,
+        progress: Progress,
+    ) -> bool {
+        if progress.opened {
+            self.seen.insert(number);
+        }
+        self.progress_made(cx, now, &progress);
+        progress.preamble.is_none_or(|preamble| self.on_preamble(cx, &preamble))
+    }
+
+    /// Notes what new bytes of a message tell about peer and path.
+    fn progress_made(&mut self, cx: &mut Shared, now: Time, progress: &Progress) {
+        if progress.opened {
+            self.heard(cx, now);
+        }
+        if let Some(rtt) = progress.rtt {
+            self.rtt.sample(rtt);
+            // The loss was real: trust the order of packets a little more again.
+            self.reorder_window = (self.reorder_window - 1).max(MIN_REORDER_WINDOW);
+        }
     }
 
     /// Hands a complete request to the application. `message` if it was not in the table yet.
@@ -118,6 +143,7 @@ impl Session {
             }
             None => {
                 let Some(rpc) = self.inc.get_mut(&number) else { return };
+                rpc.timer.clear(&mut cx.timers);
                 match core::mem::replace(&mut rpc.state, InState::Executing) {
                     InState::Receiving(message) => message,
                     other => {
@@ -136,7 +162,14 @@ impl Session {
                 cx.stats.requests_received += 1;
                 cx.events.push_back(Event::Request { rpc, body });
             }
-            _ => self.violation(cx, now),
+            _ => {
+                // The application never had it, and is not told of its end.
+                if let Some(rpc) = self.inc.remove(&number) {
+                    self.incoming_bytes -= rpc.charge;
+                    cx.incoming_bytes -= rpc.charge;
+                }
+                self.violation(cx, now);
+            }
         }
     }
 
@@ -188,10 +221,10 @@ impl Session {
         let Some(keys) = self.keys.as_deref_mut() else { return };
         let Some(rpc) = self.out.get_mut(&number) else { return };
         let Some(message) = &mut rpc.response else { return };
-        let preamble = match feed(message, keys, cx, self.id, self.peer.id_bits, packet) {
+        let progress = match feed(message, keys, cx, now, self.id, self.peer.id_bits, packet) {
             Fed::Violation => return self.violation(cx, now),
             Fed::Nothing { spurious } => return self.note_spurious(spurious),
-            Fed::Progress { preamble, .. } => preamble,
+            Fed::Progress(progress) => progress,
         };
         rpc.silences = 0;
         rpc.busy = 0;
@@ -203,9 +236,9 @@ impl Session {
             schedule(message, cx, (session, id));
         }
         let complete = if message.is_complete() { rpc.response.take() } else { None };
+        self.progress_made(cx, now, &progress);
         if let Some(message) = complete {
             self.release_incoming(cx, id, &message);
-            cx.regrant |= message.scheduled;
             match message.into_body() {
                 Some((Preamble { kind: Kind::Application, .. }, body)) => {
                     self.finish(cx, number, Ok(body));
@@ -216,7 +249,7 @@ impl Session {
                 _ => return self.violation(cx, now),
             }
         }
-        if preamble.is_some_and(|preamble| !self.on_preamble(cx, &preamble)) {
+        if progress.preamble.is_some_and(|preamble| !self.on_preamble(cx, &preamble)) {
             self.violation(cx, now);
         }
     }
@@ -302,11 +335,7 @@ impl Session {
         }
         let moved = floor - old_floor;
         if moved > self.inc.len() as u64 {
-            let below: alloc::vec::Vec<u64> =
-                self.inc.keys().copied().filter(|number| *number < floor).collect();
-            for number in below {
-                self.forget(cx, number);
-            }
+            self.forget_range(cx, 0..=floor.saturating_sub(1));
         } else {
             for number in old_floor..floor {
                 self.forget(cx, number);
@@ -329,10 +358,20 @@ impl Session {
     }
 }
 
+/// What new bytes of a message brought.
+struct Progress {
+    /// Whether records opened.
+    opened: bool,
+    /// The preamble, if it opened just now.
+    preamble: Option<Preamble>,
+    /// The round trip since these bytes were asked for again.
+    rtt: Option<Duration>,
+}
+
 /// What feeding a packet to a message came to.
 enum Fed {
-    /// New bytes; whether records opened, and the preamble if it opened just now.
-    Progress { opened: bool, preamble: Option<Preamble> },
+    /// New bytes.
+    Progress(Progress),
     /// Nothing new; `spurious` if the original of something that we asked for again.
     Nothing { spurious: bool },
     /// The peer contradicts itself in authenticated bytes.
@@ -343,6 +382,7 @@ fn feed(
     message: &mut InMessage,
     keys: &mut SessionKeys,
     cx: &mut Shared,
+    now: Time,
     session: super::SessionId,
     id_bits: u8,
     packet: Packet<'_>,
@@ -373,7 +413,7 @@ fn feed(
     }
     message.granted = message.granted.max(data.incoming.min(layout.wire_len));
     match taken {
-        Taken::New { opened, failed } => {
+        Taken::New { opened, failed, gathered } => {
             cx.stats.records_opened += u64::from(opened);
             cx.stats.records_not_authentic += u64::from(failed);
             for _ in 0..failed {
@@ -382,9 +422,17 @@ fn feed(
             if opened > 0 {
                 keys.opened(message.epoch);
             }
+            if opened + gathered == 0 {
+                // A forgery under a real header: whoever races it must not put off our timers.
+                return Fed::Nothing { spurious: false };
+            }
             message.silences = 0;
             let preamble = if had_preamble { None } else { message.preamble().copied() };
-            Fed::Progress { opened: opened > 0, preamble }
+            if preamble.is_some_and(|preamble| preamble.oldest_epoch > message.epoch) {
+                return Fed::Violation;
+            }
+            let rtt = if data.retransmit { message.answered(now) } else { None };
+            Fed::Progress(Progress { opened: opened > 0, preamble, rtt })
         }
         Taken::Duplicate => {
             cx.stats.duplicates += u64::from(!packet.payload.is_empty());
@@ -406,7 +454,7 @@ fn ask_for_holes(
     now: Time,
     (session, id): (super::SessionId, u64),
     window: u32,
-    pace: core::time::Duration,
+    pace: Duration,
 ) {
     let paced = message.asked_at.is_none_or(|at| now.since(at) >= pace);
     if paced && message.hole_is_overdue(window) {
@@ -435,6 +483,28 @@ pub(crate) fn resend_holes(
         message.asked(now);
     }
     asked
+}
+
+/// Asks a silent sender for what it owes. If it owes nothing it waits for grants, which it gets
+/// when its turn comes; if it goes on owing, others may have its grants (spec 6.2).
+pub(crate) fn chase(
+    message: &mut InMessage,
+    cx: &mut Shared,
+    now: Time,
+    key: (super::SessionId, u64),
+) -> bool {
+    let limit = message.granted;
+    if resend_holes(message, cx, now, key, limit) == 0 {
+        schedule(message, cx, key);
+        return false;
+    }
+    message.silences += 1;
+    if message.silences >= STALLED && message.scheduled {
+        cx.granter.remove(key, message.remaining());
+        message.scheduled = false;
+        cx.regrant = true;
+    }
+    true
 }
 
 /// Enters a message that needs grants into the schedule and grants it what it may have.

@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use crate::crypto::Suite;
 use crate::keys::key_context;
+use crate::limits::Limits;
 use crate::ranges::RangeSet;
 use crate::session::Role;
 use crate::time::Time;
@@ -16,7 +17,7 @@ pub(crate) const FIRST_REPEAT: Duration = Duration::from_millis(5);
 /// Longest such interval.
 pub(crate) const MAX_REPEAT: Duration = Duration::from_millis(250);
 /// A server repeats its flight at most this often.
-const ANSWER_PACE: Duration = Duration::from_millis(1);
+pub(crate) const ANSWER_PACE: Duration = Duration::from_millis(1);
 /// Bytes a server sends per byte received before the client's address is proven.
 const AMPLIFICATION: u64 = 3;
 
@@ -35,6 +36,13 @@ impl KeyContext {
         let (client, server) = (&self.client_block, &self.server_block);
         key_context(suite, alpn, self.client_port, self.server_port, client, server).to_vec()
     }
+}
+
+/// A packet that came before there were keys to check it.
+#[derive(Debug)]
+pub(crate) struct Early {
+    pub(crate) ip_id: Option<u16>,
+    pub(crate) packet: Vec<u8>,
 }
 
 /// A flight being received.
@@ -67,6 +75,11 @@ pub(crate) struct Handshake {
     flight: Option<(u32, Vec<u8>)>,
     /// How far the flight has been handed to the datapath.
     send_from: Option<u32>,
+    /// Where the amplification limit stopped it: the client's next packets pay for the rest, or a
+    /// flight longer than the limit would never come to its end.
+    stopped_at: Option<u32>,
+    /// Whether the endpoint's queue of flights holds it.
+    pub(crate) queued: bool,
     next_receive: u32,
     assembly: Option<Assembly>,
     pub(crate) deadline: Time,
@@ -76,9 +89,12 @@ pub(crate) struct Handshake {
     bytes_in: u64,
     bytes_out: u64,
     /// Packets that came before we had keys.
-    pub(crate) early: Vec<Vec<u8>>,
-    /// When our latest flight first went out, for a first RTT sample.
+    pub(crate) early: Vec<Early>,
+    /// Parameter blocks of the peer's that made no sense.
+    pub(crate) bad_blocks: u32,
+    /// When our latest flight first went out, for a first RTT sample; `None` if it was repeated.
     pub(crate) sent_at: Option<Time>,
+    repeated: bool,
 }
 
 impl Handshake {
@@ -89,6 +105,8 @@ impl Handshake {
             peer_block: Vec::new(),
             flight: None,
             send_from: None,
+            stopped_at: None,
+            queued: false,
             next_receive: if role == Role::Client { 1 } else { 0 },
             assembly: None,
             deadline,
@@ -98,7 +116,9 @@ impl Handshake {
             bytes_in: 0,
             bytes_out: 0,
             early: Vec::new(),
+            bad_blocks: 0,
             sent_at: None,
+            repeated: false,
         }
     }
 
@@ -111,9 +131,11 @@ impl Handshake {
         };
         self.flight = Some((number, bytes));
         self.send_from = Some(0);
+        self.stopped_at = None;
         self.repeat_interval = FIRST_REPEAT;
         self.repeat_at = now + FIRST_REPEAT;
         self.sent_at = None;
+        self.repeated = false;
     }
 
     /// Whether no flight of ours was set yet.
@@ -123,9 +145,11 @@ impl Handshake {
 
     /// Sends the latest flight again from its start.
     pub(crate) fn repeat(&mut self, now: Time) {
-        if self.flight.is_some() {
-            self.send_from = Some(0);
+        if self.flight.is_some() && self.send_from.is_none() {
+            self.send_from = Some(self.stopped_at.take().unwrap_or(0));
         }
+        self.sent_at = None;
+        self.repeated = true;
         self.repeat_interval = (self.repeat_interval * 2).min(MAX_REPEAT);
         self.repeat_at = now + self.repeat_interval;
     }
@@ -137,6 +161,30 @@ impl Handshake {
             self.answered_at = Some(now);
         }
         due && self.send_from.is_none()
+    }
+
+    /// A packet of our flight goes out.
+    pub(crate) fn note_sent(&mut self, now: Time) {
+        if !self.repeated {
+            self.sent_at.get_or_insert(now);
+        }
+    }
+
+    /// Takes the flight that was completed last as not received: it was spoiled on its way.
+    pub(crate) fn reject_flight(&mut self) {
+        self.next_receive -= 2;
+        self.bad_blocks += 1;
+    }
+
+    /// Keeps a packet that came before there are keys. False if there is no room for it.
+    pub(crate) fn keep_early(&mut self, limits: &Limits, packet: Early) -> bool {
+        let held: usize = self.early.iter().map(|early| early.packet.len()).sum();
+        let fits = self.early.len() < limits.max_early_packets
+            && held + packet.packet.len() <= limits.max_early_bytes;
+        if fits {
+            self.early.push(packet);
+        }
+        fits
     }
 
     /// Whether packets of our flight wait to be sent.
@@ -156,7 +204,7 @@ impl Handshake {
             // The address is unproven until the client's second flight is here.
             let cost = self.bytes_out + piece.len() as u64;
             if cost > AMPLIFICATION * self.bytes_in {
-                self.send_from = None;
+                self.stopped_at = self.send_from.take();
                 return Err(());
             }
         }
@@ -174,20 +222,26 @@ impl Handshake {
         total: u32,
         offset: u32,
         payload: &[u8],
-        max_flight: u32,
+        limits: &Limits,
     ) -> FlightStep {
         self.bytes_in += payload.len() as u64;
         if number != u64::from(self.next_receive) {
             let old = number < u64::from(self.next_receive);
             return if old { FlightStep::Repeated } else { FlightStep::Nothing };
         }
-        if total > max_flight {
+        if total > limits.max_flight {
             return FlightStep::TooLarge;
         }
         let assembly = self.assembly.get_or_insert_with(|| Assembly {
             bytes: vec![0; total as usize],
             have: RangeSet::default(),
         });
+        if assembly.bytes.len() != total as usize {
+            return FlightStep::Nothing;
+        }
+        if assembly.have.count() > limits.max_gaps {
+            return FlightStep::TooLarge;
+        }
         let end = offset.saturating_add(u32::try_from(payload.len()).unwrap_or(u32::MAX));
         let Some(to) = assembly.bytes.get_mut(offset as usize..end as usize) else {
             return FlightStep::Nothing;

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::{Role, Session, SessionKeys, State};
 use crate::crypto::Suite;
@@ -9,8 +10,9 @@ use crate::endpoint::Shared;
 use crate::error::{CallError, CloseReason};
 use crate::event::Event;
 use crate::keys::Secret;
+use crate::replay::IdSet;
 use crate::time::Time;
-use crate::wire::{CancelCode, ControlBody};
+use crate::wire::{CancelCode, ControlBody, Params};
 
 impl Session {
     /// Installs the epoch 3 secrets of both directions. A server works from here on; a client
@@ -32,11 +34,52 @@ impl Session {
         match self.role {
             Role::Client => self.state = State::Unconfirmed,
             Role::Server => {
-                let ack = self.ack_ranges();
+                let ack = self.ack_ranges(0);
                 cx.send_control(self.id, 0, ControlBody::Ack(ack));
                 self.establish(cx);
             }
         }
+    }
+
+    /// Back to before the keys, with `local` as our parameters of the next attempt. All RPCs have
+    /// ended.
+    pub(crate) fn forget_keys(&mut self, local: Params) {
+        self.keys = None;
+        self.local = local;
+        self.next_number = 0;
+        self.finished = IdSet::default();
+        self.seen = IdSet::default();
+        self.acked = (0, 0);
+    }
+
+    /// Queues our flight for sending, unless it is queued.
+    pub(crate) fn queue_flight(&mut self, cx: &mut Shared) {
+        if let Some(handshake) = self.handshake.as_deref_mut()
+            && !core::mem::replace(&mut handshake.queued, true)
+        {
+            cx.flights.push_back(self.id);
+        }
+    }
+
+    /// Notes whether the queue of flights still holds ours.
+    pub(crate) fn flight_queued(&mut self, queued: bool) {
+        if let Some(handshake) = self.handshake.as_deref_mut() {
+            handshake.queued = queued;
+        }
+    }
+
+    /// Whether a repeated last flight may be answered now: at most once per millisecond.
+    pub(crate) fn may_answer_flight(&mut self, now: Time) -> bool {
+        let due = now >= self.next_flight_answer;
+        if due {
+            self.next_flight_answer = now + super::handshake::ANSWER_PACE;
+        }
+        due
+    }
+
+    /// Takes one measurement of the round-trip time.
+    pub(crate) fn sample_rtt(&mut self, rtt: Duration) {
+        self.rtt.sample(rtt);
     }
 
     /// The session works without a handshake of ours (secrets negotiated elsewhere).
@@ -70,7 +113,7 @@ impl Session {
             self.probes = 1;
             cx.stats.probes_sent += 1;
             cx.send_control(self.id, 0, ControlBody::NeedAck);
-            let due = now + self.silence(0);
+            let due = now + self.probe_wait();
             self.probe_at = Some(due);
             self.wake_at(cx, due);
         }
@@ -112,16 +155,12 @@ impl Session {
     }
 
     /// Ends all RPCs of both directions.
-    fn end_rpcs(&mut self, cx: &mut Shared, error: CallError) {
+    pub(crate) fn end_rpcs(&mut self, cx: &mut Shared, error: CallError) {
         let mut ours: Vec<u64> = self.out.keys().copied().collect();
         ours.sort_unstable();
         for number in ours {
             self.finish(cx, number, Err(error.clone()));
         }
-        let mut theirs: Vec<u64> = self.inc.keys().copied().collect();
-        theirs.sort_unstable();
-        for number in theirs {
-            self.forget(cx, number);
-        }
+        self.forget_range(cx, 0..=u64::MAX);
     }
 }

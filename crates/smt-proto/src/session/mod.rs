@@ -145,6 +145,8 @@ pub(crate) struct Session {
     /// Packets past a hole that make it a loss; grows when a RESEND proves spurious.
     reorder_window: u32,
     last_heard: Time,
+    /// When a repeated last flight of the client's may be answered again.
+    next_flight_answer: Time,
     probes: u32,
     probe_at: Option<Time>,
     timer: Timer,
@@ -173,8 +175,9 @@ impl Session {
             incoming_bytes: 0,
             outgoing_bytes: 0,
             rtt: Rtt::default(),
-            reorder_window: 3,
+            reorder_window: data::MIN_REORDER_WINDOW,
             last_heard: now,
+            next_flight_answer: now,
             probes: 0,
             probe_at: None,
             timer: Timer::default(),

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::data::resend_holes;
+use super::data::chase;
 use super::{Session, State};
 use crate::endpoint::Shared;
 use crate::error::{CallError, CloseReason, HandshakeError};
@@ -12,13 +12,18 @@ use crate::time::Time;
 use crate::timer::Wake;
 use crate::wire::{CancelCode, ControlBody};
 
+/// Parameter blocks without sense after which a server is taken to mean them.
+const MAX_BAD_BLOCKS: u32 = 3;
+/// How long the answer to a first probe may take (spec 5.6).
+const MIN_PROBE_WAIT: Duration = Duration::from_millis(20);
+
 impl Session {
     /// A wake-up for RPC `number` of ours came up.
-    pub(crate) fn on_out_timer(&mut self, cx: &mut Shared, at: Time, now: Time, number: u64) {
+    pub(crate) fn on_out_timer(&mut self, cx: &mut Shared, now: Time, number: u64) {
         let session = self.id;
         let who = Wake::Out(session, number);
         let Some(rpc) = self.out.get_mut(&number) else { return };
-        if !rpc.timer.fired(&mut cx.timers, who, at, now) {
+        if !rpc.timer.fired(&mut cx.timers, who, now) {
             return;
         }
         if !rpc.cancelling && rpc.deadline <= now {
@@ -45,18 +50,11 @@ impl Session {
         rpc.sent_at = None;
         let key = (session, request_id | 1);
         let asked = match &mut rpc.response {
-            Some(response) => {
-                let limit = response.granted;
-                let asked = resend_holes(response, cx, now, key, limit);
-                if asked == 0 && limit < response.layout().wire_len {
-                    super::data::schedule(response, cx, key);
-                }
-                asked
-            }
-            None => 0,
+            Some(response) => chase(response, cx, now, key),
+            None => false,
         };
         // A request still waiting in our own queue cannot be answered yet.
-        if asked == 0 && rpc.response.is_none() && (rpc.request.sent() > 0) {
+        if !asked && rpc.response.is_none() && (rpc.request.sent() > 0) {
             cx.stats.resends_sent += 1;
             let body =
                 ControlBody::Resend { offset: 0, length: unscheduled, priority: 0, pinned: false };
@@ -65,28 +63,26 @@ impl Session {
     }
 
     /// A wake-up for RPC `number` of the peer's came up.
-    pub(crate) fn on_in_timer(&mut self, cx: &mut Shared, at: Time, now: Time, number: u64) {
+    pub(crate) fn on_in_timer(&mut self, cx: &mut Shared, now: Time, number: u64) {
         let session = self.id;
         let who = Wake::In(session, number);
         let Some(rpc) = self.inc.get_mut(&number) else { return };
-        if !rpc.timer.fired(&mut cx.timers, who, at, now) {
+        if !rpc.timer.fired(&mut cx.timers, who, now) {
             return;
         }
         rpc.silences += 1;
         let silences = rpc.silences;
-        let give_up = silences > cx.config.limits.max_silence;
+        let max_silence = cx.config.limits.max_silence;
         let due = now + self.silence(silences);
         let request_id = self.request_id(false, number);
         let Some(rpc) = self.inc.get_mut(&number) else { return };
         match &mut rpc.state {
-            InState::Receiving(_) if give_up => self.forget(cx, number),
+            InState::Receiving(message) if message.silences >= max_silence => {
+                self.forget(cx, number);
+            }
             InState::Receiving(message) => {
                 rpc.timer.set(&mut cx.timers, who, due);
-                let limit = message.granted;
-                let key = (session, request_id);
-                if resend_holes(message, cx, now, key, limit) == 0 {
-                    super::data::schedule(message, cx, key);
-                }
+                chase(message, cx, now, (session, request_id));
             }
             InState::Executing => {}
             InState::Responding(_) => {
@@ -98,8 +94,8 @@ impl Session {
     }
 
     /// A wake-up for the session itself came up.
-    pub(crate) fn on_session_timer(&mut self, cx: &mut Shared, at: Time, now: Time) {
-        if !self.timer.fired(&mut cx.timers, Wake::Session(self.id), at, now) {
+    pub(crate) fn on_session_timer(&mut self, cx: &mut Shared, now: Time) {
+        if !self.timer.fired(&mut cx.timers, Wake::Session(self.id), now) {
             return;
         }
         match self.state {
@@ -120,24 +116,31 @@ impl Session {
         self.timer.set(&mut cx.timers, Wake::Session(self.id), due);
     }
 
+    pub(crate) fn clear_timer(&mut self, cx: &mut Shared) {
+        self.timer.clear(&mut cx.timers);
+    }
+
     fn handshake_due(&mut self, cx: &mut Shared, now: Time) {
         let Some(handshake) = self.handshake.as_deref_mut() else { return };
         if handshake.deadline <= now {
             if matches!(self.state, State::Failed) {
                 return self.end(cx, None);
             }
-            return self.handshake_failed(cx, HandshakeError::TimedOut);
+            let error = match handshake.bad_blocks {
+                0 => HandshakeError::TimedOut,
+                _ => HandshakeError::BadParameters,
+            };
+            return self.handshake_failed(cx, error);
         }
         let is_client = self.role == super::Role::Client;
         if is_client && !matches!(self.state, State::Failed) && handshake.repeat_at <= now {
             handshake.repeat(now);
-            cx.flights.push_back(self.id);
+            self.queue_flight(cx);
         }
-        let due = if is_client {
-            handshake.deadline.min(handshake.repeat_at)
-        } else {
-            handshake.deadline
-        };
+        let Some(handshake) = self.handshake.as_deref() else { return };
+        let repeats = is_client && !matches!(self.state, State::Failed);
+        let due =
+            if repeats { handshake.deadline.min(handshake.repeat_at) } else { handshake.deadline };
         self.wake_at(cx, due);
     }
 
@@ -155,9 +158,28 @@ impl Session {
         self.probes += 1;
         cx.stats.probes_sent += 1;
         cx.send_control(self.id, 0, ControlBody::NeedAck);
-        let due = now + self.silence(self.probes);
+        let due = now + self.probe_wait();
         self.probe_at = Some(due);
         self.wake_at(cx, due);
+    }
+
+    /// How long to wait for the answer to the latest probe. Never as short as a silence timer: a host
+    /// that stops for some milliseconds is not dead.
+    pub(crate) fn probe_wait(&self) -> Duration {
+        self.silence(self.probes).max(MIN_PROBE_WAIT * (1 << self.probes.clamp(1, 4)) / 2)
+    }
+
+    /// The peer's parameters make no sense. A flipped bit may be the cause: a client waits for the
+    /// server to repeat itself, some times; a server waits for a new first flight.
+    pub(crate) fn bad_parameters(&mut self, cx: &mut Shared) {
+        match self.handshake.as_deref_mut() {
+            Some(handshake)
+                if self.role == super::Role::Client && handshake.bad_blocks < MAX_BAD_BLOCKS =>
+            {
+                handshake.reject_flight();
+            }
+            _ => self.handshake_failed(cx, HandshakeError::BadParameters),
+        }
     }
 
     pub(crate) fn handshake_failed(&mut self, cx: &mut Shared, error: HandshakeError) {

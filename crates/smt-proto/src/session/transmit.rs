@@ -131,7 +131,7 @@ impl Session {
         header.epoch = 0;
         let token = self.token;
         let Some(handshake) = self.handshake.as_deref_mut() else { return Written::Nothing };
-        handshake.sent_at.get_or_insert(now);
+        handshake.note_sent(now);
         let (number, total, offset, piece) = match handshake.next_piece(room) {
             Ok(Some(piece)) => piece,
             Ok(None) => return Written::Nothing,
