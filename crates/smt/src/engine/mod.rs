@@ -77,6 +77,8 @@ pub struct Engine {
     connect_timeout: Duration,
     call_deadline: Duration,
     overruns: u64,
+    /// Polls in a row that found packets.
+    busy_polls: u32,
     path_errors_checked: Time,
 }
 
@@ -108,6 +110,7 @@ impl Engine {
             connect_timeout,
             call_deadline,
             overruns: 0,
+            busy_polls: 0,
             path_errors_checked: Time::ZERO,
         })
     }

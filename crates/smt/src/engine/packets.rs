@@ -12,6 +12,10 @@ use crate::error::CallError;
 
 /// Bursts received in one poll: then it is the application's turn.
 const MAX_BURSTS: usize = 4;
+/// Packets in a first burst that make another one likely.
+const SHORT_BURST: usize = 4;
+/// Polls in a row that may find packets before the timers are looked at all the same.
+const MAX_BUSY_POLLS: u32 = 64;
 /// How often the error queue is looked at while packets flow.
 const PATH_ERROR_PACE: Duration = Duration::from_millis(1);
 
@@ -26,7 +30,7 @@ impl Engine {
         let mut worked = self.flush()?;
         let now = self.now();
         let mut drained = false;
-        for _ in 0..MAX_BURSTS {
+        for burst in 0..MAX_BURSTS {
             let received = self.datapath.recv()?;
             for index in 0..received {
                 let (meta, packet) = self.datapath.packet(index);
@@ -34,13 +38,17 @@ impl Engine {
                 self.core.handle_packet(now, &meta, packet);
             }
             worked |= received > 0;
-            drained = received < self.caps.rx_burst;
-            if drained {
+            drained = received == 0;
+            // A short burst may have been the last, but asking costs a system call: the next poll
+            // will know. A lone packet is answered at once.
+            if drained || (burst == 0 && received < SHORT_BURST) {
                 break;
             }
         }
-        // A late wake-up must not pass for loss: first everything received, then the timers.
-        if drained {
+        self.busy_polls = if drained { 0 } else { self.busy_polls + 1 };
+        // A late wake-up must not pass for loss: first everything received, then the timers. But
+        // they do not wait for ever either.
+        if drained || self.busy_polls % MAX_BUSY_POLLS == 0 {
             if self.core.poll_timeout().is_some_and(|due| due <= now) {
                 self.core.handle_timeout(now);
             }

@@ -50,7 +50,10 @@ pub enum TlsError {
         not_before: u64,
     },
     /// A signature by the peer's key, or on its certificate, is wrong.
-    #[error("a signature in the peer's certificate chain or handshake is wrong")]
+    #[error(
+        "a signature in the peer's certificate chain or handshake is wrong (is the trusted CA \
+         another one of the same name?)"
+    )]
     BadSignature,
     /// The peer's certificate cannot be accepted for another reason.
     #[error("the peer's certificate cannot be accepted: {detail}")]

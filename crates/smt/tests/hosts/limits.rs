@@ -1,0 +1,101 @@
+//! Full receivers, too many calls, too large messages: a typed error or waiting, never more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smt::{CallError, Limits, StartError};
+use smt_testbed::{PairOptions, Trial, pair, test};
+
+use crate::bed::{
+    Ca, NAME, Server, client_builder, on_host, pattern, server_address, server_builder,
+};
+
+pub(crate) fn tests() -> Vec<Trial> {
+    vec![
+        test("too_large_message_is_a_typed_error", too_large),
+        test("calls_beyond_the_peers_limit_wait", calls_wait),
+        test("garbage_is_counted_and_dropped", garbage),
+    ]
+}
+
+fn too_large() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let ca = Arc::new(Ca::new());
+    let address = server_address(&pair, false);
+    let limits = Limits { max_message: 10_000, ..Limits::default() };
+    let server = Server::start(&pair.b, address, server_builder(&ca, address).limits(limits));
+    let (to, builder) = (server.address, client_builder(&ca, false));
+    on_host(&pair.a, move || async move {
+        let endpoint = builder.endpoint().unwrap();
+        let session = endpoint.connect(to, NAME).await.unwrap();
+        let error = session.call(vec![0; 10_001]).await.err();
+        let expected = CallError::NotStarted(StartError::TooLarge { limit: 10_000 });
+        assert_eq!(error, Some(expected));
+        assert_eq!(session.call(vec![0; 10_000]).await.unwrap().len(), 10_000);
+    })
+    .join()
+    .unwrap();
+}
+
+fn calls_wait() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let ca = Arc::new(Ca::new());
+    let address = server_address(&pair, false);
+    let limits = Limits { max_rpcs: 4, max_incoming_bytes: 200_000, ..Limits::default() };
+    let server = Server::start(&pair.b, address, server_builder(&ca, address).limits(limits));
+    let (to, builder) = (server.address, client_builder(&ca, false));
+    on_host(&pair.a, move || async move {
+        let endpoint = builder.endpoint().unwrap();
+        let session = endpoint.connect(to, NAME).await.unwrap();
+        let calls: Vec<_> = (0..50u64)
+            .map(|seed| {
+                let session = session.clone();
+                tokio::spawn(async move {
+                    let body = pattern(seed, 100_000);
+                    let call = session.call(body.clone()).deadline(Duration::from_secs(30));
+                    assert!(call.await.unwrap().as_slice() == body);
+                })
+            })
+            .collect();
+        for call in calls {
+            call.await.unwrap();
+        }
+        assert!(endpoint.stats().limit_rpcs > 0);
+    })
+    .join()
+    .unwrap();
+}
+
+fn garbage() {
+    use smt::datapath::{OpenOptions, TxMeta, open};
+    let pair = pair(PairOptions::default()).unwrap();
+    let ca = Arc::new(Ca::new());
+    let address = server_address(&pair, false);
+    let server = Server::start(&pair.b, address, server_builder(&ca, address));
+    let to = server.address;
+    let target = std::net::SocketAddr::new(address, 0);
+    pair.a
+        .run(move || {
+            let mut opened = open(OpenOptions::default()).unwrap();
+            for seed in 0..2000u64 {
+                let mut packet = pattern(seed, 4 + (seed as usize % 1000));
+                // The kernel's filter looks at the destination port alone.
+                packet[2..4].copy_from_slice(&to.port().to_be_bytes());
+                if let Some(frame) = opened.datapath.frame() {
+                    frame[..packet.len()].copy_from_slice(&packet);
+                    let meta = TxMeta { dst: target, src: None, len: packet.len() };
+                    opened.datapath.commit(meta);
+                }
+                opened.datapath.flush().unwrap();
+            }
+        })
+        .unwrap();
+    let builder = client_builder(&ca, false);
+    on_host(&pair.a, move || async move {
+        let endpoint = builder.endpoint().unwrap();
+        let session = endpoint.connect(to, NAME).await.unwrap();
+        assert_eq!(&*session.call("still here?").await.unwrap(), b"still here?");
+    })
+    .join()
+    .unwrap();
+}
