@@ -6,8 +6,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use smt_proto::crypto::SuiteId;
@@ -24,7 +26,7 @@ struct TrafficSecrets {
 /// Lets `openssl s_server` and `s_client` do a handshake with `suite` on a port of the kernel's
 /// choice, and returns its secrets, which both ends must have logged alike.
 fn openssl_handshake(suite: SuiteId) -> TrafficSecrets {
-    let dir = TempDir::new(suite);
+    let dir = TempDir::new();
     let certificate = dir.0.join("certificate.pem");
     let key = dir.0.join("key.pem");
     write_certificate(&certificate, &key);
@@ -78,6 +80,76 @@ fn openssl_gives_the_secrets_of_every_suite() {
         assert_eq!(secrets.server_secret.len(), hash_len);
         assert_ne!(secrets.client_secret, secrets.server_secret);
     }
+}
+
+/// Two engines make a session on OpenSSL's secrets and call each other.
+#[test]
+fn a_session_runs_on_the_secrets_of_openssl() {
+    use smt::engine::{Event, TrafficSecrets as Registered};
+    use smt::proto::Role;
+    use smt::{CallOptions, Engine};
+
+    for suite in [SuiteId::Aes128GcmSha256, SuiteId::Aes256GcmSha384] {
+        let secrets = openssl_handshake(suite);
+        let (mut client, mut server, address) = engines();
+        let ours = client.offer_external(Role::Client).unwrap();
+        let theirs = server.offer_external(Role::Server).unwrap();
+        let registered = Registered {
+            suite: secrets.suite,
+            alpn: b"smt/1",
+            client: &secrets.client_secret,
+            server: &secrets.server_secret,
+        };
+        let to_server = SocketAddr::new(address[1], theirs.port());
+        let to_client = SocketAddr::new(address[0], ours.port());
+        let session = client.add_external(&ours, to_server, theirs.block(), &registered).unwrap();
+        let back = server.add_external(&theirs, to_client, ours.block(), &registered).unwrap();
+
+        client.call(session, "from the client", CallOptions::default()).unwrap();
+        server.call(back, "from the server", CallOptions::default()).unwrap();
+        let mut answered = 0;
+        while answered < 2 {
+            for engine in [&mut client, &mut server] {
+                engine.poll().unwrap();
+                while let Some(event) = Engine::next_event(engine) {
+                    match event {
+                        Event::Request { rpc, body } => {
+                            assert!(engine.reply(rpc, body.into_vec()));
+                        }
+                        Event::Response { result, .. } => {
+                            assert!(result.unwrap().starts_with(b"from the "));
+                            answered += 1;
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A client's and a server's engine over memory, and their addresses.
+fn engines() -> (smt::Engine, smt::Engine, [IpAddr; 2]) {
+    use smt::Builder;
+    use smt::datapath::{Opened, memory};
+    use smt::tls::{ClientTls, Identity, Roots, ServerTls};
+
+    let address: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
+    let (a, b) = memory::pair(address[0], address[1], 1500).unwrap();
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let params = CertificateParams::new(vec![SERVER_NAME.to_owned()]).unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    let identity = Identity::from_pem(pem.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+    let roots = Roots::from_pem(pem.as_bytes()).unwrap();
+    let client = Builder::new().client(ClientTls::builder(roots).build().unwrap());
+    let server = Builder::new().server(4433, ServerTls::builder(identity).build().unwrap());
+    let opened = |datapath, listen, client_ports| Opened { datapath, listen, client_ports };
+    let listen = Some(SocketAddr::new(address[1], 4433));
+    (
+        client.engine_over(opened(Box::new(a), None, 40_000..40_032)).unwrap(),
+        server.engine_over(opened(Box::new(b), listen, 0..0)).unwrap(),
+        address,
+    )
 }
 
 /// A running `openssl s_server` for one connection, ended with this value.
@@ -197,8 +269,10 @@ fn suite_named(name: &str) -> SuiteId {
 struct TempDir(PathBuf);
 
 impl TempDir {
-    fn new(suite: SuiteId) -> Self {
-        let name = format!("smt-openssl-{}-{:04x}", std::process::id(), suite as u16);
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("smt-openssl-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path).unwrap();
         Self(path)

@@ -200,19 +200,27 @@ impl Engine {
 
     /// A 5-tuple towards `remote` that no session uses, from the next of our client ports.
     fn fresh_path(&mut self, remote: SocketAddr) -> Option<Path> {
-        let encapsulated = self.caps.name == "udp";
-        let outer = SocketAddr::new(remote.ip(), if encapsulated { remote.port() } else { 0 });
-        let span = u16::try_from(self.client_ports.len()).unwrap_or(u16::MAX);
+        let outer = self.outer(remote);
         let local = Some(self.local).filter(|local| !local.is_unspecified());
-        for _ in 0..span {
-            let local_port = self.client_ports.start + self.next_port % span;
-            self.next_port = self.next_port.wrapping_add(1) % span;
-            let path = Path { remote: outer, remote_port: remote.port(), local_port, local };
-            if !self.core.has_path(&path) {
-                return Some(path);
-            }
-        }
-        None
+        let path =
+            |local_port| Path { remote: outer, remote_port: remote.port(), local_port, local };
+        self.client_port(|engine, port| !engine.core.has_path(&path(port))).map(path)
+    }
+
+    /// The peer's address as the datapath wants it, of its address and SMT port.
+    pub(super) fn outer(&self, remote: SocketAddr) -> SocketAddr {
+        let encapsulated = self.caps.name == "udp";
+        SocketAddr::new(remote.ip(), if encapsulated { remote.port() } else { 0 })
+    }
+
+    /// The next of our client ports that is `free`.
+    pub(super) fn client_port(&mut self, free: impl Fn(&Engine, u16) -> bool) -> Option<u16> {
+        let span = u16::try_from(self.client_ports.len()).unwrap_or(u16::MAX);
+        (0..span).find_map(|_| {
+            let port = self.client_ports.start + self.next_port % span;
+            self.next_port = (self.next_port + 1) % span;
+            free(self, port).then_some(port)
+        })
     }
 
     /// A flight of the peer's is complete.

@@ -22,6 +22,7 @@
 //! keeps them on the caller's thread).
 
 mod event;
+mod external;
 mod handshakes;
 mod packets;
 mod wait;
@@ -45,6 +46,7 @@ use handshakes::Handshakes;
 use wait::Waiter;
 
 pub use event::{ConnectId, Event, SessionInfo};
+pub use external::{ExternalOffer, TrafficSecrets};
 
 /// How long an adaptive engine busy-polls after the last packet before it sleeps.
 const ADAPTIVE_SPIN: Duration = Duration::from_micros(50);

@@ -1,0 +1,113 @@
+//! Sessions on secrets that another TLS 1.3 stack has negotiated (spec 5.1, last rule).
+
+use std::net::SocketAddr;
+
+use smt_proto::crypto::{SuiteId, aws_lc};
+use smt_proto::keys::{key_context, secret_from_traffic_secret};
+use smt_proto::wire::Params;
+use smt_proto::{External, Path, Role, SessionId};
+
+use super::Engine;
+use crate::error::ConnectError;
+
+/// What one end tells the other, over the TLS connection whose secrets are to be used, before both
+/// make the session.
+#[derive(Clone, Debug)]
+pub struct ExternalOffer {
+    role: Role,
+    port: u16,
+    block: Vec<u8>,
+    params: Params,
+}
+
+impl ExternalOffer {
+    /// Our SMT port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Our parameter block.
+    pub fn block(&self) -> &[u8] {
+        &self.block
+    }
+}
+
+/// Application traffic secrets of a TLS 1.3 connection (RFC 8446, 7.1). From here on they belong to
+/// the session: the TLS connection must not protect another byte with them.
+pub struct TrafficSecrets<'a> {
+    /// The negotiated cipher suite.
+    pub suite: SuiteId,
+    /// The negotiated application protocol.
+    pub alpn: &'a [u8],
+    /// `client_application_traffic_secret_0`.
+    pub client: &'a [u8],
+    /// `server_application_traffic_secret_0`.
+    pub server: &'a [u8],
+}
+
+impl Engine {
+    /// Begins a session on secrets negotiated elsewhere: our port and parameters, to be told to the
+    /// peer. `role` is this end's role in the TLS connection.
+    ///
+    /// # Errors
+    /// [`ConnectError::NotAClient`] if there is no port for the role.
+    pub fn offer_external(&mut self, role: Role) -> Result<ExternalOffer, ConnectError> {
+        let port = match role {
+            Role::Server => self.listen.map(|listen| listen.port()),
+            Role::Client => self.client_port(|_, _| true),
+        };
+        let port = port.ok_or(ConnectError::NotAClient)?;
+        let params = self.core.parameters(role);
+        Ok(ExternalOffer { role, port, block: params.emit(0), params })
+    }
+
+    /// Makes the session: `remote` is the peer's address and SMT port, `peer_block` its parameter
+    /// block. It works at once; no event announces it.
+    ///
+    /// # Errors
+    /// [`ConnectError::BadParameters`], [`ConnectError::Unreachable`], [`ConnectError::Limit`].
+    pub fn add_external(
+        &mut self,
+        offer: &ExternalOffer,
+        remote: SocketAddr,
+        peer_block: &[u8],
+        secrets: &TrafficSecrets<'_>,
+    ) -> Result<SessionId, ConnectError> {
+        let (peer, len) = Params::parse(peer_block).map_err(|_| ConnectError::BadParameters)?;
+        if len != peer_block.len() {
+            return Err(ConnectError::BadParameters);
+        }
+        let suite = aws_lc::suite(secrets.suite);
+        let ours = (offer.port, offer.block.as_slice());
+        let theirs = (remote.port(), peer_block);
+        let (client, server) = match offer.role {
+            Role::Client => (ours, theirs),
+            Role::Server => (theirs, ours),
+        };
+        let context = key_context(suite, secrets.alpn, client.0, server.0, client.1, server.1);
+        let path = Path {
+            remote: self.outer(remote),
+            remote_port: remote.port(),
+            local_port: offer.port,
+            local: Some(self.local).filter(|local| !local.is_unspecified()),
+        };
+        let room = self.room(remote).ok_or(ConnectError::Unreachable)?;
+        let external = External {
+            path,
+            role: offer.role,
+            suite,
+            client_secret: secret_from_traffic_secret(suite, secrets.client, &context),
+            server_secret: secret_from_traffic_secret(suite, secrets.server, &context),
+            local: offer.params,
+            peer,
+            room,
+        };
+        let now = self.now();
+        self.core.add_session(now, external).map_err(|error| match error {
+            smt_proto::error::HandshakeError::TooManySessions => {
+                ConnectError::Limit("max_sessions")
+            }
+            _ => ConnectError::BadParameters,
+        })
+    }
+}
