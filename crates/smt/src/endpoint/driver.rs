@@ -166,7 +166,7 @@ pub(super) fn watch(engine: &mut Engine) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// Moves packets until the endpoint is closed or nobody uses it.
 pub(super) async fn drive(shared: Arc<Shared>, fd: AsyncFd<OwnedFd>, handle: Weak<Handle>) {
-    let mut polls = 0;
+    let mut polls: u32 = 0;
     loop {
         let mut ready = tokio::select! {
             biased;
@@ -190,8 +190,8 @@ pub(super) async fn drive(shared: Arc<Shared>, fd: AsyncFd<OwnedFd>, handle: Wea
             Ok(false) => ready.clear_ready(),
             Err(()) => break,
         }
-        polls += 1;
-        if polls % POLLS_PER_TURN == 0 {
+        polls = polls.wrapping_add(1);
+        if polls.is_multiple_of(POLLS_PER_TURN) {
             tokio::task::yield_now().await;
         }
     }

@@ -48,7 +48,7 @@ impl Engine {
         self.busy_polls = if drained { 0 } else { self.busy_polls + 1 };
         // A late wake-up must not pass for loss: first everything received, then the timers. But
         // they do not wait for ever either.
-        if drained || self.busy_polls % MAX_BUSY_POLLS == 0 {
+        if drained || self.busy_polls.is_multiple_of(MAX_BUSY_POLLS) {
             if self.core.poll_timeout().is_some_and(|due| due <= now) {
                 self.core.handle_timeout(now);
             }

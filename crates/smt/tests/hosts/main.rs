@@ -1,5 +1,8 @@
 //! Two hosts in network namespaces, real sockets, real TLS: the transport as its users have it.
 
+// The helpers of a test are not recognised as tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod bed;
 mod calls;
 mod failures;
