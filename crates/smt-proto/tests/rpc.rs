@@ -201,7 +201,7 @@ fn limits_on_starting_calls_are_typed_errors() {
     net.hosts[SERVER].echo = false;
     let deadline = net.now + SECOND;
     let session = net.hosts[CLIENT].session;
-    let mut start = |net: &mut Net, size: usize| {
+    let start = |net: &mut Net, size: usize| {
         let body = bytes::Bytes::from(vec![0; size]);
         net.hosts[CLIENT].endpoint.start_call(session, body, deadline, 0)
     };

@@ -11,6 +11,7 @@ use crate::limits::Limits;
 use crate::ranges::RangeSet;
 use crate::session::Role;
 use crate::time::Time;
+use crate::wire::DATA_LEN;
 
 /// First interval after which a client repeats its flight.
 pub(crate) const FIRST_REPEAT: Duration = Duration::from_millis(5);
@@ -202,13 +203,13 @@ impl Handshake {
         let piece = rest.get(..room.min(rest.len())).unwrap_or_default();
         if self.role == Role::Server && self.next_receive == 2 {
             // The address is unproven until the client's second flight is here.
-            let cost = self.bytes_out + piece.len() as u64;
+            let cost = self.bytes_out + (DATA_LEN + piece.len()) as u64;
             if cost > AMPLIFICATION * self.bytes_in {
                 self.stopped_at = self.send_from.take();
                 return Err(());
             }
         }
-        self.bytes_out += piece.len() as u64;
+        self.bytes_out += (DATA_LEN + piece.len()) as u64;
         let end = from as usize + piece.len();
         self.send_from = if end < flight.len() { u32::try_from(end).ok() } else { None };
         let total = u32::try_from(flight.len()).unwrap_or(u32::MAX);
@@ -224,7 +225,7 @@ impl Handshake {
         payload: &[u8],
         limits: &Limits,
     ) -> FlightStep {
-        self.bytes_in += payload.len() as u64;
+        self.bytes_in += (DATA_LEN + payload.len()) as u64;
         if number != u64::from(self.next_receive) {
             let old = number < u64::from(self.next_receive);
             return if old { FlightStep::Repeated } else { FlightStep::Nothing };

@@ -2,14 +2,17 @@
 //! corruption, and a place for an attacker on the link.
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses its own part")]
 
+pub mod script;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use smt_proto::crypto::{Random, SuiteId, aws_lc};
+use smt_proto::crypto::{Random, Suite, SuiteId, aws_lc};
 use smt_proto::error::{CallError, CloseReason};
 use smt_proto::keys::Secret;
+use smt_proto::wire::Params;
 use smt_proto::{
     Body, Config, Endpoint, Event, External, PacketMeta, Path, Role, RpcId, SessionId, Time,
 };
@@ -96,6 +99,12 @@ pub struct Net {
     pub recorded: Vec<(usize, Vec<u8>)>,
     pub recording: bool,
     pub sent: u64,
+    /// The secrets of epoch 3, client's and server's, for tests that play one of them.
+    pub secrets: [Vec<u8>; 2],
+    pub params: [Params; 2],
+    pub suite: &'static dyn Suite,
+    /// The largest memory charge seen at either end, in bytes.
+    pub most_incoming: u64,
 }
 
 pub fn address(host: usize) -> SocketAddr {
@@ -111,8 +120,16 @@ impl Net {
     }
 
     pub fn with(seed: u64, configs: [Config; 2], suite: SuiteId, room: usize) -> Net {
+        Net::with_suite(seed, configs, aws_lc::suite(suite), room)
+    }
+
+    pub fn with_suite(
+        seed: u64,
+        configs: [Config; 2],
+        suite: &'static dyn Suite,
+        room: usize,
+    ) -> Net {
         let mut random = Seeded(seed);
-        let suite = aws_lc::suite(suite);
         let (client, server) = (random.bytes(suite.hash_len()), random.bytes(suite.hash_len()));
         let mut endpoints =
             configs.map(|config| Endpoint::new(config, Box::new(Seeded(random.next()))));
@@ -164,6 +181,10 @@ impl Net {
             recorded: Vec::new(),
             recording: false,
             sent: 0,
+            secrets: [client, server],
+            params,
+            suite,
+            most_incoming: 0,
         };
         net.pump(CLIENT);
         net.pump(SERVER);
@@ -262,7 +283,34 @@ impl Net {
     pub fn inject(&mut self, to: usize, mut bytes: Vec<u8>) {
         let meta = PacketMeta { remote: address(1 - to), local: address(to).ip(), ip_id: None };
         self.hosts[to].endpoint.handle_packet(self.now, &meta, &mut bytes);
+        self.most_incoming = self.most_incoming.max(self.hosts[to].endpoint.incoming_bytes());
         self.pump(to);
+    }
+
+    /// Starts recording afresh.
+    pub fn record(&mut self) {
+        self.recorded.clear();
+        self.recording = true;
+    }
+
+    /// What was sent to `to` since [`record`](Self::record), oldest first; nothing is recorded any
+    /// more.
+    pub fn recorded_to(&mut self, to: usize) -> Vec<Vec<u8>> {
+        self.recording = false;
+        self.recorded.iter().filter(|(at, _)| *at == to).map(|(_, p)| p.clone()).collect()
+    }
+
+    /// Checks that nothing is left of any RPC: no charge, no call, no timer but the idle probe.
+    pub fn assert_clean(&mut self) {
+        self.run_for(Duration::from_secs(5));
+        for host in &self.hosts {
+            assert_eq!(host.endpoint.incoming_bytes(), 0, "charge left over");
+            assert_eq!(host.endpoint.outstanding(host.session), 0, "calls left over");
+            if let Some(next) = host.endpoint.poll_timeout() {
+                let wait = next.since(self.now);
+                assert!(wait > Duration::from_secs(10), "a timer goes on: {wait:?}");
+            }
+        }
     }
 
     /// Takes the packets in flight off the link.
