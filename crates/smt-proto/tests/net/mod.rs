@@ -2,6 +2,7 @@
 //! corruption, and a place for an attacker on the link.
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses its own part")]
 
+pub mod pair;
 pub mod script;
 
 use std::collections::{BTreeMap, VecDeque};
