@@ -1,7 +1,7 @@
 //! A call as a future.
 
 use std::future::{Future, IntoFuture};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -39,20 +39,13 @@ impl Call {
         loop {
             let id = session.id();
             let room = endpoint.lock().room(id);
-            let mut freed = pin!(async {
-                match &room {
-                    Some(room) => room.notified().await,
-                    None => std::future::pending().await,
-                }
-            });
-            // Registers for the notification before the attempt, so that none is missed.
-            std::future::poll_fn(|cx| {
-                let _ = freed.as_mut().poll(cx);
-                std::task::Poll::Ready(())
-            })
-            .await;
+            // Made before the attempt, so that it misses no notification.
+            let freed = room.as_ref().map(|room| room.notified());
             let left = until.saturating_duration_since(Instant::now());
             let started = endpoint.with(|driven| {
+                if driven.closed {
+                    return Err(StartError::NoSession);
+                }
                 let (user, receiver) = driven.reserve_call();
                 let options = CallOptions { deadline: Some(left), user };
                 match driven.engine.call(id, body.clone(), options) {
@@ -72,6 +65,7 @@ impl Call {
                     return result.unwrap_or(Err(CallError::SessionClosed));
                 }
                 Err(StartError::TooManyOutstanding | StartError::Backpressure) => {
+                    let Some(freed) = freed else { continue };
                     tokio::time::timeout(left, freed).await.map_err(late)?;
                 }
                 Err(StartError::NoSession | StartError::Exhausted) => {

@@ -5,11 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
-use smt_proto::{Body, SessionId};
+use smt_proto::error::reply_code;
+use smt_proto::{Body, RpcId, SessionId};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{Endpoint, Handle, Incoming, Session, Shared};
+use super::{Handle, Shared};
 use crate::engine::{ConnectId, Engine, Event, SessionInfo};
 use crate::error::{CallError, ConnectError};
 
@@ -19,26 +20,39 @@ const POLLS_PER_TURN: u32 = 16;
 type ConnectResult = Result<(SessionId, Arc<SessionInfo>), ConnectError>;
 type CallResult = Result<Body, CallError>;
 
+/// A request on its way to whoever accepts it. Queues hold no handles of the endpoint: those would
+/// keep it alive, and need its lock when they are dropped under it.
+pub(super) type Request = (RpcId, Body);
+
+/// A session on its way to whoever accepts it.
+pub(super) struct NewSession {
+    pub(super) id: SessionId,
+    pub(super) info: Arc<SessionInfo>,
+    pub(super) requests: mpsc::UnboundedReceiver<Request>,
+}
+
 /// The engine and who waits for what in it.
 pub(super) struct Driven {
     pub(super) engine: Engine,
     pub(super) connects:
-        HashMap<ConnectId, (oneshot::Sender<ConnectResult>, mpsc::UnboundedSender<Incoming>)>,
+        HashMap<ConnectId, (oneshot::Sender<ConnectResult>, mpsc::UnboundedSender<Request>)>,
     calls: Vec<Option<oneshot::Sender<CallResult>>>,
     free_calls: Vec<u64>,
     sessions: HashMap<SessionId, SessionEntry>,
-    accepted: Option<mpsc::UnboundedSender<Session>>,
+    accepted: Option<mpsc::UnboundedSender<NewSession>>,
     failed: bool,
+    /// Nobody drives the engine any more.
+    pub(super) closed: bool,
 }
 
 struct SessionEntry {
-    requests: mpsc::UnboundedSender<Incoming>,
+    requests: mpsc::UnboundedSender<Request>,
     /// Told when a call ended, so that one that found no room can try again.
     room: Arc<Notify>,
 }
 
 impl Driven {
-    pub(super) fn new(engine: Engine, accepted: mpsc::UnboundedSender<Session>) -> Driven {
+    pub(super) fn new(engine: Engine, accepted: mpsc::UnboundedSender<NewSession>) -> Driven {
         Driven {
             engine,
             connects: HashMap::new(),
@@ -47,6 +61,7 @@ impl Driven {
             sessions: HashMap::new(),
             accepted: Some(accepted),
             failed: false,
+            closed: false,
         }
     }
 
@@ -87,7 +102,7 @@ impl Driven {
         self.sessions.get(&session).map(|entry| Arc::clone(&entry.room))
     }
 
-    fn dispatch(&mut self, endpoint: &Endpoint) {
+    fn dispatch(&mut self) {
         while let Some(event) = self.engine.next_event() {
             match event {
                 Event::Connected { connect, session, info } => {
@@ -108,7 +123,7 @@ impl Driven {
                 }
                 Event::Accepted { session, info } => {
                     let (requests, receiver) = mpsc::unbounded_channel();
-                    let new = Session::new(endpoint.clone(), session, info, None, receiver);
+                    let new = NewSession { id: session, info, requests: receiver };
                     let taken = self.accepted.as_ref().is_some_and(|a| a.send(new).is_ok());
                     if taken {
                         let entry = SessionEntry { requests, room: Arc::default() };
@@ -121,9 +136,10 @@ impl Driven {
                     tracing::info!(%remote, %error, "a client's handshake failed");
                 }
                 Event::Request { rpc, body } => {
-                    let incoming = Incoming::new(endpoint.clone(), rpc, body);
-                    if let Some(entry) = self.sessions.get(&rpc.session) {
-                        let _ = entry.requests.send(incoming);
+                    let entry = self.sessions.get(&rpc.session);
+                    if !entry.is_some_and(|entry| entry.requests.send((rpc, body)).is_ok()) {
+                        let text = "the server takes no requests in this session";
+                        self.engine.refuse(rpc, reply_code::REFUSED, text);
                     }
                 }
                 Event::RequestCancelled { .. } | Event::EarlyCallFailed { .. } => {}
@@ -151,6 +167,7 @@ impl Driven {
         self.free_calls.clear();
         self.sessions.clear();
         self.accepted = None;
+        self.closed = true;
     }
 }
 
@@ -176,12 +193,13 @@ pub(super) async fn drive(shared: Arc<Shared>, fd: AsyncFd<OwnedFd>, handle: Wea
                 Err(_) => break,
             },
         };
-        let Some(handle) = handle.upgrade() else { break };
-        let endpoint = Endpoint { handle };
+        if handle.strong_count() == 0 {
+            break;
+        }
         let worked = {
             let mut driven = shared.lock();
             let worked = driven.engine.poll();
-            driven.dispatch(&endpoint);
+            driven.dispatch();
             driven.flush();
             if driven.failed { Err(()) } else { worked.map_err(|_| ()) }
         };
@@ -199,4 +217,6 @@ pub(super) async fn drive(shared: Arc<Shared>, fd: AsyncFd<OwnedFd>, handle: Wea
     driven.engine.close_sessions();
     driven.flush();
     driven.give_up();
+    drop(driven);
+    shared.closed.send_replace(true);
 }

@@ -13,11 +13,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::engine::{Engine, SessionInfo};
 use crate::error::ConnectError;
-use driver::Driven;
+use driver::{Driven, NewSession, Request};
 
 pub use call::Call;
 pub use incoming::Incoming;
@@ -50,7 +50,9 @@ impl Drop for Handle {
 struct Shared {
     driven: Mutex<Driven>,
     shutdown: Notify,
-    accepted: tokio::sync::Mutex<mpsc::UnboundedReceiver<Session>>,
+    /// Whether the driver has ended.
+    closed: watch::Sender<bool>,
+    accepted: tokio::sync::Mutex<mpsc::UnboundedReceiver<NewSession>>,
 }
 
 impl Shared {
@@ -67,6 +69,7 @@ impl Endpoint {
         let shared = Arc::new(Shared {
             driven: Mutex::new(Driven::new(engine, accepted)),
             shutdown: Notify::new(),
+            closed: watch::Sender::new(false),
             accepted: tokio::sync::Mutex::new(accepted_receiver),
         });
         let endpoint = Endpoint { handle: Arc::new(Handle { shared: Arc::clone(&shared) }) };
@@ -99,7 +102,8 @@ impl Endpoint {
     /// The next session that a client has made with this endpoint; `None` once it is closed. Only
     /// for endpoints with a server's TLS configuration.
     pub async fn accept(&self) -> Option<Session> {
-        self.handle.shared.accepted.lock().await.recv().await
+        let new = self.handle.shared.accepted.lock().await.recv().await?;
+        Some(Session::new(self.clone(), new.id, new.info, None, new.requests))
     }
 
     /// Counters of the protocol.
@@ -153,10 +157,13 @@ impl Endpoint {
         &self,
         remote: SocketAddr,
         server_name: &str,
-        requests: mpsc::UnboundedSender<Incoming>,
+        requests: mpsc::UnboundedSender<Request>,
     ) -> Result<(smt_proto::SessionId, Arc<SessionInfo>), ConnectError> {
         let (sender, receiver) = oneshot::channel();
         let connect = self.with(|driven| {
+            if driven.closed {
+                return Err(ConnectError::EndpointClosed);
+            }
             let connect = driven.engine.connect(remote, server_name)?;
             driven.connects.insert(connect, (sender, requests));
             Ok::<_, ConnectError>(connect)

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use smt_proto::SessionId;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
+use super::driver::Request;
 use super::{Call, Endpoint, Incoming};
 use crate::engine::SessionInfo;
 use crate::error::{CallError, ConnectError, StartError};
@@ -30,7 +31,9 @@ struct Inner {
     current: Mutex<Current>,
     /// Where to connect again; `None` for a session that a client made with us.
     target: Option<Target>,
-    requests: tokio::sync::Mutex<mpsc::UnboundedReceiver<Incoming>>,
+    requests: tokio::sync::Mutex<mpsc::UnboundedReceiver<Request>>,
+    /// Told when this end closes the session.
+    closed: Notify,
     /// When the last attempt to reconnect began.
     reconnect: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -45,7 +48,7 @@ struct Current {
 pub(super) struct Target {
     pub(super) remote: SocketAddr,
     pub(super) server_name: String,
-    pub(super) requests: mpsc::UnboundedSender<Incoming>,
+    pub(super) requests: mpsc::UnboundedSender<Request>,
 }
 
 impl Session {
@@ -54,7 +57,7 @@ impl Session {
         id: SessionId,
         info: Arc<SessionInfo>,
         target: Option<Target>,
-        requests: mpsc::UnboundedReceiver<Incoming>,
+        requests: mpsc::UnboundedReceiver<Request>,
     ) -> Session {
         Session {
             inner: Arc::new(Inner {
@@ -62,6 +65,7 @@ impl Session {
                 current: Mutex::new(Current { id, info, closed: false }),
                 target,
                 requests: tokio::sync::Mutex::new(requests),
+                closed: Notify::new(),
                 reconnect: tokio::sync::Mutex::new(None),
             }),
         }
@@ -82,7 +86,19 @@ impl Session {
 
     /// The next request of the peer's; `None` once the session is over.
     pub async fn accept(&self) -> Option<Incoming> {
-        self.inner.requests.lock().await.recv().await
+        let endpoint = &self.inner.endpoint;
+        let mut endpoint_closed = endpoint.handle.shared.closed.subscribe();
+        let closed = self.inner.closed.notified();
+        let next = async {
+            if self.current().closed { None } else { self.inner.requests.lock().await.recv().await }
+        };
+        let (rpc, body) = tokio::select! {
+            biased;
+            next = next => next?,
+            () = closed => return None,
+            _ = endpoint_closed.wait_for(|closed| *closed) => return None,
+        };
+        Some(Incoming::new(endpoint.clone(), rpc, body))
     }
 
     /// Who the peer is, by its verified certificate; anonymous if it showed none.
@@ -106,6 +122,7 @@ impl Session {
         self.current().closed = true;
         let id = self.id();
         self.inner.endpoint.with(|driven| driven.engine.close(id));
+        self.inner.closed.notify_waiters();
     }
 
     pub(super) fn id(&self) -> SessionId {

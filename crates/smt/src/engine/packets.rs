@@ -10,8 +10,11 @@ use smt_proto::{Event as CoreEvent, PacketMeta, SessionId, Time};
 use super::{Engine, Event};
 use crate::error::CallError;
 
-/// Bursts received in one poll: then it is the application's turn.
-const MAX_BURSTS: usize = 4;
+/// Bursts received, and sent, in one poll: then it is the other's turn.
+const MAX_BURSTS: usize = 8;
+/// Packets sealed before they are handed to the host, so that the receiver works on them while the
+/// next are sealed.
+const FLUSH_AFTER: usize = 8;
 /// Packets in a first burst that make another one likely.
 const SHORT_BURST: usize = 4;
 /// Polls in a row that may find packets before the timers are looked at all the same.
@@ -72,10 +75,14 @@ impl Engine {
             return Ok(false);
         }
         let now = self.now();
-        while let Some(frame) = self.datapath.frame() {
-            let Some(transmit) = self.core.poll_transmit(now, frame) else { break };
-            let meta = TxMeta { dst: transmit.remote, src: transmit.local, len: transmit.len };
-            self.datapath.commit(meta);
+        'bursts: for _ in 0..MAX_BURSTS {
+            for _ in 0..FLUSH_AFTER {
+                let Some(frame) = self.datapath.frame() else { break };
+                let Some(transmit) = self.core.poll_transmit(now, frame) else { break 'bursts };
+                let meta = TxMeta { dst: transmit.remote, src: transmit.local, len: transmit.len };
+                self.datapath.commit(meta);
+            }
+            self.datapath.flush()?;
         }
         self.datapath.flush()?;
         // What the core noticed while it sent (a key at its limit) is told at once.

@@ -105,7 +105,7 @@ impl Waiter {
     /// Takes note of wake-ups by other threads and the timer, so that they do not wake it again.
     pub(super) fn acknowledge(&mut self) {
         let mut count = [0; 8];
-        if self.woken.swap(false, Ordering::Acquire) {
+        if self.woken.load(Ordering::Relaxed) && self.woken.swap(false, Ordering::Acquire) {
             // Errors can only be that there is nothing to read.
             let _ = rustix::io::read(&*self.wake, &mut count);
         }

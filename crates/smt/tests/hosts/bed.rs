@@ -15,6 +15,8 @@ use smt_testbed::{Namespace, Pair};
 
 pub(crate) const NAME: &str = "server.test";
 pub(crate) const PORT: u16 = 4433;
+/// Environment variable that has clients ask for the key log.
+pub(crate) const LOG_KEYS: &str = "SMT_TEST_LOG_KEYS";
 
 static NEXT_CA: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
 
@@ -79,7 +81,11 @@ impl Ca {
 
     pub(crate) fn client_tls(&self) -> ClientTls {
         let identity = self.identity("client.test", For::Client);
-        ClientTls::builder(self.roots()).identity(identity).build().unwrap()
+        let mut tls = ClientTls::builder(self.roots()).identity(identity);
+        if std::env::var_os(LOG_KEYS).is_some() {
+            tls = tls.key_log_from_env();
+        }
+        tls.build().unwrap()
     }
 }
 

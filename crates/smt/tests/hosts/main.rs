@@ -6,6 +6,7 @@
 mod bed;
 mod calls;
 mod failures;
+mod lifecycle;
 mod limits;
 
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut tests = calls::tests();
     tests.extend(failures::tests());
+    tests.extend(lifecycle::tests());
     tests.extend(limits::tests());
     smt_testbed::main(tests)
 }
