@@ -1,3 +1,95 @@
-//! The program `smt`.
+//! The program `smt`: every subcommand is a module of [`smt_cli::commands`].
 
-fn main() {}
+use std::io::{self, ErrorKind};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use smt_cli::commands::{Error, call, demo, ping, pki, serve};
+use smt_cli::output::Printer;
+use tracing_subscriber::EnvFilter;
+
+/// Secure Message Transport: RPCs protected by TLS 1.3 over an IP protocol of their own
+#[derive(Debug, Parser)]
+#[command(version, after_help = HELP, subcommand_required = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Arguments),
+    Serve(serve::Arguments),
+    Call(call::Arguments),
+    Ping(ping::Arguments),
+    Pki(pki::Arguments),
+    /// One host of the demonstration, told what to do on standard input
+    #[command(hide = true)]
+    DemoHost,
+}
+
+const HELP: &str = "\
+Exit status:
+  0  done
+  1  failed; standard error says why
+  2  wrong usage
+  3  no session with the server; standard error says why and what helps
+
+First steps:
+  smt demo             # two hosts on this machine, and everything SMT promises between them
+  smt pki dev certs    # an authority, a server and a client certificate in certs/
+  smt serve --help     # a server that echoes
+  smt ping --help      # how long a round trip takes
+
+Every command has --json: one object per line on standard output, for programs.
+RUST_LOG=debug (or warn, smt=trace, ...) writes a log to standard error.
+Native packets need CAP_NET_RAW: be root, or `sudo setcap cap_net_raw+ep` the program, or take
+--datapath udp at both ends. `smt demo` needs neither.";
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let command = Arguments::parse().command;
+    let json = command.is_json();
+    match command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(Error::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            let text = error.explain();
+            let object = serde_json::json!({
+                "event": "error", "exit_status": error.exit_status(), "text": text,
+            });
+            // If nobody reads standard output either, the exit status has to do.
+            let _ = Printer::new(json).object(&object);
+            eprintln!("smt: {text}");
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> Result<(), Error> {
+        match self {
+            Command::Demo(arguments) => demo::run(&arguments),
+            Command::Serve(arguments) => serve::run(&arguments),
+            Command::Call(arguments) => call::run(&arguments),
+            Command::Ping(arguments) => ping::run(&arguments),
+            Command::Pki(arguments) => {
+                pki::run(&arguments).map_err(|error| Error::Failed(error.to_string()))
+            }
+            Command::DemoHost => demo::host::run(),
+        }
+    }
+
+    fn is_json(&self) -> bool {
+        match self {
+            Command::Demo(arguments) => arguments.json,
+            Command::Serve(arguments) => arguments.transport.json,
+            Command::Call(arguments) => arguments.transport.json,
+            Command::Ping(arguments) => arguments.transport.json,
+            // It writes nothing else in case of an error.
+            Command::Pki(_) | Command::DemoHost => false,
+        }
+    }
+}

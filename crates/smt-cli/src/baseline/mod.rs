@@ -1,0 +1,212 @@
+//! What SMT is compared with: the same ping-pong RPC over plain TCP ([`tcp`]) and over TLS 1.3 on TCP ([`tls`]).
+//!
+//! Each is meant to be as fast as a careful programmer would make it: no delayed segments, buffers allocated once,
+//! one system call to send a small message and one to receive it, and both ends waiting in the same way as SMT's
+//! ends do ([`Wait`]). A message is 4 bytes of length and that many bytes; the server answers each with the same
+//! bytes, after all of them have arrived.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+mod pipe;
+pub mod tcp;
+pub mod tls;
+
+/// The largest message, in bytes without its length.
+pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
+/// Bytes of the length in front of a message.
+const LENGTH_BYTES: usize = 4;
+
+/// A client that hears nothing for this long gives up.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How an end waits for bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Wait {
+    /// By asking over and over: the lowest latency, at the price of a core.
+    Spin,
+    /// By sleeping in the kernel: the latency includes waking up.
+    Block,
+}
+
+/// What a client measures.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Bytes in each request and in each response, up to [`MAX_MESSAGE_BYTES`].
+    pub size: usize,
+    /// Round trips before the measured ones; their content is compared byte by byte.
+    pub warmup: usize,
+    /// Round trips measured, one after the other.
+    pub count: usize,
+    /// How the client waits.
+    pub wait: Wait,
+}
+
+/// A byte stream as both kinds of connection offer it.
+trait Channel {
+    /// Sends all of `bytes`.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Waits for bytes and puts them at the start of `into`; returns how many, 0 at the end of the stream.
+    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize>;
+}
+
+/// Answers every message on `channel` with itself, until the stream ends.
+fn serve(channel: &mut impl Channel) -> io::Result<()> {
+    let mut buffer = vec![0; LENGTH_BYTES + MAX_MESSAGE_BYTES];
+    while let Some(message) = receive_message(channel, &mut buffer)? {
+        channel.send(message)?;
+    }
+    Ok(())
+}
+
+/// Carries out `plan` on `channel`; returns the round-trip times in nanoseconds, in order.
+fn ping(channel: &mut impl Channel, plan: &Plan) -> io::Result<Vec<u64>> {
+    let mut request = new_request(plan.size)?;
+    let mut buffer = vec![0; request.len()];
+    let mut times = Vec::with_capacity(plan.count);
+    for round in 0..plan.warmup + plan.count {
+        stamp(&mut request, round);
+        let start = Instant::now();
+        channel.send(&request)?;
+        let response = receive_message(channel, &mut buffer)?.ok_or_else(ended)?;
+        let elapsed = start.elapsed();
+        // Reading a large response in full would push the next request out of the cache.
+        let compared = if round < plan.warmup { request.len() } else { stamped(&request).len() };
+        if response.len() != request.len() || response[..compared] != request[..compared] {
+            return Err(invalid("the response is not the request"));
+        }
+        if round >= plan.warmup {
+            times.push(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        }
+    }
+    Ok(times)
+}
+
+/// Receives one message into `buffer`; returns it with its length in front, or `None` if the stream has ended.
+fn receive_message<'b>(
+    channel: &mut impl Channel,
+    buffer: &'b mut [u8],
+) -> io::Result<Option<&'b [u8]>> {
+    let mut filled = 0;
+    let mut needed = LENGTH_BYTES;
+    loop {
+        let free = buffer.get_mut(filled..).unwrap_or_default();
+        filled += match channel.receive(free)? {
+            0 if filled == 0 => return Ok(None),
+            0 => return Err(ended()),
+            more => more,
+        };
+        if let Some(length) = buffer[..filled].first_chunk() {
+            needed = LENGTH_BYTES + u32::from_be_bytes(*length) as usize;
+        }
+        if needed > buffer.len() {
+            return Err(invalid("the message is longer than it may be"));
+        }
+        if filled > needed {
+            return Err(invalid("a second message before the first was answered"));
+        }
+        if filled == needed {
+            return Ok(buffer.get(..needed));
+        }
+    }
+}
+
+/// A message of `size` bytes in which no two neighbouring 251 bytes are alike.
+fn new_request(size: usize) -> io::Result<Vec<u8>> {
+    if size > MAX_MESSAGE_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too long"));
+    }
+    let mut request = (size as u32).to_be_bytes().to_vec();
+    request.extend((0..=250).cycle().take(size));
+    Ok(request)
+}
+
+/// The part of a message that differs from round to round, with the length in front.
+fn stamped(request: &[u8]) -> &[u8] {
+    &request[..request.len().min(LENGTH_BYTES + size_of::<u64>())]
+}
+
+fn stamp(request: &mut [u8], round: usize) {
+    let number = (round as u64).to_le_bytes();
+    for (byte, new) in request[LENGTH_BYTES..].iter_mut().zip(number) {
+        *byte = new;
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended in the middle of an RPC")
+}
+
+fn invalid(text: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// Gives back what was sent, in pieces of at most `piece` bytes; its stream ends when it is empty.
+    struct Mirror {
+        bytes: VecDeque<u8>,
+        piece: usize,
+    }
+
+    impl Channel for Mirror {
+        fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+            self.bytes.extend(bytes);
+            Ok(())
+        }
+
+        fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let size = self.piece.min(into.len()).min(self.bytes.len());
+            for (to, from) in into.iter_mut().zip(self.bytes.drain(..size)) {
+                *to = from;
+            }
+            Ok(size)
+        }
+    }
+
+    #[test]
+    fn a_client_takes_an_echo_in_pieces() {
+        for (size, piece) in [(0, 1), (1, 2), (7, 3), (64, 100), (70_000, 1447)] {
+            let mut mirror = Mirror { bytes: VecDeque::new(), piece };
+            let plan = Plan { size, warmup: 2, count: 3, wait: Wait::Spin };
+            assert_eq!(ping(&mut mirror, &plan).unwrap().len(), 3);
+        }
+    }
+
+    #[test]
+    fn a_wrong_echo_is_noticed() {
+        struct Liar(Mirror);
+        impl Channel for Liar {
+            fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+                let mut bytes = bytes.to_vec();
+                *bytes.last_mut().unwrap() ^= 1;
+                self.0.send(&bytes)
+            }
+            fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                self.0.receive(into)
+            }
+        }
+        let mut liar = Liar(Mirror { bytes: VecDeque::new(), piece: 4096 });
+        let plan = Plan { size: 100, warmup: 1, count: 0, wait: Wait::Spin };
+        assert_eq!(ping(&mut liar, &plan).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_server_refuses_nonsense() {
+        let receive = |bytes: &[u8]| {
+            let mut mirror = Mirror { bytes: bytes.iter().copied().collect(), piece: 100 };
+            receive_message(&mut mirror, &mut [0; 16]).map(|message| message.map(<[u8]>::to_vec))
+        };
+        assert!(receive(&[0, 0, 0, 13, 1]).is_err(), "longer than the buffer");
+        assert!(receive(&[0, 0, 0, 2, 1]).is_err(), "cut off");
+        assert!(receive(&[0, 0, 0, 1, 1, 2]).is_err(), "more than announced");
+        assert_eq!(receive(&[]).unwrap(), None);
+        assert_eq!(receive(&[0, 0, 0, 0]).unwrap(), Some(vec![0, 0, 0, 0]));
+    }
+}

@@ -1,0 +1,187 @@
+//! `smt call`: one RPC.
+
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use smt::{Body, CallError, CallOptions, Event};
+
+use super::Error;
+use super::options::{Client, Connected, Transport, seconds};
+use crate::output::{Printer, hex, nanoseconds};
+use crate::stop::Stop;
+
+const ABOUT: &str = "\
+Call: send one request and write its response
+
+The request is TEXT, a file (--input FILE) or standard input (--input -); the response goes to standard output or to a \
+file. Both may be long: a bar on standard error then shows how far they are, if that is a terminal.";
+
+const EXAMPLES: &str = "\
+Examples:
+  smt call localhost hello --ca certs/ca.pem
+  smt call 10.0.0.2:4433 --input backup.tar --output echo.tar --ca certs/ca.pem --name localhost
+  date | smt call localhost --input - --ca certs/ca.pem --cert certs/client.pem --key certs/client.key
+
+Exit status:
+  0  there is a response, and it was written whole
+  1  no response (refused by the server, deadline passed, ...) or it could not be written
+  2  wrong usage
+  3  no session with the server
+
+With --json, standard output gets one object: response {request_bytes, response_bytes, time_ns, handshake_ns} and, unless
+--output is given, the response itself as `text`, or as `hex` if it is not UTF-8; or error {exit_status, text}.";
+
+/// Bodies from this size on, in bytes, are worth a progress bar.
+const LONG: u64 = 1 << 20;
+/// How often it moves.
+const REDRAW: Duration = Duration::from_millis(50);
+
+/// The arguments of `smt call`.
+#[derive(Debug, Args)]
+#[command(about = "Call: send one request and write its response", long_about = ABOUT, after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(flatten)]
+    client: Client,
+    /// The request
+    #[arg(value_name = "TEXT", required_unless_present = "input")]
+    text: Option<String>,
+    /// Take the request from this file; `-` is standard input
+    #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
+    input: Option<PathBuf>,
+    /// Write the response to this file; `-` is standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// How long the call may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
+    deadline: f64,
+    /// Options of the transport.
+    #[command(flatten)]
+    pub transport: Transport,
+}
+
+/// Makes the call.
+///
+/// # Errors
+/// Whatever keeps the response from being written.
+pub fn run(arguments: &Arguments) -> Result<(), Error> {
+    let request = request(arguments)?;
+    let request_bytes = request.len();
+    let stop = Stop::on_signals().map_err(Error::io("cannot handle signals"))?;
+    let interrupted = || Error::Failed("interrupted".to_owned());
+    let connected =
+        arguments.client.connect(&arguments.transport, &stop)?.ok_or_else(interrupted)?;
+    let handshake_ns = nanoseconds(connected.handshake);
+    let start = Instant::now();
+    let response = call(connected, request, arguments, &stop)?.ok_or_else(interrupted)?;
+    let time_ns = nanoseconds(start.elapsed());
+    let mut object = json!({
+        "event": "response", "request_bytes": request_bytes, "response_bytes": response.len(),
+        "time_ns": time_ns, "handshake_ns": handshake_ns,
+    });
+    let printer = Printer::new(arguments.transport.json);
+    match &arguments.output {
+        Some(file) if file.as_os_str() != "-" => {
+            fs::write(file, &response[..])
+                .map_err(Error::io(format!("cannot write {}", file.display())))?;
+        }
+        _ if printer.is_json() => match std::str::from_utf8(&response) {
+            Ok(text) => object["text"] = json!(text),
+            Err(_) => object["hex"] = json!(hex(&response)),
+        },
+        _ => {
+            let mut out = io::stdout().lock();
+            out.write_all(&response)?;
+            if out.is_terminal() && !response.ends_with(b"\n") {
+                writeln!(out)?;
+            }
+            out.flush()?;
+        }
+    }
+    Ok(printer.object(&object)?)
+}
+
+fn request(arguments: &Arguments) -> Result<Vec<u8>, Error> {
+    let Some(file) = &arguments.input else {
+        return Ok(arguments.text.clone().unwrap_or_default().into_bytes());
+    };
+    let mut bytes = Vec::new();
+    let read = if file.as_os_str() == "-" {
+        io::stdin().lock().read_to_end(&mut bytes)
+    } else {
+        File::open(file).and_then(|mut file| file.read_to_end(&mut bytes))
+    };
+    read.map_err(Error::io(format!("cannot read {}", file.display())))?;
+    Ok(bytes)
+}
+
+/// The response; `None` if the user stopped it.
+fn call(
+    connected: Connected,
+    request: Vec<u8>,
+    arguments: &Arguments,
+    stop: &Stop,
+) -> Result<Option<Body>, Error> {
+    let Connected { mut engine, session, .. } = connected;
+    let deadline = Some(Duration::from_secs_f64(arguments.deadline));
+    let options = CallOptions { deadline, user: 0 };
+    let rpc = engine.call(session, request, options).map_err(CallError::from)?;
+    let mut bar = Bar::default();
+    let mut result = None;
+    while result.is_none() && !stop.is_set() {
+        match engine.next(Some(REDRAW)).map_err(Error::io("the datapath failed"))? {
+            Some(Event::Response { result: ended, .. }) => result = Some(ended),
+            _ => bar.show(engine.progress(rpc)),
+        }
+    }
+    bar.clear();
+    if result.is_none() {
+        engine.cancel(rpc);
+    }
+    // The response is here; whether the server learns at once that we are gone changes nothing.
+    let _ = engine.close_all(Duration::from_millis(200));
+    Ok(result.transpose()?)
+}
+
+/// A bar on standard error, of requests while they go and of responses while they come.
+#[derive(Default)]
+struct Bar {
+    bar: Option<ProgressBar>,
+    of_response: bool,
+}
+
+impl Bar {
+    /// Shows an engine's progress of a call: request sent, in all, response received, in all.
+    fn show(&mut self, progress: Option<[u32; 4]>) {
+        let Some([sent, request, received, response]) = progress else { return };
+        let of_response = response > 0;
+        let (done, all) = if of_response { (received, response) } else { (sent, request) };
+        if u64::from(all) < LONG || !io::stderr().is_terminal() {
+            return;
+        }
+        if self.of_response != of_response {
+            self.clear();
+            self.of_response = of_response;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let what = if of_response { "receiving" } else { "sending" };
+            ProgressBar::new(u64::from(all)).with_style(style()).with_message(what)
+        });
+        bar.set_position(u64::from(done));
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn style() -> ProgressStyle {
+    let template = "{msg:9} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}

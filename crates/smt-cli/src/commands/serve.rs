@@ -1,0 +1,220 @@
+//! `smt serve`: a server that echoes.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+use smt::engine::SessionInfo;
+use smt::tls::{ClientAuth, Identity, Roots, ServerTls};
+use smt::{CloseReason, Engine, Event, SessionId};
+
+use super::Error;
+use super::options::{Transport, peer_name, suite_name};
+use crate::output::{self, Printer, number};
+use crate::stop::{LOOK_EVERY, Stop};
+
+const ABOUT: &str = "\
+Serve: answer every request with itself
+
+Takes sessions from clients and echoes what they send, until Ctrl-C; then it lets what is in flight end, closes the \
+sessions and says what it has done. Each session is told when it begins (who, with which cipher) and when it ends \
+(RPCs, bytes, why). With --client-ca, only clients with a certificate of that authority get in.";
+
+const EXAMPLES: &str = "\
+Examples:
+  A server for clients of our own authority, on all addresses, port 4433 (certificates: smt pki --help):
+    smt serve --cert certs/server.pem --key certs/server.key --client-ca certs/ca.pem
+
+  Without privileges, at another port:
+    smt serve --listen 0.0.0.0:7000 --datapath udp --cert certs/server.pem --key certs/server.key
+
+  The lowest latency, on a core of its own:
+    taskset -c 1 smt serve --wait spin --cert certs/server.pem --key certs/server.key
+
+  A network that loses 5 % of the packets each way, to see what it costs (smt ping tells):
+    smt serve --drop 0.05 --cert certs/server.pem --key certs/server.key
+
+Exit status: 0 after Ctrl-C or SIGTERM, 1 if it cannot serve, 2 for wrong usage.
+
+JSON events: listening {address, datapath, protocol}; session {session, peer, remote, suite}; handshake_failed
+{remote, text}; closed {session, reason, rpcs, bytes}; summary {seconds, sessions, rpcs, bytes, ...}; error
+{exit_status, text}. Bytes are those of requests.";
+
+/// How long sessions may take to end after Ctrl-C.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The arguments of `smt serve`.
+#[derive(Debug, Args)]
+#[command(about = "Serve: answer every request with itself", long_about = ABOUT, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Address and port to take sessions at; 0.0.0.0 is all IPv4 addresses, [::] all IPv6 ones, port 0 any free port
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:4433")]
+    listen: SocketAddr,
+    /// This server's certificate, with those between it and the authority's, if any (PEM)
+    #[arg(long, value_name = "FILE", help_heading = "Identity")]
+    cert: PathBuf,
+    /// The private key of --cert (PEM)
+    #[arg(long, value_name = "FILE", help_heading = "Identity")]
+    key: PathBuf,
+    /// Ask clients for a certificate that these authorities vouch for, and refuse those without (PEM)
+    #[arg(long, value_name = "FILE", help_heading = "Identity")]
+    client_ca: Option<PathBuf>,
+    /// Let clients without any certificate in all the same
+    #[arg(long, requires = "client_ca", help_heading = "Identity")]
+    allow_anonymous: bool,
+    /// Options of the transport.
+    #[command(flatten)]
+    pub transport: Transport,
+}
+
+/// Serves until a signal comes.
+///
+/// # Errors
+/// Whatever keeps us from serving.
+pub fn run(arguments: &Arguments) -> Result<(), Error> {
+    let stop = Stop::on_signals().map_err(Error::io("cannot handle signals"))?;
+    let printer = Printer::new(arguments.transport.json);
+    let listen = arguments.listen;
+    let mut engine =
+        arguments.transport.builder(listen.ip()).server(listen.port(), tls(arguments)?).engine()?;
+    let address = engine.listen_address().unwrap_or(listen);
+    let carried = arguments.transport.datapath_text();
+    printer.say(
+        format!("listening at {address} ({carried}); Ctrl-C ends"),
+        &json!({
+            "event": "listening", "address": address, "datapath": engine.datapath_name(),
+            "protocol": arguments.transport.protocol,
+        }),
+    )?;
+    let mut service = Service::new(printer);
+    while !stop.is_set() {
+        let event = engine.next(Some(LOOK_EVERY)).map_err(Error::io("the datapath failed"))?;
+        if let Some(event) = event {
+            service.handle(&mut engine, event)?;
+        }
+    }
+    service.finish(engine)
+}
+
+fn tls(arguments: &Arguments) -> Result<ServerTls, Error> {
+    let identity = Identity::from_pem_files(&arguments.cert, &arguments.key)?;
+    let auth = match &arguments.client_ca {
+        None => ClientAuth::None,
+        Some(file) if arguments.allow_anonymous => {
+            ClientAuth::Optional(Roots::from_pem_file(file)?)
+        }
+        Some(file) => ClientAuth::Required(Roots::from_pem_file(file)?),
+    };
+    let mut tls = ServerTls::builder(identity)
+        .client_auth(auth)
+        .key_exchange(arguments.transport.key_exchange())
+        .key_log_from_env();
+    if let Some(suites) = arguments.transport.suites() {
+        tls = tls.cipher_suites(&suites);
+    }
+    Ok(tls.build()?)
+}
+
+/// What has been done, in all and per session.
+struct Service {
+    printer: Printer,
+    start: Instant,
+    sessions: HashMap<SessionId, Tally>,
+    total_sessions: u64,
+    rpcs: u64,
+    bytes: u64,
+}
+
+struct Tally {
+    number: u64,
+    rpcs: u64,
+    bytes: u64,
+}
+
+impl Service {
+    fn new(printer: Printer) -> Service {
+        let start = Instant::now();
+        Service { printer, start, sessions: HashMap::new(), total_sessions: 0, rpcs: 0, bytes: 0 }
+    }
+
+    fn handle(&mut self, engine: &mut Engine, event: Event) -> Result<(), Error> {
+        match event {
+            Event::Request { rpc, body } => {
+                let bytes = body.len() as u64;
+                self.rpcs += 1;
+                self.bytes += bytes;
+                if let Some(tally) = self.sessions.get_mut(&rpc.session) {
+                    tally.rpcs += 1;
+                    tally.bytes += bytes;
+                }
+                // False means that the caller has gone; its session's end is told anyway.
+                engine.reply(rpc, body.into_vec());
+                Ok(())
+            }
+            Event::Accepted { session, info } => self.begin(session, &info),
+            Event::Closed { session, reason } => self.end(session, reason),
+            Event::HandshakeFailed { remote, error } => Ok(self.printer.say(
+                format!("handshake with {remote} failed: {error}"),
+                &json!({"event": "handshake_failed", "remote": remote, "text": error.to_string()}),
+            )?),
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, session: SessionId, info: &Arc<SessionInfo>) -> Result<(), Error> {
+        self.total_sessions += 1;
+        let tally = Tally { number: self.total_sessions, rpcs: 0, bytes: 0 };
+        let (number, peer, suite) = (tally.number, peer_name(&info.peer), suite_name(info.suite));
+        self.sessions.insert(session, tally);
+        let remote = info.remote;
+        Ok(self.printer.say(
+            format!("session {number}: {peer} at {remote}, {suite}"),
+            &json!({
+                "event": "session", "session": number, "peer": peer, "remote": remote,
+                "suite": suite,
+            }),
+        )?)
+    }
+
+    fn end(&mut self, session: SessionId, reason: CloseReason) -> Result<(), Error> {
+        let Some(tally) = self.sessions.remove(&session) else { return Ok(()) };
+        let (tag, text) = match reason {
+            CloseReason::Local => ("local", "closed here"),
+            CloseReason::Peer => ("peer", "closed by the client"),
+            CloseReason::Dead => ("dead", "the client no longer answers"),
+            CloseReason::Violation => ("violation", "the client broke the protocol"),
+        };
+        let Tally { number: session, rpcs, bytes } = tally;
+        Ok(self.printer.say(
+            format!("session {session}: {text}; {}", rpcs_and_bytes(rpcs, bytes)),
+            &json!({
+                "event": "closed", "session": session, "reason": tag, "rpcs": rpcs, "bytes": bytes,
+            }),
+        )?)
+    }
+
+    fn finish(self, mut engine: Engine) -> Result<(), Error> {
+        engine.close_all(PATIENCE).map_err(Error::io("the datapath failed"))?;
+        let stats = *engine.stats();
+        let seconds = self.start.elapsed().as_secs_f64();
+        let done = rpcs_and_bytes(self.rpcs, self.bytes);
+        let sessions = self.total_sessions;
+        Ok(self.printer.say(
+            format!("served {sessions} sessions in {seconds:.1} s; {done}"),
+            &json!({
+                "event": "summary", "seconds": seconds, "sessions": sessions, "rpcs": self.rpcs,
+                "bytes": self.bytes, "handshakes_failed": stats.handshakes_failed,
+                "packets_received": stats.packets_received, "packets_sent": stats.packets_sent,
+                "packets_retransmitted": stats.packets_retransmitted,
+            }),
+        )?)
+    }
+}
+
+fn rpcs_and_bytes(rpcs: u64, bytes: u64) -> String {
+    format!("{} RPCs, {} of requests", number(rpcs), output::bytes(bytes))
+}

@@ -1,0 +1,11 @@
+//! What the program `smt` is made of, as a library for its tests, its demo and its benchmarks.
+
+#![forbid(unsafe_code)]
+
+pub mod baseline;
+pub mod commands;
+pub mod cores;
+pub mod output;
+pub mod pki;
+pub mod stop;
+pub mod times;

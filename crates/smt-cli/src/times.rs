@@ -1,0 +1,77 @@
+//! Round-trip times: collected in bounded memory, told as percentiles.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+/// Longest time told exactly: an hour, in nanoseconds.
+const LONGEST_NS: u64 = 3_600_000_000_000;
+
+/// Any number of durations, kept to three digits.
+#[derive(Debug)]
+pub struct Times {
+    /// `None` only if the histogram's fixed bounds were refused, which they are not.
+    histogram: Option<Histogram<u64>>,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Times { histogram: Histogram::new_with_bounds(1, LONGEST_NS, 3).ok() }
+    }
+}
+
+impl Times {
+    /// Adds one.
+    pub fn add(&mut self, time: Duration) {
+        if let Some(histogram) = &mut self.histogram {
+            histogram.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.histogram.as_ref().map_or(0, Histogram::len)
+    }
+
+    /// The time that `part` (0 to 1) of them do not exceed, in nanoseconds; 0 if there are none.
+    pub fn quantile_ns(&self, part: f64) -> u64 {
+        self.histogram.as_ref().map_or(0, |histogram| histogram.value_at_quantile(part))
+    }
+
+    /// The shortest, in nanoseconds; 0 if there are none.
+    pub fn min_ns(&self) -> u64 {
+        self.histogram.as_ref().map_or(0, Histogram::min)
+    }
+
+    /// The longest, in nanoseconds; 0 if there are none.
+    pub fn max_ns(&self) -> u64 {
+        self.histogram.as_ref().map_or(0, Histogram::max)
+    }
+
+    /// Minimum, median, 99th percentile and maximum as members of a JSON object.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "count": self.count(),
+            "min_ns": self.min_ns(),
+            "p50_ns": self.quantile_ns(0.50),
+            "p99_ns": self.quantile_ns(0.99),
+            "max_ns": self.max_ns(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_of_a_hundred() {
+        let mut times = Times::default();
+        assert_eq!((times.count(), times.quantile_ns(0.5)), (0, 0));
+        (1..=100).for_each(|ns| times.add(Duration::from_nanos(ns)));
+        let told =
+            [times.min_ns(), times.quantile_ns(0.5), times.quantile_ns(0.99), times.max_ns()];
+        assert_eq!(told, [1, 50, 99, 100]);
+    }
+}
