@@ -152,7 +152,7 @@ mod tests {
                 prop_assert!(set.ranges.windows(2).all(|w| w[0].end < w[1].start));
             }
             let within = window.0..window.0 + window.1;
-            let mut holes = vec![false; 64];
+            let mut holes = [false; 64];
             for hole in set.holes(within.clone()) {
                 prop_assert!(!hole.is_empty());
                 holes[hole.start as usize..hole.end as usize].fill(true);

@@ -57,11 +57,10 @@ impl HeaderKey {
             input[4..8].fill(0);
         }
         input[TAG_AT..TAG_AT + TAG_LEN].fill(0);
+        let Some(payload) = payload else { return self.hasher().hash(&input) };
         let mut hasher = self.hasher();
         hasher.write(&input);
-        if let Some(payload) = payload {
-            hasher.write(payload);
-        }
+        hasher.write(payload);
         hasher.finish()
     }
 

@@ -34,6 +34,7 @@ pub use receive::PacketMeta;
 pub use transmit::Transmit;
 
 /// A control packet waiting to be sent.
+#[expect(clippy::large_enum_variant, reason = "ACK ranges live here so that nothing is allocated")]
 pub(crate) enum PendingControl {
     /// Of a session, about a message ID.
     Session(SessionId, u64, ControlBody),

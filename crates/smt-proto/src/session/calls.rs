@@ -195,7 +195,7 @@ impl Session {
             })
         };
         if let Some(message) = message {
-            super::data::schedule(message, cx, (self.id, id));
+            super::feed::schedule(message, cx, (self.id, id));
         }
     }
 

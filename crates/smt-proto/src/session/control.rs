@@ -1,6 +1,6 @@
 //! Authentic control packets.
 
-use super::data::{resend_holes, schedule};
+use super::feed::{resend_holes, schedule};
 use super::{Session, State, Which};
 use crate::endpoint::Shared;
 use crate::error::{CallError, CloseReason};

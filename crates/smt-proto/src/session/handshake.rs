@@ -46,6 +46,15 @@ pub(crate) struct Early {
     pub(crate) packet: Vec<u8>,
 }
 
+/// One packet's worth of our flight.
+pub(crate) struct FlightPiece<'a> {
+    pub(crate) number: u32,
+    /// Length of the flight.
+    pub(crate) total: u32,
+    pub(crate) offset: u32,
+    pub(crate) bytes: &'a [u8],
+}
+
 /// A flight being received.
 #[derive(Debug)]
 struct Assembly {
@@ -193,9 +202,8 @@ impl Handshake {
         self.send_from.is_some()
     }
 
-    /// The next piece of our flight, of at most `room` bytes: number, flight length, offset, bytes.
-    /// `Err` when the amplification limit stops it until the client says more.
-    pub(crate) fn next_piece(&mut self, room: usize) -> Result<Option<(u32, u32, u32, &[u8])>, ()> {
+    /// The next piece of our flight, of at most `room` bytes. `Err` when the amplification limit stops it until the client says more.
+    pub(crate) fn next_piece(&mut self, room: usize) -> Result<Option<FlightPiece<'_>>, ()> {
         let (Some(from), Some((number, flight))) = (self.send_from, &self.flight) else {
             return Ok(None);
         };
@@ -213,7 +221,7 @@ impl Handshake {
         let end = from as usize + piece.len();
         self.send_from = if end < flight.len() { u32::try_from(end).ok() } else { None };
         let total = u32::try_from(flight.len()).unwrap_or(u32::MAX);
-        Ok(Some((*number, total, from, piece)))
+        Ok(Some(FlightPiece { number: *number, total, offset: from, bytes: piece }))
     }
 
     /// Takes a packet of flight `number`, whose whole length is `total`.

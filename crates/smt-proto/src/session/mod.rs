@@ -4,6 +4,7 @@ mod calls;
 mod control;
 mod crypt;
 pub(crate) mod data;
+mod feed;
 pub(crate) mod handshake;
 mod lifecycle;
 mod timeout;

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::data::chase;
+use super::feed::chase;
 use super::{Session, State};
 use crate::endpoint::Shared;
 use crate::error::{CallError, CloseReason, HandshakeError};

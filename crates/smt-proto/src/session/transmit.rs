@@ -1,5 +1,6 @@
 //! Packets of a session, written into the frames that leave.
 
+use super::handshake::FlightPiece;
 use super::{Session, State};
 use crate::endpoint::Shared;
 use crate::error::CallError;
@@ -132,7 +133,7 @@ impl Session {
         let token = self.token;
         let Some(handshake) = self.handshake.as_deref_mut() else { return Written::Nothing };
         handshake.note_sent(now);
-        let (number, total, offset, piece) = match handshake.next_piece(room) {
+        let FlightPiece { number, total, offset, bytes: piece } = match handshake.next_piece(room) {
             Ok(Some(piece)) => piece,
             Ok(None) => return Written::Nothing,
             Err(()) => {

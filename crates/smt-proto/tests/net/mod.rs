@@ -1,6 +1,8 @@
 //! Two endpoints and the network between them, in memory: seeded loss, duplication, reordering and
 //! corruption, and a place for an attacker on the link.
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(clippy::large_enum_variant, clippy::new_without_default, reason = "tests")]
 
 pub mod pair;
 pub mod script;

@@ -1,4 +1,5 @@
 //! The vectors of `testdata`, which `testdata/generate.py` computes without our code.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod crypto;
 mod messages;

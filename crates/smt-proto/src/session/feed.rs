@@ -1,0 +1,188 @@
+//! What a packet does to a message being received, and what is asked of its sender: bytes again,
+//! more bytes (spec 6.2, 6.3).
+
+use core::time::Duration;
+
+use super::data::Packet;
+use super::{SessionId, SessionKeys};
+use crate::endpoint::Shared;
+use crate::message::recv::{InMessage, Opener, Taken};
+use crate::time::Time;
+use crate::wire::{ControlBody, Preamble};
+
+/// RESENDs sent at once for one message.
+const MAX_RESENDS: usize = 16;
+/// Silent intervals after which a sender that owes us bytes loses its place among those granted.
+const STALLED: u32 = 3;
+
+/// What new bytes of a message brought.
+pub(super) struct Progress {
+    /// Whether records opened.
+    pub(super) opened: bool,
+    /// The preamble, if it opened just now.
+    pub(super) preamble: Option<Preamble>,
+    /// The round trip since these bytes were asked for again.
+    pub(super) rtt: Option<Duration>,
+}
+
+/// What feeding a packet to a message came to.
+pub(super) enum Fed {
+    /// New bytes.
+    Progress(Progress),
+    /// Nothing new; `spurious` if the original of something that we asked for again.
+    Nothing { spurious: bool },
+    /// The peer contradicts itself in authenticated bytes.
+    Violation,
+}
+
+pub(super) fn feed(
+    message: &mut InMessage,
+    keys: &mut SessionKeys,
+    cx: &mut Shared,
+    now: Time,
+    session: SessionId,
+    id_bits: u8,
+    packet: Packet<'_>,
+) -> Fed {
+    let data = &packet.data;
+    let epoch = keys.rx_epoch(data.header.epoch);
+    let layout = message.layout();
+    if epoch != Some(message.epoch)
+        || data.message_len != layout.wire_len
+        || data.record_size != layout.record_size
+        || !keys.may_open()
+    {
+        cx.stats.dropped_unexpected += 1;
+        return Fed::Nothing { spurious: false };
+    }
+    let Some(epoch_keys) = keys.rx_keys(message.epoch) else {
+        cx.stats.dropped_unexpected += 1;
+        return Fed::Nothing { spurious: false };
+    };
+    let had_preamble = message.preamble().is_some();
+    let opener = Opener { keys: epoch_keys, id: data.header.message_id, id_bits };
+    let max_gaps = cx.config.limits.max_gaps;
+    let before = message.remaining();
+    let taken = message.take(packet.offset, packet.payload, data.pinned, max_gaps, opener);
+    if message.scheduled {
+        let key = (session, data.header.message_id);
+        cx.granter.update(key, Some(before), message.remaining());
+    }
+    message.granted = message.granted.max(data.incoming.min(layout.wire_len));
+    match taken {
+        Taken::New { opened, failed, gathered } => {
+            cx.stats.records_opened += u64::from(opened);
+            cx.stats.records_not_authentic += u64::from(failed);
+            for _ in 0..failed {
+                keys.failed_open();
+            }
+            if opened > 0 {
+                keys.opened(message.epoch);
+            }
+            if opened + gathered == 0 {
+                // A forgery under a real header: whoever races it must not put off our timers.
+                return Fed::Nothing { spurious: false };
+            }
+            message.silences = 0;
+            let preamble = if had_preamble { None } else { message.preamble().copied() };
+            if preamble.is_some_and(|preamble| preamble.oldest_epoch > message.epoch) {
+                return Fed::Violation;
+            }
+            let rtt = if data.retransmit { message.answered(now) } else { None };
+            Fed::Progress(Progress { opened: opened > 0, preamble, rtt })
+        }
+        Taken::Duplicate => {
+            cx.stats.duplicates += u64::from(!packet.payload.is_empty());
+            let spurious = !data.retransmit && message.asked_at.is_some();
+            Fed::Nothing { spurious: spurious && !packet.payload.is_empty() }
+        }
+        Taken::TooManyGaps => {
+            cx.stats.limit_gaps += 1;
+            Fed::Nothing { spurious: false }
+        }
+        Taken::Contradiction => Fed::Violation,
+    }
+}
+
+/// Asks for holes that enough later packets have passed, at most once per round trip.
+pub(super) fn ask_for_holes(
+    message: &mut InMessage,
+    cx: &mut Shared,
+    now: Time,
+    (session, id): (SessionId, u64),
+    window: u32,
+    pace: Duration,
+) {
+    let paced = message.asked_at.is_none_or(|at| now.since(at) >= pace);
+    if paced && message.hole_is_overdue(window) {
+        let limit = message.highest();
+        resend_holes(message, cx, now, (session, id), limit);
+    }
+}
+
+/// Sends RESENDs for the first holes below `limit`.
+pub(super) fn resend_holes(
+    message: &mut InMessage,
+    cx: &mut Shared,
+    now: Time,
+    (session, id): (SessionId, u64),
+    limit: u32,
+) -> usize {
+    let mut asked = 0;
+    for (hole, pinned) in message.holes(limit).take(MAX_RESENDS) {
+        let (offset, length) = (hole.start, hole.end - hole.start);
+        cx.stats.resends_sent += 1;
+        let body = ControlBody::Resend { offset, length, priority: 0, pinned };
+        cx.send_control(session, id, body);
+        asked += 1;
+    }
+    if asked > 0 {
+        message.asked(now);
+    }
+    asked
+}
+
+/// Asks a silent sender for what it owes. If it owes nothing it waits for grants, which it gets
+/// when its turn comes; if it goes on owing, others may have its grants (spec 6.2).
+pub(super) fn chase(
+    message: &mut InMessage,
+    cx: &mut Shared,
+    now: Time,
+    key: (SessionId, u64),
+) -> bool {
+    let limit = message.granted;
+    if resend_holes(message, cx, now, key, limit) == 0 {
+        schedule(message, cx, key);
+        return false;
+    }
+    message.silences += 1;
+    if message.silences >= STALLED && message.scheduled {
+        cx.granter.remove(key, message.remaining());
+        message.scheduled = false;
+        cx.regrant = true;
+    }
+    true
+}
+
+/// Enters a message that needs grants into the schedule and grants it what it may have.
+pub(super) fn schedule(message: &mut InMessage, cx: &mut Shared, key: (SessionId, u64)) {
+    if message.granted >= message.layout().wire_len {
+        return;
+    }
+    let left = message.remaining();
+    if !message.scheduled {
+        message.scheduled = true;
+        cx.granter.update(key, None, left);
+    }
+    if cx.granter.is_favoured(key, left) {
+        let window = cx.granter.window();
+        let wire_len = message.layout().wire_len;
+        let target = message.received().saturating_add(window).min(wire_len);
+        let worth_it = target == wire_len || target.saturating_sub(message.granted) >= window / 4;
+        if target > message.granted && worth_it {
+            message.granted = target;
+            cx.stats.grants_sent += 1;
+            cx.send_control(key.0, key.1, ControlBody::Grant { offset: target, priority: 0 });
+        }
+    }
+}
