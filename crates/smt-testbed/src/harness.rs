@@ -5,7 +5,7 @@ use std::{panic, thread};
 
 use libtest_mimic::Arguments;
 
-/// A named test; [`test`] makes one.
+/// A named test; [`test()`] makes one.
 pub use libtest_mimic::Trial;
 
 /// The `main` of a test program with `harness = false`: [`enter`](crate::enter)s, then runs `tests` under the
