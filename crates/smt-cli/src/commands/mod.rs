@@ -85,7 +85,8 @@ impl Error {
 /// What the user of this program can do about a failed connect, where the error itself does not say.
 fn hint(error: &ConnectError) -> &'static str {
     match error {
-        ConnectError::Tls(TlsError::UnknownIssuer) => {
+        // Authorities of one name are told apart by their signatures alone.
+        ConnectError::Tls(TlsError::UnknownIssuer | TlsError::BadSignature) => {
             " (is --ca the authority that issued the server's certificate?)"
         }
         ConnectError::Tls(TlsError::NameMismatch { .. }) => " (give one of them with --name)",

@@ -1,6 +1,7 @@
 //! Step 5: round trips over SMT, TCP and TLS on TCP, side by side on the same link.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use serde_json::{Value, json};
 
@@ -16,7 +17,7 @@ const SIZES: [usize; 3] = [64, 1024, 16_384];
 const ROUNDS: u64 = 5;
 
 /// Round trips of each size, per round: before measuring, and measured.
-const SPINNING: [usize; 2] = [500, 2_000];
+const SPINNING: [usize; 2] = [300, 1_000];
 /// The same where both ends sleep, which takes longer.
 const SLEEPING: [usize; 2] = [50, 300];
 
@@ -107,30 +108,28 @@ fn table(stage: &Stage, samples: &Samples) -> Told {
     let mut lines = vec![
         format!("{waiting}; {ROUNDS} rounds, taking turns; TLS is rustls, AES-128-GCM like SMT"),
         String::new(),
-        "             SMT              TCP              TLS 1.3/TCP      SMT / TLS    SMT / TCP"
-            .to_owned(),
-        "  p50, p99 in us                                               of p50       of p50"
-            .to_owned(),
+        row("p50, p99 in us", &["SMT", "TCP", "TLS 1.3/TCP"], &["SMT / TLS", "SMT / TCP"]),
     ];
     for size in SIZES {
         let all = Transport::ALL.map(|transport| told(samples, size, transport));
         let [smt, tcp, tls] = all;
         let cells =
-            all.map(|[p50, p99]| format!("{:>6.1} {:>6.1}", p50 as f64 / 1e3, p99 as f64 / 1e3));
+            all.map(|[p50, p99]| format!("{:.1} {:>7.1}", p50 as f64 / 1e3, p99 as f64 / 1e3));
+        let ratios = [tls, tcp].map(|peer| format!("{:.2}", ratio(smt[0], peer[0])));
         let name = if size < 1024 { format!("{size} B") } else { format!("{} KB", size / 1024) };
-        lines.push(format!(
-            "{name:>7}  {}    {}    {}      {:>6.2}       {:>6.2}",
-            cells[0],
-            cells[1],
-            cells[2],
-            ratio(smt[0], tls[0]),
-            ratio(smt[0], tcp[0]),
-        ));
+        lines.push(row(&name, &cells, &ratios));
     }
     let object = json!({
         "rounds": ROUNDS, "wait": if stage.spins() { "spin" } else { "block" },
     });
     Told { lines, object }
+}
+
+/// A line of the table; ratios are those of the medians.
+fn row(name: &str, times: &[impl Display], ratios: &[impl Display]) -> String {
+    let times = times.iter().map(|cell| format!("  {cell:>15}"));
+    let ratios = ratios.iter().map(|cell| format!("  {cell:>9}"));
+    format!("{name:>14}{}", times.chain(ratios).collect::<String>())
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ fn serve_smt(setup: &Setup, tasks: &Tasks) -> Result<(), Error> {
             engine.flush().map_err(datapath_failed)?;
         }
         polls = polls.wrapping_add(1);
-        let look = !setup.spin || polls % POLLS_PER_LOOK == 0;
+        let look = !setup.spin || polls.is_multiple_of(POLLS_PER_LOOK);
         if look && tasks.ended() {
             return Ok(());
         }

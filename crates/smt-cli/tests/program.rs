@@ -1,0 +1,286 @@
+//! The program as its users run it: on test hosts, by its exit status and what it prints.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // These are tests, though not #[test] functions.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitCode, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use smt_testbed::{Namespace, PairOptions, loopback, pair, test};
+
+fn main() -> ExitCode {
+    smt_testbed::main(vec![
+        test("every_subcommand_has_help_with_examples", every_subcommand_has_help_with_examples),
+        test("wrong_usage_is_status_2", wrong_usage_is_status_2),
+        test("serve_call_and_ping_over_raw", || serve_call_and_ping("raw")),
+        test("serve_call_and_ping_over_udp", || serve_call_and_ping("udp")),
+        test("ctrl_c_ends_ping_with_its_summary", ctrl_c_ends_ping_with_its_summary),
+        test("a_wrong_authority_is_named", a_wrong_authority_is_named),
+        test("a_missing_client_certificate_is_named", a_missing_client_certificate_is_named),
+        test("an_absent_server_is_told", an_absent_server_is_told),
+        test("a_missing_file_is_named", a_missing_file_is_named),
+        test("the_demo_holds", the_demo_holds),
+    ])
+}
+
+/// The program with these arguments, separated by blanks.
+fn smt(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_smt"));
+    command.args(arguments.split_whitespace()).env_remove("RUST_LOG");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run_in(host: &Namespace, arguments: &str) -> Output {
+    host.command(smt(arguments)).unwrap().wait_with_output().unwrap()
+}
+
+fn run(arguments: &str) -> Output {
+    smt(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn objects(output: &[u8]) -> Vec<Value> {
+    text(output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The only object with this event.
+fn event(objects: &[Value], name: &str) -> Value {
+    let mut found = objects.iter().filter(|object| object["event"] == name);
+    let first = found.next().unwrap_or_else(|| panic!("no {name} in {objects:?}"));
+    assert!(found.next().is_none(), "{name} twice in {objects:?}");
+    first.clone()
+}
+
+/// A directory with the certificates of `smt pki dev`, removed when dropped.
+struct Certificates(PathBuf);
+
+impl Certificates {
+    fn new(name: &str) -> Certificates {
+        let dir = std::env::temp_dir().join(format!("smt-test-{}-{name}", std::process::id()));
+        let made = run(&format!("pki dev {}", dir.display()));
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        Certificates(dir)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn server(&self) -> String {
+        let dir = self.0.display();
+        format!("--cert {dir}/server.pem --key {dir}/server.key --client-ca {dir}/ca.pem")
+    }
+
+    fn client(&self) -> String {
+        let dir = self.0.display();
+        format!("--ca {dir}/ca.pem --cert {dir}/client.pem --key {dir}/client.key")
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running `smt serve --json`.
+struct Server {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Server {
+    fn start(host: &Namespace, arguments: &str) -> Server {
+        let mut child = host.command(smt(&format!("serve --json {arguments}"))).unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert!(line.contains("listening"), "{line}");
+        Server { child, output }
+    }
+
+    /// Presses Ctrl-C; returns what it has said since it listens.
+    fn stop(mut self) -> Vec<Value> {
+        interrupt(&self.child);
+        let said = self.output.by_ref().lines().map(|line| line.unwrap());
+        let said = said.map(|line| serde_json::from_str(&line).unwrap()).collect();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        said
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn interrupt(child: &Child) {
+    let id = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(id, Signal::INT).unwrap();
+}
+
+fn every_subcommand_has_help_with_examples() {
+    for command in ["demo", "serve", "call", "ping", "pki"] {
+        let help = run(&format!("{command} --help"));
+        assert_eq!(help.status.code(), Some(0), "{command}");
+        assert!(text(&help.stdout).contains("Examples"), "{command}");
+    }
+    let help = text(&run("--help").stdout);
+    for part in ["Exit status", "smt demo", "RUST_LOG", "setcap"] {
+        assert!(help.contains(part), "{part}");
+    }
+    assert!(!help.contains("demo-host"));
+}
+
+fn wrong_usage_is_status_2() {
+    for arguments in [
+        "",
+        "nonsense",
+        "serve",
+        "serve --cert a --key b --drop 1.5",
+        "serve --cert a --key b --protocol 0",
+        "ping",
+        "ping localhost --ca x --interval -1",
+        "call localhost --ca x",
+        "call localhost hello --ca x --cert y",
+        "call localhost: hello --ca /dev/null",
+    ] {
+        assert_eq!(run(arguments).status.code(), Some(2), "{arguments}");
+    }
+}
+
+fn serve_call_and_ping(datapath: &str) {
+    let host = loopback().unwrap();
+    let certificates = Certificates::new(datapath);
+    let transport = format!("--datapath {datapath}");
+    let listen = "--listen 127.0.0.1:7001";
+    let server = Server::start(&host, &format!("{listen} {transport} {}", certificates.server()));
+    let client = format!("127.0.0.1:7001 {} {transport}", certificates.client());
+
+    let call = run_in(&host, &format!("call {client} hello"));
+    assert_eq!(call.status.code(), Some(0), "{}", text(&call.stderr));
+    assert_eq!(text(&call.stdout), "hello");
+
+    let call = objects(&run_in(&host, &format!("call {client} --json hello")).stdout);
+    assert_eq!(event(&call, "response")["text"], "hello");
+
+    file_is_echoed(&host, &certificates, &client);
+
+    let ping = run_in(&host, &format!("ping {client} --json -c 5 -i 0 -s 3000"));
+    assert_eq!(ping.status.code(), Some(0), "{}", text(&ping.stderr));
+    let ping = objects(&ping.stdout);
+    assert_eq!(ping.iter().filter(|object| object["event"] == "response").count(), 5);
+    let summary = event(&ping, "summary");
+    assert_eq!((&summary["sent"], &summary["lost"]), (&5.into(), &0.into()));
+    assert!(summary["min_ns"].as_u64().unwrap() <= summary["max_ns"].as_u64().unwrap());
+
+    let said = server.stop();
+    let session = said.iter().find(|object| object["event"] == "session").unwrap();
+    assert_eq!(session["peer"], "client");
+    let summary = event(&said, "summary");
+    assert_eq!((&summary["sessions"], &summary["rpcs"]), (&4.into(), &8.into()));
+}
+
+fn file_is_echoed(host: &Namespace, certificates: &Certificates, client: &str) {
+    let [input, output] = ["request", "response"].map(|name| certificates.file(name));
+    let request: Vec<u8> =
+        (0..5_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    fs::write(&input, &request).unwrap();
+    let files = format!("--input {} --output {}", input.display(), output.display());
+    let call = run_in(host, &format!("call {client} {files}"));
+    assert_eq!(call.status.code(), Some(0), "{}", text(&call.stderr));
+    assert!(fs::read(Path::new(&output)).unwrap() == request);
+}
+
+fn ctrl_c_ends_ping_with_its_summary() {
+    let host = loopback().unwrap();
+    let certificates = Certificates::new("interrupt");
+    let server =
+        Server::start(&host, &format!("--listen 127.0.0.1:7002 {}", certificates.server()));
+    let client = format!("127.0.0.1:7002 {}", certificates.client());
+    let mut child = host.command(smt(&format!("ping {client} --json -i 60"))).unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("\"response\"") {
+        line.clear();
+        assert_ne!(output.read_line(&mut line).unwrap(), 0);
+    }
+    interrupt(&child);
+    let rest: Vec<Value> =
+        output.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    assert_eq!(event(&rest, "summary")["answered"], 1);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    server.stop();
+}
+
+fn a_wrong_authority_is_named() {
+    let host = loopback().unwrap();
+    let [certificates, others] = ["right", "wrong"].map(Certificates::new);
+    let server =
+        Server::start(&host, &format!("--listen 127.0.0.1:7003 {}", certificates.server()));
+    let ca = others.file("ca.pem");
+    let call = run_in(&host, &format!("call 127.0.0.1:7003 hello --ca {}", ca.display()));
+    assert_eq!(call.status.code(), Some(3));
+    let why = text(&call.stderr);
+    assert!(why.contains("is --ca the authority that issued the server's certificate?"), "{why}");
+    server.stop();
+}
+
+fn a_missing_client_certificate_is_named() {
+    let host = loopback().unwrap();
+    let certificates = Certificates::new("anonymous");
+    let server =
+        Server::start(&host, &format!("--listen 127.0.0.1:7004 {}", certificates.server()));
+    let ca = certificates.file("ca.pem");
+    let ping = run_in(&host, &format!("ping 127.0.0.1:7004 -c 1 --json --ca {}", ca.display()));
+    assert_eq!(ping.status.code(), Some(3));
+    let why = event(&objects(&ping.stdout), "error");
+    assert_eq!(why["exit_status"], 3);
+    assert!(why["text"].as_str().unwrap().contains("--cert"), "{why}");
+    server.stop();
+}
+
+fn an_absent_server_is_told() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let certificates = Certificates::new("absent");
+    for datapath in ["raw", "udp"] {
+        let target = format!("{}:7005 --datapath {datapath}", pair.b_v4);
+        // The host itself says that nobody is there, long before the timeout.
+        let arguments = format!("--connect-timeout 60 {}", certificates.client());
+        let call = run_in(&pair.a, &format!("call {target} {arguments} hello"));
+        assert_eq!(call.status.code(), Some(3));
+        let why = text(&call.stderr);
+        assert!(why.contains("is the server running?"), "{why}");
+    }
+}
+
+fn a_missing_file_is_named() {
+    let failed = run("call localhost hello --ca /nowhere/ca.pem");
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(text(&failed.stderr).contains("/nowhere/ca.pem"));
+}
+
+fn the_demo_holds() {
+    let demo = run("demo --json");
+    let steps = objects(&demo.stdout);
+    for step in &steps {
+        assert_eq!(step["ok"], true, "{step}");
+    }
+    let count = |name: &str| steps.iter().filter(|step| step["step"] == name).count();
+    for name in ["setup", "rpcs", "bulk", "loss_rpcs", "loss_bulk", "loss", "capture", "done"] {
+        assert_eq!(count(name), 1, "{name}");
+    }
+    assert_eq!((count("rtt"), count("rtt_ratio")), (9, 3));
+    let rpcs = steps.iter().find(|step| step["step"] == "rpcs").unwrap();
+    assert_eq!(rpcs["count"], 10_000);
+    assert_eq!(demo.status.code(), Some(0), "{}", text(&demo.stderr));
+}
