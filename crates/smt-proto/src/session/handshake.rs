@@ -202,15 +202,16 @@ impl Handshake {
         self.send_from.is_some()
     }
 
-    /// The next piece of our flight, of at most `room` bytes. `Err` when the amplification limit stops it until the client says more.
+    /// The next piece of our flight, of at most `room` bytes. `Err` when the amplification limit
+    /// stops it until the client says more.
     pub(crate) fn next_piece(&mut self, room: usize) -> Result<Option<FlightPiece<'_>>, ()> {
         let (Some(from), Some((number, flight))) = (self.send_from, &self.flight) else {
             return Ok(None);
         };
         let rest = flight.get(from as usize..).unwrap_or_default();
         let piece = rest.get(..room.min(rest.len())).unwrap_or_default();
-        if self.role == Role::Server && self.next_receive == 2 {
-            // The address is unproven until the client's second flight is here.
+        if self.role == Role::Server {
+            // Only a Finished proves the address, and then the handshake is over.
             let cost = self.bytes_out + (DATA_LEN + piece.len()) as u64;
             if cost > AMPLIFICATION * self.bytes_in {
                 self.stopped_at = self.send_from.take();

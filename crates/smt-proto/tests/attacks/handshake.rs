@@ -243,6 +243,53 @@ fn an_unproven_address_gets_at_most_three_times_its_bytes() {
 }
 
 #[test]
+fn a_repeated_client_hello_after_a_retry_request_is_paid_for_too() {
+    let mut server = Endpoint::new(Config::default(), Box::new(Seeded(1)));
+    let meta = PacketMeta { remote: address(CLIENT), local: address(SERVER).ip(), ip_id: None };
+    let (mut now, mut received, mut sent) = (Time::ZERO, 0, 0);
+    let mut hello = hello_packet(7, 0, 400);
+    // A stranger who sees no answer: ClientHello, a second one, and that again and again.
+    for round in 0..2000 {
+        received += hello.len();
+        server.handle_packet(now, &meta, &mut hello.clone());
+        while let Some(event) = server.poll_event() {
+            if let Event::Flight { session, number, .. } = event {
+                server.send_flight(now, session, &vec![0x51; [100, 0, 9000][number as usize]]);
+            }
+        }
+        let mut frame = [0; 2000];
+        while let Some(packet) = server.poll_transmit(now, &mut frame) {
+            sent += packet.len;
+        }
+        assert!(sent <= 3 * received, "{sent} bytes for {received}, round {round}");
+        hello = hello_packet(7, 2, 100);
+        now = now + Duration::from_millis(2);
+    }
+    assert!(server.stats().limit_amplification > 0);
+}
+
+/// A whole flight of a client in one packet; flight 0 with its parameters.
+fn hello_packet(token: u64, flight: u64, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if flight == 0 {
+        let params = Endpoint::new(Config::default(), Box::new(Seeded(2))).parameters(Role::Client);
+        bytes = params.emit(0);
+    }
+    bytes.resize(bytes.len() + len, 0xc0);
+    let first = Data::parse(&first_flight(token, PORTS[CLIENT])).unwrap();
+    let data = Data {
+        header: Header { message_id: flight, ..first.header },
+        message_len: bytes.len() as u32,
+        incoming: bytes.len() as u32,
+        ..first
+    };
+    let mut packet = vec![0; DATA_LEN];
+    data.emit((&mut packet[..]).try_into().unwrap());
+    packet.extend_from_slice(&bytes);
+    packet
+}
+
+#[test]
 fn a_guessed_token_gets_nothing() {
     let mut pair = Pair::new(Config::default(), LENGTHS);
     pair.connect();
