@@ -260,6 +260,11 @@ def announced(wire_len):
 
 def data_file():
     size = 1406
+    good = message("good", 0x1301, 0, size, 100, 140, whole_records(size))["packets"][0]["packet"]
+
+    def with_byte(why, at, value):
+        return {"why": why, "packet": good[:at] + bytes([value]) + good[at + 1 :]}
+
     return {
         "messages": [
             message("empty", 0x1301, 0, size, 0, 40, whole_records(size)),
@@ -283,6 +288,15 @@ def data_file():
             ),
         ],
         "flight": flight(),
+        "refused": [
+            with_byte("PINNED without EXPLICIT", 48, 4),
+            with_byte("unknown data flag", 48, 8),
+            with_byte("reserved epoch", 8, 2),
+            with_byte("record size", 9, 0xFF),
+            with_byte("more promised than there is", 32, 0xFF),
+            with_byte("reserved field", 47, 1),
+            with_byte("data offset", 12, 0x50),
+        ],
     }
 
 

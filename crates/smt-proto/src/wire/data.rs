@@ -103,6 +103,9 @@ impl Data {
         } else if !(MIN_RECORD_SIZE..=MAX_RECORD_SIZE).contains(&self.record_size) {
             return Err(Malformed::RecordSize);
         }
+        if self.pinned && !self.explicit {
+            return Err(Malformed::Implicit);
+        }
         if self.message_len == 0 || self.incoming > self.message_len {
             return Err(Malformed::Length);
         }
@@ -171,10 +174,11 @@ pub(super) mod tests {
         ) -> Data {
             Data {
                 header: Header { epoch: if handshake { 0 } else { header.epoch }, ..header },
-                sequence, segment_size, tag, message_len, retransmit, pinned, tso_offset,
+                sequence, segment_size, tag, message_len, retransmit, tso_offset,
                 record_size: if handshake { 0 } else { record_size },
                 incoming: incoming.min(message_len),
-                explicit: explicit || handshake,
+                explicit: explicit || handshake || pinned,
+                pinned,
             }
         }
     }
@@ -254,6 +258,9 @@ pub(super) mod tests {
         assert_eq!(reparse(flight), Ok(flight));
         assert_eq!(reparse(Data { record_size: 64, ..flight }), Err(Malformed::RecordSize));
         assert_eq!(reparse(Data { explicit: false, ..flight }), Err(Malformed::Implicit));
+        let pinned = Data { pinned: true, explicit: true, ..ok };
+        assert_eq!(reparse(pinned), Ok(pinned));
+        assert_eq!(reparse(Data { explicit: false, ..pinned }), Err(Malformed::Implicit));
         let mut packet = [0; DATA_LEN];
         ok.emit(&mut packet);
         assert_eq!(Data::parse(&packet[..51]), Err(Malformed::Short));

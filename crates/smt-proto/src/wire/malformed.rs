@@ -24,7 +24,7 @@ pub enum Malformed {
     RecordSize,
     /// Message length 0, a promise beyond it, or one that no sequence of records can have.
     Length,
-    /// Epoch 0 without the EXPLICIT flag.
+    /// Epoch 0 or PINNED without the EXPLICIT flag.
     Implicit,
     /// Unknown code or kind.
     Code,
@@ -48,7 +48,7 @@ impl fmt::Display for Malformed {
             Self::Epoch => "epoch does not fit the type",
             Self::RecordSize => "record size out of bounds",
             Self::Length => "impossible message length",
-            Self::Implicit => "implicit offset in epoch 0",
+            Self::Implicit => "implicit offset in epoch 0 or a pinned packet",
             Self::Code => "unknown code",
             Self::Range => "invalid ACK ranges",
             Self::Version => "unknown version",

@@ -14,6 +14,13 @@ use crate::{Hex, header_key, pattern, read, suite};
 struct File {
     messages: Vec<Message>,
     flight: Flight,
+    refused: Vec<Refused>,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    why: String,
+    packet: Hex,
 }
 
 #[derive(Deserialize)]
@@ -225,4 +232,13 @@ fn flights() {
     flight.fields.data().emit(&mut head);
     assert!([&head[..], &pattern(572)].concat() == flight.packet.0);
     assert_eq!(Data::parse(&flight.packet), Ok(flight.fields.data()));
+}
+
+#[test]
+fn packets_to_refuse() {
+    let refused = read::<File>("data").refused;
+    assert!(!refused.is_empty());
+    for Refused { why, packet } in refused {
+        assert!(Data::parse(&packet).is_err(), "{why}");
+    }
 }
