@@ -27,6 +27,12 @@ impl IdSet {
         n < self.floor || self.position(n).is_ok()
     }
 
+    /// Whether all of `first..=last` are in the set.
+    pub(crate) fn contains_all(&self, first: u64, last: u64) -> bool {
+        let held = |at: usize| self.above.get(at).is_some_and(|interval| last < interval.1);
+        last < self.floor || self.position(first).is_ok_and(held)
+    }
+
     /// Adds `n`; false if it was there.
     pub(crate) fn insert(&mut self, n: u64) -> bool {
         if n == self.floor {
@@ -109,6 +115,10 @@ mod tests {
             prop_assert_eq!(ours.floor(), floor);
             for n in 0..220 {
                 prop_assert_eq!(ours.contains(n), naive.contains(&n));
+            }
+            for (first, last) in [(0, floor), (floor, floor + 3), (floor + 1, floor + 4), (90, 92)] {
+                let all = (first..=last).all(|n| naive.contains(&n));
+                prop_assert_eq!(ours.contains_all(first, last), all);
             }
             for i in 0..64 {
                 prop_assert_eq!(ours.bitmap() >> i & 1 == 1, naive.contains(&(floor + 1 + i)));

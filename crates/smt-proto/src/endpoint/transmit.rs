@@ -27,12 +27,15 @@ impl Transmit {
 
 impl Endpoint {
     /// Writes the next packet to send into `frame`; `None` when there is none now. A frame shorter
-    /// than the path's packets makes packets shorter.
+    /// than the path's packets makes packets shorter. A call that can no longer be sent ends here: look
+    /// for its event.
     pub fn poll_transmit(&mut self, now: Time, frame: &mut [u8]) -> Option<Transmit> {
         let transmit = self
             .transmit_control(frame)
             .or_else(|| self.transmit_flight(now, frame))
-            .or_else(|| self.transmit_message(now, frame))?;
+            .or_else(|| self.transmit_message(now, frame))
+            // What could not be sent is cancelled.
+            .or_else(|| self.transmit_control(frame))?;
         self.shared.stats.packets_sent += 1;
         Some(transmit)
     }

@@ -154,6 +154,9 @@ impl Session {
             if rpc.cancelling {
                 return;
             }
+            if let Some(response) = &mut rpc.response {
+                response.silences = 0;
+            }
             let wait = core::time::Duration::from_millis(1 << rpc.busy.min(7))
                 .min(crate::rtt::MAX_SILENCE);
             if rpc.busy > 0 && rpc.silences == 0 {
@@ -165,8 +168,15 @@ impl Session {
             rpc.silent_at = now + wait;
             let due = rpc.silent_at.min(rpc.deadline);
             rpc.timer.set(&mut cx.timers, Wake::Out(session, which.number), due);
-        } else if let Some(rpc) = self.inc.get_mut(&which.number) {
+            return;
+        }
+        let due = now + self.silence(0);
+        if let Some(rpc) = self.inc.get_mut(&which.number)
+            && let InState::Receiving(message) = &mut rpc.state
+        {
             rpc.silences = 0;
+            message.silences = 0;
+            rpc.timer.set(&mut cx.timers, Wake::In(session, which.number), due);
         }
     }
 
@@ -226,7 +236,7 @@ impl Session {
             let (Some(first), Some(last)) = (number(self, first), number(self, last)) else {
                 return self.violation(cx, now);
             };
-            if first > last || last - self.seen.floor().min(last) > u64::from(self.local.max_rpcs) {
+            if first > last || !self.seen.contains_all(first, last) {
                 return self.violation(cx, now);
             }
             self.forget_range(cx, first..=last);

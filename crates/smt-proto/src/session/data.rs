@@ -341,6 +341,9 @@ impl Session {
         while fresh != 0 {
             let bit = u64::from(fresh.trailing_zeros());
             fresh &= fresh - 1;
+            if !self.seen.contains(floor + 1 + bit) {
+                return false;
+            }
             self.forget(cx, floor + 1 + bit);
         }
         self.acked = (floor, bitmap | known);

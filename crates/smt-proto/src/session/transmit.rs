@@ -199,13 +199,15 @@ impl Session {
         }
     }
 
-    /// A message cannot be sealed any more: its RPC fails.
+    /// A message cannot be sealed any more: its RPC fails. One that was sent in part may have been
+    /// sent in whole, and run.
     fn exhausted(&mut self, cx: &mut Shared, now: Time, ours: bool, number: u64) {
-        if ours {
-            self.cancel(cx, now, number, CallError::Exhausted);
-        } else {
-            self.forget(cx, number);
+        if !ours {
+            return self.forget(cx, number);
         }
+        let sent = self.out.get(&number).is_some_and(|rpc| rpc.request.sent() > 0);
+        let error = if sent { CallError::OutcomeUnknown } else { CallError::Exhausted };
+        self.cancel(cx, now, number, error);
     }
 
     /// Sends a request again that the responder never accepted, or an error in place of a request.
