@@ -3,9 +3,9 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use super::Endpoint;
+use super::{Endpoint, Notice};
 use crate::crypto::Suite;
-use crate::error::{CallError, HandshakeError};
+use crate::error::HandshakeError;
 use crate::event::Event;
 use crate::keys::Secret;
 use crate::session::handshake::{Early, FlightStep, Handshake};
@@ -50,37 +50,16 @@ impl Endpoint {
             self.shared.stats.limit_sessions += 1;
             return Err(HandshakeError::TooManySessions);
         }
+        let mut token = [0; 8];
+        self.random.fill(&mut token);
         let id = self.open(now, path, Role::Client, deadline);
         if let Some(session) = self.sessions.get_mut(id) {
+            session.token = u64::from_be_bytes(token);
             session.room = room;
             session.wake_at(&mut self.shared, deadline);
         }
-        self.restart_handshake(now, id);
-        Ok(id)
-    }
-
-    /// Begins a client's handshake anew under a new token, after TLS failed for a cause that the
-    /// network may be to blame for. Next, give a new ClientHello to [`send_flight`](Self::send_flight).
-    pub fn restart_handshake(&mut self, now: Time, id: SessionId) {
-        let mut token = [0; 8];
-        self.random.fill(&mut token);
-        let local = self.parameters(Role::Client);
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        let Some(old) = session.handshake.take() else { return };
-        let fresh = Handshake::new(Role::Client, Vec::new(), now, old.deadline);
-        session.handshake = Some(Box::new(fresh));
-        session.token = u64::from_be_bytes(token);
-        session.state = State::Handshaking;
-        if session.keys.is_some() {
-            // The server may have finished that handshake and run what was sent under its keys:
-            // nothing of it may be sent again under others (spec 5.3).
-            session.end_rpcs(&mut self.shared, CallError::OutcomeUnknown);
-            session.forget_keys(local);
-        }
-        self.shared
-            .events
-            .retain(|event| !matches!(event, Event::Flight { session, .. } if *session == id));
         self.shared.stats.handshakes_started += 1;
+        Ok(id)
     }
 
     /// Makes TLS `bytes` our next flight and sends it.
@@ -300,8 +279,7 @@ impl Endpoint {
         let Some(handshake) = session.handshake.as_deref_mut() else {
             // Established. A client that repeats its last flight has missed our ACK.
             if session.role == Role::Server && session.may_answer_flight(now) {
-                let ack = session.ack_ranges(0);
-                self.shared.send_control(id, 0, crate::wire::ControlBody::Ack(ack));
+                self.shared.send_control(id, 0, Notice::Ack);
             }
             return;
         };

@@ -26,21 +26,36 @@ use crate::session::{Path, RpcId, SessionId};
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::timer::{Timers, Wake};
-use crate::wire::{ControlBody, Kind};
+use crate::wire::{CancelCode, Kind, UnknownCode};
 use table::Table;
 
 pub use connect::External;
 pub use receive::PacketMeta;
 pub use transmit::Transmit;
 
+/// What a control packet waiting to be sent says. The ranges of an ACK are looked up when it is
+/// written: entries stay small, and it tells the latest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Notice {
+    Grant { offset: u32 },
+    Resend { offset: u32, length: u32, pinned: bool },
+    Unknown(UnknownCode),
+    Busy,
+    NeedAck,
+    Ack,
+    Cancel(CancelCode),
+}
+
 /// A control packet waiting to be sent.
-#[expect(clippy::large_enum_variant, reason = "ACK ranges live here so that nothing is allocated")]
+#[derive(Debug)]
 pub(crate) enum PendingControl {
     /// Of a session, about a message ID.
-    Session(SessionId, u64, ControlBody),
+    Session(SessionId, u64, Notice),
     /// UNKNOWN to a packet of no session, echoing its message ID.
     NoSession(Path, u64),
 }
+
+const _: () = assert!(size_of::<PendingControl>() <= 64);
 
 /// What all sessions of an endpoint share.
 pub(crate) struct Shared {
@@ -75,8 +90,8 @@ impl Shared {
     }
 
     /// Queues a control packet, unless the queue is full: timers make up for it.
-    pub(crate) fn send_control(&mut self, session: SessionId, id: u64, body: ControlBody) {
-        self.push_control(PendingControl::Session(session, id, body));
+    pub(crate) fn send_control(&mut self, session: SessionId, id: u64, notice: Notice) {
+        self.push_control(PendingControl::Session(session, id, notice));
     }
 
     fn push_control(&mut self, control: PendingControl) {

@@ -52,9 +52,9 @@ impl Endpoint {
     fn transmit_control(&mut self, frame: &mut [u8]) -> Option<Transmit> {
         while let Some(pending) = self.shared.control.pop_front() {
             match pending {
-                PendingControl::Session(session, id, body) => {
+                PendingControl::Session(session, id, notice) => {
                     let Some(session) = self.sessions.get_mut(session) else { continue };
-                    if let Some(len) = session.write_control(id, body, frame) {
+                    if let Some(len) = session.write_control(id, notice, frame) {
                         return Some(Transmit::new(&session.path, len));
                     }
                 }

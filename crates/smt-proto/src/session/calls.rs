@@ -7,7 +7,7 @@ use core::ops::RangeInclusive;
 use bytes::Bytes;
 
 use super::Session;
-use crate::endpoint::Shared;
+use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, StartError, reply_code};
 use crate::event::Event;
 use crate::message::Body;
@@ -17,7 +17,7 @@ use crate::record::{self, Layout, RECORD_OVERHEAD};
 use crate::rpc::{InState, OutRpc};
 use crate::time::Time;
 use crate::timer::{Timer, Wake};
-use crate::wire::{ControlBody, DATA_LEN, Kind, PREAMBLE_LEN};
+use crate::wire::{DATA_LEN, Kind, PREAMBLE_LEN};
 
 impl Session {
     /// Starts an RPC; returns its number.
@@ -122,7 +122,7 @@ impl Session {
         if let Some(response) = response {
             self.release_incoming(cx, id | 1, &response);
         }
-        cx.send_control(self.id, id, ControlBody::Cancel(crate::wire::CancelCode::Request));
+        cx.send_control(self.id, id, Notice::Cancel(crate::wire::CancelCode::Request));
         let rpc = self.rpc_id(true, number);
         cx.events.push_back(Event::Response { rpc, user, result: Err(error) });
     }

@@ -2,7 +2,7 @@
 
 use super::feed::{resend_holes, schedule};
 use super::{Session, State, Which};
-use crate::endpoint::Shared;
+use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, CloseReason};
 use crate::message::send::OutMessage;
 use crate::rpc::InState;
@@ -80,7 +80,7 @@ impl Session {
             if unsent {
                 // It waits its turn here; the receiver must not take that for loss.
                 cx.stats.busy_sent += 1;
-                cx.send_control(session, id, ControlBody::Busy);
+                cx.send_control(session, id, Notice::Busy);
             }
             self.heard_about(cx, now, which);
             return;
@@ -102,22 +102,22 @@ impl Session {
                 let limit = message.granted;
                 if paced && resend_holes(message, cx, now, key, limit) == 0 {
                     // Nothing is missing below the grant: then perhaps the grant was.
-                    let body = ControlBody::Grant { offset: limit, priority: 0 };
+                    let body = Notice::Grant { offset: limit };
                     cx.send_control(session, request_id, body);
                     schedule(message, cx, key);
                 }
                 cx.stats.busy_sent += 1;
-                cx.send_control(session, response_id, ControlBody::Busy);
+                cx.send_control(session, response_id, Notice::Busy);
             }
             Some(InState::Executing | InState::Responding(_)) => {
                 cx.stats.busy_sent += 1;
-                cx.send_control(session, response_id, ControlBody::Busy);
+                cx.send_control(session, response_id, Notice::Busy);
             }
             None => {
                 let forgotten = self.seen.contains(number);
                 let code =
                     if forgotten { UnknownCode::Forgotten } else { UnknownCode::NeverAccepted };
-                cx.send_control(session, response_id, ControlBody::Unknown(code));
+                cx.send_control(session, response_id, Notice::Unknown(code));
             }
         }
     }
@@ -192,7 +192,7 @@ impl Session {
             self.seen.insert(which.number);
         }
         self.forget(cx, which.number);
-        cx.send_control(self.id, id, ControlBody::Cancel(CancelCode::Confirmed));
+        cx.send_control(self.id, id, Notice::Cancel(CancelCode::Confirmed));
     }
 
     fn on_need_ack(&mut self, cx: &mut Shared, id: u64) {
@@ -203,9 +203,7 @@ impl Session {
             _ => id == 0,
         };
         if finished {
-            let about = self.rpc_of(id).map_or(0, |which| which.number);
-            let ack = self.ack_ranges(about);
-            cx.send_control(self.id, id, ControlBody::Ack(ack));
+            cx.send_control(self.id, id, Notice::Ack);
         }
     }
 
@@ -248,12 +246,12 @@ impl Session {
             (CancelCode::Request, State::Closing { .. })
             | (CancelCode::Confirmed, State::Closing { .. }) => {
                 if code == CancelCode::Request {
-                    cx.send_control(self.id, 0, ControlBody::Cancel(CancelCode::Confirmed));
+                    cx.send_control(self.id, 0, Notice::Cancel(CancelCode::Confirmed));
                 }
                 self.end(cx, None);
             }
             (CancelCode::Request, _) => {
-                cx.send_control(self.id, 0, ControlBody::Cancel(CancelCode::Confirmed));
+                cx.send_control(self.id, 0, Notice::Cancel(CancelCode::Confirmed));
                 self.end(cx, Some(CloseReason::Peer));
             }
             (CancelCode::Confirmed, _) => cx.stats.dropped_unexpected += 1,

@@ -3,7 +3,7 @@
 use super::calls::parse_error_body;
 use super::feed::{Fed, Progress, ask_for_holes, feed, schedule};
 use super::{Session, Which};
-use crate::endpoint::Shared;
+use crate::endpoint::{Notice, Shared};
 use crate::error::CloseReason;
 use crate::event::Event;
 use crate::message::recv::InMessage;
@@ -11,7 +11,7 @@ use crate::record::Layout;
 use crate::rpc::{InRpc, InState};
 use crate::time::Time;
 use crate::timer::{Timer, Wake};
-use crate::wire::{ControlBody, Data, Kind, PREAMBLE_LEN, Preamble};
+use crate::wire::{Data, Kind, PREAMBLE_LEN, Preamble};
 
 /// Packets past a hole that make it a loss, at least.
 pub(crate) const MIN_REORDER_WINDOW: u32 = 3;
@@ -274,13 +274,13 @@ impl Session {
             || cx.incoming_bytes + more > limits.max_incoming_bytes_total
         {
             cx.stats.limit_incoming_bytes += 1;
-            cx.send_control(self.id, id, ControlBody::Busy);
+            cx.send_control(self.id, id, Notice::Busy);
             return None;
         }
         let is_request = id & 1 == 0;
         if is_request && self.outgoing_bytes > limits.max_outgoing_bytes {
             cx.stats.limit_outgoing_bytes += 1;
-            cx.send_control(self.id, id, ControlBody::Busy);
+            cx.send_control(self.id, id, Notice::Busy);
             return None;
         }
         let epoch = self.keys.as_deref_mut()?.rx_epoch(data.header.epoch);

@@ -5,10 +5,10 @@ use core::time::Duration;
 
 use super::data::Packet;
 use super::{SessionId, SessionKeys};
-use crate::endpoint::Shared;
+use crate::endpoint::{Notice, Shared};
 use crate::message::recv::{InMessage, Opener, Taken};
 use crate::time::Time;
-use crate::wire::{ControlBody, Preamble};
+use crate::wire::Preamble;
 
 /// RESENDs sent at once for one message.
 const MAX_RESENDS: usize = 16;
@@ -132,7 +132,7 @@ pub(super) fn resend_holes(
     for (hole, pinned) in message.holes(limit).take(MAX_RESENDS) {
         let (offset, length) = (hole.start, hole.end - hole.start);
         cx.stats.resends_sent += 1;
-        let body = ControlBody::Resend { offset, length, priority: 0, pinned };
+        let body = Notice::Resend { offset, length, pinned };
         cx.send_control(session, id, body);
         asked += 1;
     }
@@ -182,7 +182,7 @@ pub(super) fn schedule(message: &mut InMessage, cx: &mut Shared, key: (SessionId
         if target > message.granted && worth_it {
             message.granted = target;
             cx.stats.grants_sent += 1;
-            cx.send_control(key.0, key.1, ControlBody::Grant { offset: target, priority: 0 });
+            cx.send_control(key.0, key.1, Notice::Grant { offset: target });
         }
     }
 }

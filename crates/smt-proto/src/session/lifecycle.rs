@@ -6,13 +6,12 @@ use core::time::Duration;
 
 use super::{Role, Session, SessionKeys, State};
 use crate::crypto::Suite;
-use crate::endpoint::Shared;
+use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, CloseReason};
 use crate::event::Event;
 use crate::keys::Secret;
-use crate::replay::IdSet;
 use crate::time::Time;
-use crate::wire::{CancelCode, ControlBody, Params};
+use crate::wire::CancelCode;
 
 impl Session {
     /// Installs the epoch 3 secrets of both directions. A server works from here on; a client
@@ -34,22 +33,10 @@ impl Session {
         match self.role {
             Role::Client => self.state = State::Unconfirmed,
             Role::Server => {
-                let ack = self.ack_ranges(0);
-                cx.send_control(self.id, 0, ControlBody::Ack(ack));
+                cx.send_control(self.id, 0, Notice::Ack);
                 self.establish(cx);
             }
         }
-    }
-
-    /// Back to before the keys, with `local` as our parameters of the next attempt. All RPCs have
-    /// ended.
-    pub(crate) fn forget_keys(&mut self, local: Params) {
-        self.keys = None;
-        self.local = local;
-        self.next_number = 0;
-        self.finished = IdSet::default();
-        self.seen = IdSet::default();
-        self.acked = (0, 0);
     }
 
     /// Queues our flight for sending, unless it is queued.
@@ -112,7 +99,7 @@ impl Session {
         if matches!(self.state, State::Established) && self.probe_at.is_none() {
             self.probes = 1;
             cx.stats.probes_sent += 1;
-            cx.send_control(self.id, 0, ControlBody::NeedAck);
+            cx.send_control(self.id, 0, Notice::NeedAck);
             let due = now + self.probe_wait();
             self.probe_at = Some(due);
             self.wake_at(cx, due);
@@ -136,7 +123,7 @@ impl Session {
         cx.events.push_back(Event::Closed { session: self.id, reason });
         self.state = State::Closing { tries: 1 };
         self.probe_at = None;
-        cx.send_control(self.id, 0, ControlBody::Cancel(CancelCode::Request));
+        cx.send_control(self.id, 0, Notice::Cancel(CancelCode::Request));
         let due = now + self.silence(0);
         self.wake_at(cx, due);
     }
@@ -155,7 +142,7 @@ impl Session {
     }
 
     /// Ends all RPCs of both directions.
-    pub(crate) fn end_rpcs(&mut self, cx: &mut Shared, error: CallError) {
+    fn end_rpcs(&mut self, cx: &mut Shared, error: CallError) {
         let mut ours: Vec<u64> = self.out.keys().copied().collect();
         ours.sort_unstable();
         for number in ours {

@@ -4,13 +4,13 @@ use core::time::Duration;
 
 use super::feed::chase;
 use super::{Session, State};
-use crate::endpoint::Shared;
+use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, CloseReason, HandshakeError};
 use crate::event::Event;
 use crate::rpc::InState;
 use crate::time::Time;
 use crate::timer::Wake;
-use crate::wire::{CancelCode, ControlBody};
+use crate::wire::CancelCode;
 
 /// Parameter blocks without sense after which a server is taken to mean them.
 const MAX_BAD_BLOCKS: u32 = 3;
@@ -41,7 +41,7 @@ impl Session {
         let request_id = self.request_id(true, number);
         let Some(rpc) = self.out.get_mut(&number) else { return };
         if rpc.cancelling {
-            cx.send_control(session, request_id, ControlBody::Cancel(CancelCode::Request));
+            cx.send_control(session, request_id, Notice::Cancel(CancelCode::Request));
             rpc.timer.set(&mut cx.timers, who, due);
             return;
         }
@@ -56,8 +56,7 @@ impl Session {
         // A request still waiting in our own queue cannot be answered yet.
         if !asked && rpc.response.is_none() && (rpc.request.sent() > 0) {
             cx.stats.resends_sent += 1;
-            let body =
-                ControlBody::Resend { offset: 0, length: unscheduled, priority: 0, pinned: false };
+            let body = Notice::Resend { offset: 0, length: unscheduled, pinned: false };
             cx.send_control(session, request_id | 1, body);
         }
     }
@@ -88,7 +87,7 @@ impl Session {
             InState::Responding(_) => {
                 let wait = Duration::from_millis(10).saturating_mul(1 << silences.min(7));
                 rpc.timer.set(&mut cx.timers, who, now + wait);
-                cx.send_control(session, request_id, ControlBody::NeedAck);
+                cx.send_control(session, request_id, Notice::NeedAck);
             }
         }
     }
@@ -106,7 +105,7 @@ impl Session {
                     return self.end(cx, None);
                 }
                 self.state = State::Closing { tries: tries + 1 };
-                cx.send_control(self.id, 0, ControlBody::Cancel(CancelCode::Request));
+                cx.send_control(self.id, 0, Notice::Cancel(CancelCode::Request));
                 self.wake_at(cx, now + self.silence(tries + 1));
             }
         }
@@ -157,7 +156,7 @@ impl Session {
         }
         self.probes += 1;
         cx.stats.probes_sent += 1;
-        cx.send_control(self.id, 0, ControlBody::NeedAck);
+        cx.send_control(self.id, 0, Notice::NeedAck);
         let due = now + self.probe_wait();
         self.probe_at = Some(due);
         self.wake_at(cx, due);

@@ -2,7 +2,7 @@
 
 use super::handshake::FlightPiece;
 use super::{Session, State};
-use crate::endpoint::Shared;
+use crate::endpoint::{Notice, Shared};
 use crate::error::CallError;
 use crate::message::send::Acks;
 use crate::rpc::InState;
@@ -114,10 +114,24 @@ impl Session {
     pub(crate) fn write_control(
         &mut self,
         id: u64,
-        body: ControlBody,
+        notice: Notice,
         frame: &mut [u8],
     ) -> Option<usize> {
         let header = self.header(id);
+        let body = match notice {
+            Notice::Grant { offset } => ControlBody::Grant { offset, priority: 0 },
+            Notice::Resend { offset, length, pinned } => {
+                ControlBody::Resend { offset, length, priority: 0, pinned }
+            }
+            Notice::Unknown(code) => ControlBody::Unknown(code),
+            Notice::Busy => ControlBody::Busy,
+            Notice::NeedAck => ControlBody::NeedAck,
+            Notice::Ack => {
+                let about = self.rpc_of(id).map_or(0, |which| which.number);
+                ControlBody::Ack(self.ack_ranges(about))
+            }
+            Notice::Cancel(code) => ControlBody::Cancel(code),
+        };
         let keys = self.keys.as_deref_mut()?;
         let control = Control { header, body, number: keys.next_control() };
         let len = control.emit(frame);

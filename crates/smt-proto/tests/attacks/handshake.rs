@@ -483,34 +483,6 @@ fn parameters_that_stay_wrong_are_named() {
 }
 
 #[test]
-fn a_restarted_handshake_sends_nothing_of_the_old_keys_again() {
-    let mut pair = Pair::new(Config::default(), LENGTHS);
-    let id = pair.connect();
-    // The server gets everything, the client nothing once it has keys: it does not know that its
-    // request runs.
-    let client_hears_flights = |to, packet: &[u8]| usize::from(to == SERVER || packet[8] == 0);
-    pair.echo = false;
-    pair.run(Duration::from_millis(1), client_hears_flights);
-    pair.call();
-    pair.run(Duration::from_millis(1), client_hears_flights);
-    assert_eq!(pair.executed, 1);
-    assert!(pair.answered.is_empty());
-    // A forged alert makes TLS fail at the client, which starts again.
-    pair.ends[CLIENT].restart_handshake(pair.now, id);
-    pair.ends[CLIENT].send_flight(pair.now, id, &vec![0xc0; pair.lengths[0]]);
-    pair.pump();
-    assert_eq!(pair.answered, [Err(CallError::OutcomeUnknown)]);
-    pair.echo = true;
-    pair.run(SECOND, |_, _| 1);
-    assert_eq!(pair.executed, 1, "executed again under other keys");
-    assert_eq!(pair.established[CLIENT], [id]);
-    pair.call();
-    pair.run(SECOND, |_, _| 1);
-    assert_eq!(pair.answered[1], Ok(b"hello".to_vec()));
-    assert!(pair.closed.iter().all(|(end, _, _)| *end == SERVER), "{:?}", pair.closed);
-}
-
-#[test]
 fn a_second_session_on_the_path_lives_beside_the_first_which_is_probed() {
     let mut pair = Pair::new(Config::default(), LENGTHS);
     let first = pair.connect();
