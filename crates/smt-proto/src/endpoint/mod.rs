@@ -115,7 +115,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// An endpoint without sessions.
-    pub fn new(config: Config, random: Box<dyn Random>) -> Self {
+    pub fn new(config: Config, mut random: Box<dyn Random>) -> Self {
         let granter = Granter::new(config.receive_credit);
         let shared = Shared {
             config,
@@ -133,7 +133,8 @@ impl Endpoint {
             ended: Vec::new(),
         };
         let no_session = (Time::ZERO, 0);
-        Endpoint { sessions: Table::default(), half_open: 0, shared, random, no_session }
+        let sessions = Table::new(&mut *random);
+        Endpoint { sessions, half_open: 0, shared, random, no_session }
     }
 
     /// Starts an RPC. `user` comes back in [`Event::Response`].

@@ -2,15 +2,52 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::hash::{BuildHasher, Hash, Hasher};
+use core::net::{IpAddr, SocketAddr};
 
 use hashbrown::HashMap;
-use rustc_hash::FxBuildHasher;
+use siphasher::sip::SipHasher13;
 
+use crate::crypto::Random;
 use crate::session::{Path, Session, SessionId};
 
 /// What a packet says about where it belongs.
-type PathKey = (SocketAddr, u16, u16);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PathKey {
+    remote: SocketAddr,
+    remote_port: u16,
+    local_port: u16,
+}
+
+impl Hash for PathKey {
+    /// In one piece, which is faster than field by field. Scopes of IPv6 addresses are left out.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let address = match self.remote.ip() {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let ports = [self.remote.port(), self.remote_port, self.local_port]
+            .into_iter()
+            .fold(0, |ports, port| ports << 16 | u64::from(port));
+        let mut bytes = [0; 24];
+        bytes[..16].copy_from_slice(&address.to_le_bytes());
+        bytes[16..].copy_from_slice(&ports.to_le_bytes());
+        state.write(&bytes);
+    }
+}
+
+/// Hashes paths under a secret of the endpoint: strangers choose their addresses and ports, and
+/// could otherwise make them collide.
+#[derive(Clone, Copy)]
+struct PathHasher(u64, u64);
+
+impl BuildHasher for PathHasher {
+    type Hasher = SipHasher13;
+
+    fn build_hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_keys(self.0, self.1)
+    }
+}
 
 struct Slot {
     generation: u32,
@@ -18,14 +55,24 @@ struct Slot {
 }
 
 /// All sessions. Those sharing a path form a chain, newest first.
-#[derive(Default)]
 pub(crate) struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    newest: HashMap<PathKey, SessionId, FxBuildHasher>,
+    newest: HashMap<PathKey, SessionId, PathHasher>,
 }
 
 impl Table {
+    /// No sessions; the hash of paths is keyed by `random`.
+    pub(crate) fn new(random: &mut dyn Random) -> Self {
+        let mut word = || {
+            let mut bytes = [0; 8];
+            random.fill(&mut bytes);
+            u64::from_le_bytes(bytes)
+        };
+        let hasher = PathHasher(word(), word());
+        Table { slots: Vec::new(), free: Vec::new(), newest: HashMap::with_hasher(hasher) }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -47,7 +94,7 @@ impl Table {
         remote_port: u16,
         local_port: u16,
     ) -> Option<SessionId> {
-        self.newest.get(&(remote, remote_port, local_port)).copied()
+        self.newest.get(&PathKey { remote, remote_port, local_port }).copied()
     }
 
     /// How many sessions share a path.
@@ -119,5 +166,30 @@ impl Table {
 }
 
 fn key(path: &Path) -> PathKey {
-    (path.remote, path.remote_port, path.local_port)
+    PathKey { remote: path.remote, remote_port: path.remote_port, local_port: path.local_port }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_hash_depends_on_the_secret_and_on_every_field() {
+        let hashes: BTreeSet<u64> = [(1, 2), (1, 3), (4, 2)]
+            .into_iter()
+            .flat_map(|(a, b)| {
+                ["10.0.0.1:0", "10.0.0.1:7", "10.0.1.0:0", "[fd00::1]:0", "[fd00::2]:0"]
+                    .into_iter()
+                    .flat_map(move |remote| {
+                        [(1, 2), (2, 1), (1, 1)].map(|(remote_port, local_port)| {
+                            let remote = remote.parse().unwrap();
+                            let key = PathKey { remote, remote_port, local_port };
+                            PathHasher(a, b).hash_one(key)
+                        })
+                    })
+            })
+            .collect();
+        assert_eq!(hashes.len(), 3 * 5 * 3);
+    }
 }
