@@ -40,9 +40,11 @@ impl Waiter {
         let wake = Arc::clone(&self.wake);
         let woken = Arc::clone(&self.woken);
         Arc::new(move || {
-            woken.store(true, Ordering::Release);
             // A full counter means that the engine is being woken already.
             let _ = rustix::io::write(&*wake, &1u64.to_ne_bytes());
+            // In this order: an engine that saw the flag before the counter would find nothing to
+            // read, and the descriptor would then stay readable for good.
+            woken.store(true, Ordering::Release);
         })
     }
 
