@@ -245,8 +245,14 @@ impl<'a> Pinger<'a> {
 
 /// What RPC `number` carries: its number, then bytes that differ from their neighbours.
 fn body(number: u64, size: u32) -> Vec<u8> {
-    let tail = (0..=250_u8).cycle();
-    number.to_be_bytes().into_iter().chain(tail).take(size as usize).collect()
+    let mut body: Vec<u8> = (0..=250).collect();
+    body.splice(0..0, number.to_be_bytes());
+    let size = size as usize;
+    while body.len() < size {
+        body.extend_from_within(..body.len().min(size - body.len()));
+    }
+    body.truncate(size);
+    body
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::commands::Error;
 const SIZES: [usize; 3] = [64, 1024, 16_384];
 /// All transports are measured this often, one after the other, so that what disturbs the machine for a while disturbs
 /// them alike.
-const ROUNDS: u64 = 5;
+const ROUNDS: u64 = 7;
 
 /// Round trips of each size, per round: before measuring, and measured.
 const SPINNING: [usize; 2] = [300, 1_000];
