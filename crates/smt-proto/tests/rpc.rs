@@ -45,6 +45,30 @@ fn all_sizes_in_both_directions_and_all_suites() {
     }
 }
 
+#[test]
+fn many_senders_share_the_credit_and_all_come_to_their_end() {
+    for loss in [0.0, 0.05] {
+        let limits = Limits { unscheduled: 3000, ..Limits::default() };
+        let config = Config { limits, receive_credit: 64 << 10, ..Config::default() };
+        let mut net = Net::new(5, config);
+        net.faults.drop = loss;
+        const CALLS: u64 = 60;
+        for user in 0..CALLS {
+            net.call(CLIENT, vec![user as u8; 20_000 + 1000 * user as usize], user);
+        }
+        let most = (64 << 10) + (16 << 10) + CALLS * 3000;
+        while (net.ended(CLIENT) as u64) < CALLS {
+            assert!(net.step());
+            for host in &net.hosts {
+                assert!(host.endpoint.promised_bytes() <= most, "{loss}");
+            }
+        }
+        assert!(net.hosts[CLIENT].ended.values().all(Result::is_ok));
+        net.faults.drop = 0.0;
+        net.assert_clean();
+    }
+}
+
 fn hostile_network(seed: u64, faults: Faults, calls: u64, largest: u64) -> Net {
     let mut net = Net::new(seed, Config::default());
     net.faults = faults;

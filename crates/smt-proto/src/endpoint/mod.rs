@@ -218,6 +218,12 @@ impl Endpoint {
         self.shared.incoming_bytes
     }
 
+    /// Bytes that peers may send by themselves or by our grants and that are not here yet; senders
+    /// that have stalled are not counted on.
+    pub fn promised_bytes(&self) -> u64 {
+        self.shared.granter.promised()
+    }
+
     /// The 5-tuple of a session.
     pub fn path(&self, session: SessionId) -> Option<Path> {
         self.sessions.get(session).map(|session| session.path)

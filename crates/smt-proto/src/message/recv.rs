@@ -7,6 +7,7 @@ use core::ops::Range;
 use core::time::Duration;
 
 use super::Body;
+use crate::grant::Granter;
 use crate::keys::EpochKeys;
 use crate::ranges::RangeSet;
 use crate::record::{self, Layout};
@@ -58,8 +59,10 @@ pub(crate) struct InMessage {
     suspect: Vec<u32>,
     opened: u32,
     preamble: Option<Preamble>,
-    /// Bytes the sender may send: announced or granted.
-    pub(crate) granted: u32,
+    /// Bytes the sender may send: unscheduled or granted.
+    granted: u32,
+    /// Bytes the sender owes us as the grant scheduler has counted them.
+    promised: u32,
     /// Highest byte seen, and packets that came since the first hole was noticed.
     highest: u32,
     packets_past_hole: u32,
@@ -74,8 +77,8 @@ pub(crate) struct InMessage {
 }
 
 impl InMessage {
-    /// A message of `layout` under `epoch`, of which `incoming` bytes come by themselves.
-    pub(crate) fn new(layout: Layout, epoch: u32, incoming: u32) -> Self {
+    /// A message of `layout` under `epoch`, of which nothing is here or announced yet.
+    pub(crate) fn new(layout: Layout, epoch: u32) -> Self {
         InMessage {
             layout,
             epoch,
@@ -86,7 +89,8 @@ impl InMessage {
             suspect: Vec::new(),
             opened: 0,
             preamble: None,
-            granted: incoming.min(layout.wire_len),
+            granted: 0,
+            promised: 0,
             highest: 0,
             packets_past_hole: 0,
             asked_at: None,
@@ -108,6 +112,37 @@ impl InMessage {
     /// Wire bytes held.
     pub(crate) fn received(&self) -> u32 {
         self.have_len
+    }
+
+    /// Bytes that the sender may send by itself or by our grants.
+    pub(crate) fn granted(&self) -> u32 {
+        self.granted
+    }
+
+    /// Lets the sender send bytes below `offset`.
+    pub(crate) fn grant(&mut self, offset: u32) {
+        self.granted = self.granted.max(offset.min(self.layout.wire_len));
+    }
+
+    /// Takes the sender's word in a packet of `range` that bytes below `incoming` come by themselves:
+    /// as far as it may send them so, or did so in a packet begun where it might (spec 6.1).
+    pub(crate) fn announced(&mut self, incoming: u32, range: Range<u32>, unscheduled: u32) {
+        let begun_in_time = range.start < self.granted.max(unscheduled);
+        let run_over = if begun_in_time { range.end } else { 0 };
+        self.grant(incoming.min(unscheduled.max(run_over)));
+    }
+
+    /// Brings what it owes under `granter` up to date; `stalled` senders are not counted on. True if
+    /// others should be looked at again.
+    pub(crate) fn promise(&mut self, granter: &mut Granter, stalled: bool) -> bool {
+        let owed = if stalled { 0 } else { self.granted.saturating_sub(self.have_len) };
+        let before = core::mem::replace(&mut self.promised, owed);
+        before != owed && granter.promise(before, owed)
+    }
+
+    /// Bytes it owes as counted.
+    pub(crate) fn promised(&self) -> u32 {
+        self.promised
     }
 
     /// Wire bytes still missing.

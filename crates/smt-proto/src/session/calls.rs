@@ -7,6 +7,7 @@ use core::ops::RangeInclusive;
 use bytes::Bytes;
 
 use super::Session;
+use super::feed::unschedule;
 use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, StartError, reply_code};
 use crate::event::Event;
@@ -119,8 +120,8 @@ impl Session {
             rpc.timer.set(&mut cx.timers, Wake::Out(self.id, number), due);
         }
         let id = self.request_id(true, number);
-        if let Some(response) = response {
-            self.release_incoming(cx, id | 1, &response);
+        if let Some(mut response) = response {
+            self.release_incoming(cx, id | 1, &mut response);
         }
         cx.send_control(self.id, id, Notice::Cancel(crate::wire::CancelCode::Request));
         let rpc = self.rpc_id(true, number);
@@ -133,8 +134,8 @@ impl Session {
         rpc.timer.clear(&mut cx.timers);
         self.finished.insert(number);
         self.outgoing_bytes -= rpc.request.body_len();
-        if let Some(response) = rpc.response.take() {
-            self.release_incoming(cx, self.request_id(true, number) | 1, &response);
+        if let Some(mut response) = rpc.response.take() {
+            self.release_incoming(cx, self.request_id(true, number) | 1, &mut response);
         }
         if !rpc.cancelling {
             if result.is_ok() {
@@ -152,10 +153,9 @@ impl Session {
         self.incoming_bytes -= rpc.charge;
         cx.incoming_bytes -= rpc.charge;
         match rpc.state {
-            InState::Receiving(message) => {
+            InState::Receiving(mut message) => {
                 let id = self.request_id(false, number);
-                cx.granter.remove((self.id, id), message.remaining());
-                cx.regrant |= message.scheduled;
+                unschedule(&mut message, cx, (self.id, id));
             }
             InState::Executing => {
                 let rpc = self.rpc_id(false, number);
@@ -176,11 +176,10 @@ impl Session {
     }
 
     /// Gives back what a message being received was charged.
-    pub(crate) fn release_incoming(&mut self, cx: &mut Shared, id: u64, message: &InMessage) {
+    pub(crate) fn release_incoming(&mut self, cx: &mut Shared, id: u64, message: &mut InMessage) {
         self.incoming_bytes -= message.charge();
         cx.incoming_bytes -= message.charge();
-        cx.granter.remove((self.id, id), message.remaining());
-        cx.regrant |= message.scheduled;
+        unschedule(message, cx, (self.id, id));
     }
 
     /// Grants a message of ours to receive what it may have now.

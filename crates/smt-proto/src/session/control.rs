@@ -99,7 +99,7 @@ impl Session {
             Some(InState::Receiving(message)) => {
                 let key = (session, request_id);
                 let paced = message.asked_at.is_none_or(|at| now.since(at) >= pace);
-                let limit = message.granted;
+                let limit = message.granted();
                 if paced && resend_holes(message, cx, now, key, limit) == 0 {
                     // Nothing is missing below the grant: then perhaps the grant was.
                     let body = Notice::Grant { offset: limit };

@@ -1,7 +1,7 @@
 //! Authentic DATA packets: requests of the peer's, responses to ours.
 
 use super::calls::parse_error_body;
-use super::feed::{Fed, Progress, ask_for_holes, feed, schedule};
+use super::feed::{Fed, PeerLimits, Progress, ask_for_holes, feed, schedule, unschedule};
 use super::{Session, Which};
 use crate::endpoint::{Notice, Shared};
 use crate::error::CloseReason;
@@ -39,13 +39,14 @@ impl Session {
 
     fn on_request(&mut self, cx: &mut Shared, now: Time, number: u64, packet: Packet<'_>) {
         let id = packet.data.header.message_id;
+        let limits = self.peer_limits();
         if let Some(rpc) = self.inc.get_mut(&number) {
             let InState::Receiving(message) = &mut rpc.state else {
                 cx.stats.duplicates += 1;
                 return;
             };
             let Some(keys) = self.keys.as_deref_mut() else { return };
-            let fed = feed(message, keys, cx, now, self.id, self.peer.id_bits, packet);
+            let fed = feed(message, keys, cx, now, self.id, limits, packet);
             let complete = message.is_complete();
             match fed {
                 Fed::Violation => return self.violation(cx, now),
@@ -72,13 +73,14 @@ impl Session {
         }
         let Some(mut message) = self.new_incoming(cx, now, id, packet) else { return };
         let Some(keys) = self.keys.as_deref_mut() else { return };
-        let fed = feed(&mut message, keys, cx, now, self.id, self.peer.id_bits, packet);
+        let fed = feed(&mut message, keys, cx, now, self.id, limits, packet);
         let sound = match fed {
             Fed::Violation => false,
             Fed::Nothing { .. } => true,
             Fed::Progress(progress) => self.request_progress(cx, now, number, progress),
         };
         if !sound {
+            unschedule(&mut message, cx, (self.id, id));
             return self.violation(cx, now);
         }
         self.charge(cx, &message);
@@ -128,7 +130,7 @@ impl Session {
     ) {
         let rpc = self.rpc_id(false, number);
         let id = self.request_id(false, number);
-        let message = match message {
+        let mut message = match message {
             Some(message) => {
                 let charge = message.charge();
                 let state = InState::Executing;
@@ -148,10 +150,7 @@ impl Session {
                 }
             }
         };
-        if message.scheduled {
-            cx.granter.remove((self.id, id), message.remaining());
-            cx.regrant = true;
-        }
+        unschedule(&mut message, cx, (self.id, id));
         match message.into_body() {
             Some((Preamble { kind: Kind::Application, .. }, body)) => {
                 cx.stats.requests_received += 1;
@@ -213,10 +212,11 @@ impl Session {
         let window = self.reorder_window;
         let pace = self.rtt.smoothed();
         let session = self.id;
+        let limits = self.peer_limits();
         let Some(keys) = self.keys.as_deref_mut() else { return };
         let Some(rpc) = self.out.get_mut(&number) else { return };
         let Some(message) = &mut rpc.response else { return };
-        let progress = match feed(message, keys, cx, now, self.id, self.peer.id_bits, packet) {
+        let progress = match feed(message, keys, cx, now, self.id, limits, packet) {
             Fed::Violation => return self.violation(cx, now),
             Fed::Nothing { spurious } => return self.note_spurious(spurious),
             Fed::Progress(progress) => progress,
@@ -232,8 +232,8 @@ impl Session {
         }
         let complete = if message.is_complete() { rpc.response.take() } else { None };
         self.progress_made(cx, now, &progress);
-        if let Some(message) = complete {
-            self.release_incoming(cx, id, &message);
+        if let Some(mut message) = complete {
+            self.release_incoming(cx, id, &mut message);
             match message.into_body() {
                 Some((Preamble { kind: Kind::Application, .. }, body)) => {
                     self.finish(cx, number, Ok(body));
@@ -288,7 +288,11 @@ impl Session {
             cx.stats.dropped_unexpected += 1;
             return None;
         };
-        Some(InMessage::new(layout, epoch, data.incoming))
+        Some(InMessage::new(layout, epoch))
+    }
+
+    fn peer_limits(&self) -> PeerLimits {
+        PeerLimits { id_bits: self.peer.id_bits, unscheduled: self.local.unscheduled }
     }
 
     fn charge(&mut self, cx: &mut Shared, message: &InMessage) {

@@ -35,13 +35,23 @@ pub(super) enum Fed {
     Violation,
 }
 
+/// What bounds the messages of a peer.
+#[derive(Clone, Copy)]
+pub(super) struct PeerLimits {
+    /// Its ID bits.
+    pub(super) id_bits: u8,
+    /// Bytes of a message that we let it send by itself.
+    pub(super) unscheduled: u32,
+}
+
+/// Takes a packet into a message.
 pub(super) fn feed(
     message: &mut InMessage,
     keys: &mut SessionKeys,
     cx: &mut Shared,
     now: Time,
     session: SessionId,
-    id_bits: u8,
+    peer: PeerLimits,
     packet: Packet<'_>,
 ) -> Fed {
     let data = &packet.data;
@@ -60,6 +70,7 @@ pub(super) fn feed(
         return Fed::Nothing { spurious: false };
     };
     let had_preamble = message.preamble().is_some();
+    let id_bits = peer.id_bits;
     let opener = Opener { keys: epoch_keys, id: data.header.message_id, id_bits };
     let max_gaps = cx.config.limits.max_gaps;
     let before = message.remaining();
@@ -68,7 +79,9 @@ pub(super) fn feed(
         let key = (session, data.header.message_id);
         cx.granter.update(key, Some(before), message.remaining());
     }
-    message.granted = message.granted.max(data.incoming.min(layout.wire_len));
+    let end = packet.offset.saturating_add(u32::try_from(packet.payload.len()).unwrap_or(u32::MAX));
+    message.announced(data.incoming, packet.offset..end, peer.unscheduled);
+    cx.regrant |= message.promise(&mut cx.granter, false);
     match taken {
         Taken::New { opened, failed, gathered } => {
             cx.stats.records_opened += u64::from(opened);
@@ -150,23 +163,22 @@ pub(super) fn chase(
     now: Time,
     key: (SessionId, u64),
 ) -> bool {
-    let limit = message.granted;
+    let limit = message.granted();
     if resend_holes(message, cx, now, key, limit) == 0 {
         schedule(message, cx, key);
         return false;
     }
     message.silences += 1;
-    if message.silences >= STALLED && message.scheduled {
-        cx.granter.remove(key, message.remaining());
-        message.scheduled = false;
-        cx.regrant = true;
+    if message.silences >= STALLED {
+        unschedule(message, cx, key);
     }
     true
 }
 
 /// Enters a message that needs grants into the schedule and grants it what it may have.
 pub(super) fn schedule(message: &mut InMessage, cx: &mut Shared, key: (SessionId, u64)) {
-    if message.granted >= message.layout().wire_len {
+    let wire_len = message.layout().wire_len;
+    if message.granted() >= wire_len {
         return;
     }
     let left = message.remaining();
@@ -174,15 +186,26 @@ pub(super) fn schedule(message: &mut InMessage, cx: &mut Shared, key: (SessionId
         message.scheduled = true;
         cx.granter.update(key, None, left);
     }
-    if cx.granter.is_favoured(key, left) {
-        let window = cx.granter.window();
-        let wire_len = message.layout().wire_len;
-        let target = message.received().saturating_add(window).min(wire_len);
-        let worth_it = target == wire_len || target.saturating_sub(message.granted) >= window / 4;
-        if target > message.granted && worth_it {
-            message.granted = target;
-            cx.stats.grants_sent += 1;
-            cx.send_control(key.0, key.1, Notice::Grant { offset: target });
-        }
+    if !cx.granter.is_favoured(key, left) {
+        return;
+    }
+    let allowance = cx.granter.allowance(key, left, message.promised());
+    let target = message.received().saturating_add(allowance.outstanding).min(wire_len);
+    let step = target.saturating_sub(message.granted());
+    if step > 0 && (target == wire_len || step >= allowance.step) {
+        message.grant(target);
+        message.promise(&mut cx.granter, false);
+        cx.stats.grants_sent += 1;
+        cx.send_control(key.0, key.1, Notice::Grant { offset: target });
+    }
+}
+
+/// Takes a message out of the schedule, and what its sender owed off the credit: it is complete, or
+/// nobody wants it any more.
+pub(super) fn unschedule(message: &mut InMessage, cx: &mut Shared, key: (SessionId, u64)) {
+    cx.regrant |= message.promise(&mut cx.granter, true);
+    if core::mem::take(&mut message.scheduled) {
+        cx.granter.remove(key, message.remaining());
+        cx.regrant = true;
     }
 }

@@ -368,6 +368,35 @@ fn senders_that_owe_bytes_do_not_starve_the_others() {
 }
 
 #[test]
+fn no_more_is_promised_than_the_credit_and_the_unscheduled_bytes() {
+    const CREDIT: u32 = 100_000;
+    let limits = Limits { unscheduled: 1000, ..Limits::default() };
+    let config = Config { limits, receive_credit: CREDIT, ..Config::default() };
+    let mut script = Script::new(SERVER, config);
+    let promised = |script: &Script| script.net.hosts[SERVER].endpoint.promised_bytes();
+    // Each is shorter than those before it and takes their place; each claims that all of it comes
+    // by itself.
+    let mut granted = 0;
+    for number in 0..100 {
+        let layout = layout(400_000 - number * 1000);
+        let data = script.data_header(script.my_id(number.into()), &layout, 0);
+        let packet = script.data(data, &[]);
+        for sent in script.give(&packet) {
+            let Sent::Control { body: ControlBody::Grant { offset, .. }, .. } = sent else {
+                panic!("{sent:?}");
+            };
+            granted += u64::from(offset - 1000);
+        }
+        let unscheduled = 1000 * (u64::from(number) + 1);
+        assert_eq!(promised(&script), granted + unscheduled);
+        assert!(granted <= u64::from(CREDIT) + (16 << 10), "{granted} granted");
+    }
+    // None sends anything: all are given up, and so is what was promised.
+    script.wait(Duration::from_secs(60));
+    assert_eq!(promised(&script), 0);
+}
+
+#[test]
 fn a_request_that_waits_for_our_grants_is_not_given_up() {
     let config = Config { receive_credit: 64 << 10, ..Config::default() };
     let mut script = Script::new(SERVER, config);

@@ -308,6 +308,7 @@ impl Net {
         self.run_for(Duration::from_secs(5));
         for host in &self.hosts {
             assert_eq!(host.endpoint.incoming_bytes(), 0, "charge left over");
+            assert_eq!(host.endpoint.promised_bytes(), 0, "promises left over");
             assert_eq!(host.endpoint.outstanding(host.session), 0, "calls left over");
             if let Some(next) = host.endpoint.poll_timeout() {
                 let wait = next.since(self.now);
