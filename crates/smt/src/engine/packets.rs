@@ -75,16 +75,21 @@ impl Engine {
             return Ok(false);
         }
         let now = self.now();
-        'bursts: for _ in 0..MAX_BURSTS {
+        for _ in 0..MAX_BURSTS {
             for _ in 0..FLUSH_AFTER {
                 let Some(frame) = self.datapath.frame() else { break };
-                let Some(transmit) = self.core.poll_transmit(now, frame) else { break 'bursts };
+                let Some(transmit) = self.core.poll_transmit(now, frame) else { break };
                 let meta = TxMeta { dst: transmit.remote, src: transmit.local, len: transmit.len };
                 self.datapath.commit(meta);
+                if !self.core.wants_transmit() {
+                    break;
+                }
             }
             self.datapath.flush()?;
+            if !self.core.wants_transmit() {
+                break;
+            }
         }
-        self.datapath.flush()?;
         // What the core noticed while it sent (a key at its limit) is told at once.
         self.take_core_events();
         Ok(true)
