@@ -25,7 +25,8 @@ pub struct Limits {
     /// Bytes of requests and responses that wait to be sent or acknowledged, per session. Starting
     /// a call beyond it fails with backpressure; requests arriving beyond it are answered BUSY.
     pub max_outgoing_bytes: u64,
-    /// Holes in one message being received. A packet that would make one more is dropped.
+    /// Holes in one message being received, and records of it that are here in pieces. A packet that
+    /// would make one more is dropped.
     pub max_gaps: usize,
     /// Packets that came before the handshake was finished, kept per half-open handshake.
     pub max_early_packets: usize,

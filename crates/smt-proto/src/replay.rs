@@ -60,6 +60,11 @@ impl IdSet {
         true
     }
 
+    /// Gives back memory that a burst has left unused.
+    pub(crate) fn shrink(&mut self) {
+        self.above.shrink_to_fit();
+    }
+
     /// Bit i says whether floor + 1 + i is in the set (the floor itself never is).
     pub(crate) fn bitmap(&self) -> u64 {
         let base = self.floor.saturating_add(1);

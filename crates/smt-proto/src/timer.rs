@@ -90,6 +90,16 @@ impl Timers {
         Some(first.who)
     }
 
+    /// Gives back memory that a burst has left unused.
+    pub(crate) fn shrink(&mut self) {
+        let slots = self.heap.iter().map(|entry| entry.slot as usize + 1).max().unwrap_or(0);
+        self.places.truncate(slots);
+        self.free.retain(|slot| (*slot as usize) < slots);
+        self.heap.shrink_to_fit();
+        self.places.shrink_to_fit();
+        self.free.shrink_to_fit();
+    }
+
     fn insert(&mut self, at: Time, who: Wake) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.places.push(0);
@@ -188,6 +198,10 @@ mod tests {
             let mut wanted: BTreeMap<usize, Time> = BTreeMap::new();
             let mut now = Time::ZERO;
             for (step, n, delay) in steps {
+                if delay == 0 {
+                    timers.shrink();
+                    prop_assert_eq!(timers.places.len(), timers.heap.len() + timers.free.len());
+                }
                 match step {
                     0 => {
                         let due = Time::from_nanos(now.as_nanos() + delay);

@@ -2,6 +2,8 @@
 
 mod net;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use net::Seeded;
 use net::pair::{Pair, external};
@@ -48,4 +50,18 @@ fn an_idle_session_takes_at_most_four_kilobytes() {
         println!("{each} bytes for an idle session, {role:?}");
         assert!(each <= 4096, "{each} bytes");
     }
+}
+
+#[test]
+fn a_burst_of_calls_leaves_nothing_behind_once_the_session_is_idle() {
+    const CALLS: usize = 1000;
+    let mut pair = Pair::new();
+    let info = allocation_counter::measure(|| {
+        pair.calls(CALLS, Bytes::from_static(&[7; 64]));
+        pair.idle(Duration::from_secs(200));
+    });
+    println!("{} bytes left of {} at most", info.bytes_current, info.bytes_max);
+    assert!(info.bytes_max > 100_000);
+    // Both ends together, everything that the endpoint shares among its sessions included.
+    assert!(info.bytes_current <= 4096, "{} bytes", info.bytes_current);
 }

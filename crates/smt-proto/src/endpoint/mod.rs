@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) scratch: Vec<u8>,
     /// Sessions that ended and are to be removed.
     pub(crate) ended: Vec<SessionId>,
+    /// When memory that bursts left unused was given back last.
+    shrunk_at: Time,
 }
 
 impl Shared {
@@ -92,6 +94,22 @@ impl Shared {
     /// Queues a control packet, unless the queue is full: timers make up for it.
     pub(crate) fn send_control(&mut self, session: SessionId, id: u64, notice: Notice) {
         self.push_control(PendingControl::Session(session, id, notice));
+    }
+
+    /// Gives back memory that bursts have left unused, now and then.
+    pub(crate) fn shrink(&mut self, now: Time) {
+        if now.since(self.shrunk_at) < self.config.limits.idle_probe {
+            return;
+        }
+        self.shrunk_at = now;
+        self.timers.shrink();
+        self.events.shrink_to_fit();
+        self.control.shrink_to_fit();
+        self.flights.shrink_to_fit();
+        self.small.shrink_to_fit();
+        self.large.shrink_to_fit();
+        self.ended.shrink_to_fit();
+        self.scratch = Vec::new();
     }
 
     fn push_control(&mut self, control: PendingControl) {
@@ -131,6 +149,7 @@ impl Endpoint {
             incoming_bytes: 0,
             scratch: Vec::new(),
             ended: Vec::new(),
+            shrunk_at: Time::ZERO,
         };
         let no_session = (Time::ZERO, 0);
         let sessions = Table::new(&mut *random);

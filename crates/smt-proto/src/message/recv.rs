@@ -29,7 +29,7 @@ pub(crate) enum Taken {
     New { opened: u32, failed: u32, gathered: u32 },
     /// Nothing new in it.
     Duplicate,
-    /// It would have made one hole too many.
+    /// It would have made one hole, or one record in pieces, too many.
     TooManyGaps,
     /// The preamble contradicts the header: the peer is at fault.
     Contradiction,
@@ -199,7 +199,7 @@ impl InMessage {
             return Taken::TooManyGaps;
         }
         self.note_order(&range);
-        let (mut opened, mut failed, mut fresh) = (0, 0, 0);
+        let (mut opened, mut failed, mut fresh, mut too_many) = (0, 0, 0, false);
         let mut index = self.layout.record_at(range.start);
         while index < self.layout.records {
             let wire = self.layout.wire_range(index);
@@ -209,6 +209,10 @@ impl InMessage {
             let part = wire.start.max(range.start)..wire.end.min(range.end);
             let bytes = (part.start - range.start) as usize..(part.end - range.start) as usize;
             let Some(bytes) = payload.get(bytes) else { break };
+            if part != wire && self.partial.len() >= max_gaps && self.partial_of(index).is_none() {
+                too_many = true;
+                break;
+            }
             match self.take_part(index, part, bytes, pinned, opener) {
                 Part::Nothing => {}
                 Part::Gathered => fresh += 1,
@@ -219,7 +223,7 @@ impl InMessage {
         }
         self.have_len = self.have.len();
         if opened + failed + fresh == 0 {
-            return Taken::Duplicate;
+            return if too_many { Taken::TooManyGaps } else { Taken::Duplicate };
         }
         if self.preamble.is_none() && self.have_record_zero() && !self.read_preamble() {
             return Taken::Contradiction;
@@ -302,7 +306,7 @@ impl InMessage {
         opener: Opener<'_>,
     ) -> Part {
         let wire = self.layout.wire_range(index);
-        let held = self.partial.iter().position(|partial| partial.record == index);
+        let held = self.partial_of(index);
         if held.is_none() && self.have.covers(&wire) {
             return Part::Nothing;
         }
@@ -349,6 +353,11 @@ impl InMessage {
             self.suspect.push(index);
         }
         Part::Failed
+    }
+
+    /// Where the pieces of a record are gathered.
+    fn partial_of(&self, index: u32) -> Option<usize> {
+        self.partial.iter().position(|partial| partial.record == index)
     }
 
     fn open_record(&mut self, index: u32, wire: &[u8], opener: Opener<'_>) -> bool {

@@ -141,6 +141,14 @@ impl Session {
         cx.ended.push(self.id);
     }
 
+    /// Gives back memory that a burst of RPCs has left unused.
+    pub(crate) fn shrink(&mut self) {
+        self.out.shrink_to_fit();
+        self.inc.shrink_to_fit();
+        self.finished.shrink();
+        self.seen.shrink();
+    }
+
     /// Ends all RPCs of both directions.
     fn end_rpcs(&mut self, cx: &mut Shared, error: CallError) {
         let mut ours: Vec<u64> = self.out.keys().copied().collect();

@@ -149,6 +149,8 @@ impl Session {
             if now.since(self.last_heard) < idle {
                 return self.wake_at(cx, self.last_heard + idle);
             }
+            self.shrink();
+            cx.shrink(now);
         }
         if self.probes >= cx.config.limits.max_probes {
             cx.stats.sessions_dead += 1;

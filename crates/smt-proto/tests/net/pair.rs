@@ -82,6 +82,30 @@ impl Pair {
         }
     }
 
+    /// Many calls at once, to their end.
+    pub fn calls(&mut self, count: usize, body: Bytes) {
+        let deadline = Time::from_nanos(self.now + 1_000_000_000);
+        for user in 0..count as u64 {
+            self.ends[0].start_call(self.sessions[0], body.clone(), deadline, user).unwrap();
+        }
+        assert!(self.exchange().is_some());
+        assert_eq!(self.ends[0].outstanding(self.sessions[0]), 0);
+    }
+
+    /// Lets time pass in which nothing is called.
+    pub fn idle(&mut self, span: std::time::Duration) {
+        let end = Time::from_nanos(self.now) + span;
+        loop {
+            let next = self.ends.iter().filter_map(Endpoint::poll_timeout).min();
+            let Some(next) = next.filter(|next| *next <= end) else { return };
+            self.now = self.now.max(next.as_nanos());
+            for end in &mut self.ends {
+                end.handle_timeout(Time::from_nanos(self.now));
+            }
+            self.exchange();
+        }
+    }
+
     /// One call from start to answer.
     pub fn call(&mut self, body: Bytes) -> Body {
         let deadline = Time::from_nanos(self.now + 1_000_000_000);
