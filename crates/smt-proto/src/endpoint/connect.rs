@@ -62,7 +62,7 @@ impl Endpoint {
         Ok(id)
     }
 
-    /// Makes TLS `bytes` our next flight and sends it.
+    /// Makes TLS `bytes` our next flight and sends it. Without bytes there is no flight.
     pub fn send_flight(&mut self, now: Time, id: SessionId, bytes: &[u8]) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let Some(handshake) = session.handshake.as_deref_mut() else { return };
@@ -79,6 +79,9 @@ impl Endpoint {
             handshake.local_block = block;
         }
         flight.extend_from_slice(bytes);
+        if flight.is_empty() {
+            return;
+        }
         handshake.set_flight(flight, now);
         let due = match session.role {
             Role::Client => handshake.repeat_at.min(handshake.deadline),
