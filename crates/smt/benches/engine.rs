@@ -112,8 +112,10 @@ fn main() {
     };
     let opened = |datapath, listen, client_ports| Opened { datapath, listen, client_ports };
     let listen = Some(SocketAddr::new(address[1], 4433));
-    let mut client =
-        Builder::new().client(client_tls).engine_over(opened(take(a), None, 40_000..40_032)).unwrap();
+    let mut client = Builder::new()
+        .client(client_tls)
+        .engine_over(opened(take(a), None, 40_000..40_032))
+        .unwrap();
     let mut server =
         Builder::new().server(4433, server_tls).engine_over(opened(take(b), listen, 0..0)).unwrap();
     let ours = client.offer_external(Role::Client).unwrap();

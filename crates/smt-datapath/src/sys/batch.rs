@@ -89,12 +89,14 @@ impl RxBatch {
         // SAFETY: buffer and address are slot 0's, of the lengths given; this batch owns both and
         // is borrowed mutably for the call.
         let len = unsafe {
-            libc::recvfrom(
+            // Spinning engines live in this call: no bookkeeping for thread cancellation.
+            libc::syscall(
+                libc::SYS_recvfrom,
                 socket.as_raw_fd(),
-                self.buffers.address(0).cast(),
+                self.buffers.address(0),
                 self.slot_len,
                 libc::MSG_DONTWAIT,
-                name.cast(),
+                name,
                 &raw mut name_len,
             )
         };
@@ -249,22 +251,23 @@ impl TxBatch {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let sent = if header.msg_control.is_null() {
             let piece = &self.headers.pieces[index];
-            // The cheapest call there is.
+            // The cheapest call there is, without libc's bookkeeping for thread cancellation.
             // SAFETY: `prepare` made both pointers lead to memory of the length beside them, owned
             // by this batch; the kernel only reads it.
             unsafe {
-                libc::sendto(
+                libc::syscall(
+                    libc::SYS_sendto,
                     socket.as_raw_fd(),
                     piece.iov_base,
                     piece.iov_len,
                     flags,
-                    header.msg_name.cast(),
+                    header.msg_name,
                     header.msg_namelen,
                 )
             }
         } else {
             // SAFETY: as above, for every pointer in the header.
-            unsafe { libc::sendmsg(socket.as_raw_fd(), header, flags) }
+            unsafe { libc::sendmsg(socket.as_raw_fd(), header, flags) as libc::c_long }
         };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }

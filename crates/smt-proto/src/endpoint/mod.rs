@@ -6,6 +6,7 @@
 //! timers: a late wake-up must not pass for loss.
 
 mod connect;
+pub(crate) mod deferred;
 mod receive;
 mod table;
 mod transmit;
@@ -73,6 +74,7 @@ pub(crate) struct Shared {
     /// A favoured message is complete: others may be granted now.
     pub(crate) regrant: bool,
     pub(crate) incoming_bytes: u64,
+    pub(crate) deferred: deferred::Deferred,
     pub(crate) scratch: Vec<u8>,
     /// Sessions that ended and are to be removed.
     pub(crate) ended: Vec<SessionId>,
@@ -147,6 +149,7 @@ impl Endpoint {
             granter,
             regrant: false,
             incoming_bytes: 0,
+            deferred: deferred::Deferred::default(),
             scratch: Vec::new(),
             ended: Vec::new(),
             shrunk_at: Time::ZERO,
@@ -186,6 +189,7 @@ impl Endpoint {
 
     /// Gives up a call; its [`Event::Response`] with [`CallError::Cancelled`] comes at once.
     pub fn cancel(&mut self, now: Time, rpc: RpcId) {
+        self.settle();
         if let Some(session) = self.sessions.get_mut(rpc.session)
             && rpc.ours
         {
@@ -195,6 +199,7 @@ impl Endpoint {
 
     /// Closes a session: its calls end with [`CallError::SessionClosed`] and the peer is told.
     pub fn close(&mut self, now: Time, session: SessionId) {
+        self.settle();
         if let Some(session) = self.sessions.get_mut(session) {
             session.close(&mut self.shared, now, CloseReason::Local);
         }
@@ -277,11 +282,16 @@ impl Endpoint {
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
+        if !self.shared.deferred.is_empty() {
+            // Timers may follow from it.
+            return Some(Time::ZERO);
+        }
         self.shared.timers.next()
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.settle();
         while let Some(wake) = self.shared.timers.pop(now) {
             let (Wake::Session(id) | Wake::Out(id, _) | Wake::In(id, _)) = wake;
             let Some(session) = self.sessions.get_mut(id) else { continue };

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::hash::{BuildHasher, Hash, Hasher};
 use core::net::{IpAddr, SocketAddr};
 
@@ -59,6 +60,8 @@ pub(crate) struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
     newest: HashMap<PathKey, SessionId, PathHasher>,
+    /// What was found last: packets mostly come from where the last one came from.
+    last: Cell<Option<(PathKey, SessionId)>>,
 }
 
 impl Table {
@@ -70,7 +73,12 @@ impl Table {
             u64::from_le_bytes(bytes)
         };
         let hasher = PathHasher(word(), word());
-        Table { slots: Vec::new(), free: Vec::new(), newest: HashMap::with_hasher(hasher) }
+        Table {
+            slots: Vec::new(),
+            free: Vec::new(),
+            newest: HashMap::with_hasher(hasher),
+            last: Cell::new(None),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -94,7 +102,17 @@ impl Table {
         remote_port: u16,
         local_port: u16,
     ) -> Option<SessionId> {
-        self.newest.get(&PathKey { remote, remote_port, local_port }).copied()
+        let key = PathKey { remote, remote_port, local_port };
+        if let Some((last, id)) = self.last.get()
+            && last == key
+        {
+            return Some(id);
+        }
+        let found = self.newest.get(&key).copied();
+        if let Some(id) = found {
+            self.last.set(Some((key, id)));
+        }
+        found
     }
 
     /// How many sessions share a path.
@@ -113,6 +131,7 @@ impl Table {
         let id = SessionId { index, generation };
         let mut session = make(id);
         session.older = self.newest.insert(key(&session.path), id);
+        self.last.set(None);
         if let Some(slot) = self.slots.get_mut(index as usize) {
             slot.session = Some(Box::new(session));
         }
@@ -143,6 +162,7 @@ impl Table {
 
     fn unlink(&mut self, gone: &Session) {
         let key = key(&gone.path);
+        self.last.set(None);
         let Some(first) = self.newest.get(&key).copied() else { return };
         if first == gone.id {
             match gone.older {

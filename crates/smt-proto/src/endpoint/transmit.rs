@@ -30,6 +30,9 @@ impl Endpoint {
     /// than the path's packets makes packets shorter. A call that can no longer be sent ends here: look
     /// for its event.
     pub fn poll_transmit(&mut self, now: Time, frame: &mut [u8]) -> Option<Transmit> {
+        if self.shared.deferred.sent.is_some() {
+            self.settle();
+        }
         let transmit = self
             .transmit_control(frame)
             .or_else(|| self.transmit_flight(now, frame))

@@ -227,9 +227,10 @@ impl Session {
             _ => None,
         };
         let Some(floor) = number(self, ranges.floor) else { return self.violation(cx, now) };
-        if floor >= self.acked.0 && !self.on_acks(cx, floor, 0) {
+        if !self.acks_are_possible(floor, 0) {
             return self.violation(cx, now);
         }
+        self.on_acks(cx, floor, 0);
         for (first, last) in ranges.iter() {
             let (Some(first), Some(last)) = (number(self, first), number(self, last)) else {
                 return self.violation(cx, now);

@@ -3,6 +3,7 @@
 use super::calls::parse_error_body;
 use super::feed::{Fed, PeerLimits, Progress, ask_for_holes, feed, schedule, unschedule};
 use super::{Session, Which};
+use crate::endpoint::deferred::Acks;
 use crate::endpoint::{Notice, Shared};
 use crate::error::CloseReason;
 use crate::event::Event;
@@ -315,24 +316,42 @@ impl Session {
         keys.peer_opened = keys.peer_opened.max(preamble.highest_peer_epoch);
         match self.rpc_of(preamble.ack_floor) {
             Some(Which { ours: false, response: false, number }) => {
-                self.on_acks(cx, number, preamble.ack_bitmap)
+                let bitmap = preamble.ack_bitmap;
+                if !self.acks_are_possible(number, bitmap) {
+                    return false;
+                }
+                if cx.deferred.acks.is_some() {
+                    self.on_acks(cx, number, bitmap);
+                } else {
+                    cx.deferred.acks = Some(Acks { session: self.id, floor: number, bitmap });
+                }
+                true
             }
             _ => false,
         }
     }
 
-    /// The peer's RPCs below `floor` and those in the bitmap above it are finished. False if some
-    /// of them never came here.
-    pub(crate) fn on_acks(&mut self, cx: &mut Shared, floor: u64, bitmap: u64) -> bool {
+    /// Whether the peer may say that its RPCs below `floor` and those in the bitmap above it are
+    /// finished: what never came here cannot be.
+    pub(crate) fn acks_are_possible(&self, floor: u64, bitmap: u64) -> bool {
+        let mut fresh = self.fresh_acks(floor, bitmap);
+        while fresh != 0 {
+            if !self.seen.contains(floor + 1 + u64::from(fresh.trailing_zeros())) {
+                return false;
+            }
+            fresh &= fresh - 1;
+        }
+        floor <= self.seen.floor()
+    }
+
+    /// The peer's RPCs below `floor` and those in the bitmap above it are finished.
+    pub(crate) fn on_acks(&mut self, cx: &mut Shared, floor: u64, bitmap: u64) {
         let (old_floor, old_bitmap) = self.acked;
-        if floor > self.seen.floor() {
-            return false;
-        }
-        if floor < old_floor {
+        let Some(moved) = floor.checked_sub(old_floor) else {
             // A preamble overtaken by a newer one.
-            return true;
-        }
-        let moved = floor - old_floor;
+            return;
+        };
+        let mut fresh = self.fresh_acks(floor, bitmap);
         if moved > self.inc.len() as u64 {
             self.forget_range(cx, 0..=floor.saturating_sub(1));
         } else {
@@ -340,18 +359,22 @@ impl Session {
                 self.forget(cx, number);
             }
         }
-        let known = if moved < 64 { old_bitmap >> moved } else { 0 };
-        let mut fresh = bitmap & !known;
         while fresh != 0 {
-            let bit = u64::from(fresh.trailing_zeros());
+            self.forget(cx, floor + 1 + u64::from(fresh.trailing_zeros()));
             fresh &= fresh - 1;
-            if !self.seen.contains(floor + 1 + bit) {
-                return false;
-            }
-            self.forget(cx, floor + 1 + bit);
         }
+        let known = if moved < 64 { old_bitmap >> moved } else { 0 };
         self.acked = (floor, bitmap | known);
-        true
+    }
+
+    /// The bits of a bitmap above `floor` that the last one did not have; none of an older one.
+    fn fresh_acks(&self, floor: u64, bitmap: u64) -> u64 {
+        let (old_floor, old_bitmap) = self.acked;
+        match floor.checked_sub(old_floor) {
+            Some(moved) if moved < 64 => bitmap & !(old_bitmap >> moved),
+            Some(_) => bitmap,
+            None => 0,
+        }
     }
 
     pub(crate) fn violation(&mut self, cx: &mut Shared, now: Time) {

@@ -2,6 +2,7 @@
 
 use super::handshake::FlightPiece;
 use super::{Session, State};
+use crate::endpoint::deferred::Sent;
 use crate::endpoint::{Notice, Shared};
 use crate::error::CallError;
 use crate::message::send::Acks;
@@ -106,7 +107,14 @@ impl Session {
         if more {
             message.queued = true;
         }
-        self.sent(cx, now, which.ours, which.number, all_sent, small && !piece.retransmit);
+        cx.deferred.sent = Some(Sent {
+            session: self.id,
+            now,
+            ours: which.ours,
+            number: which.number,
+            all_sent,
+            timed: small && !piece.retransmit,
+        });
         Written::Packet { len, more }
     }
 
@@ -189,19 +197,11 @@ impl Session {
     }
 
     /// A packet of an RPC's message went out: sets the timers that wait for the answer.
-    fn sent(
-        &mut self,
-        cx: &mut Shared,
-        now: Time,
-        ours: bool,
-        number: u64,
-        all_sent: bool,
-        timed: bool,
-    ) {
-        let session = self.id;
+    pub(crate) fn sent(&mut self, cx: &mut Shared, sent: Sent) {
+        let Sent { session, now, ours, number, all_sent, timed } = sent;
         if ours {
             let silent_at = now + self.silence(0);
-            if let Some(rpc) = self.out.get_mut(&number) {
+            if let Some(rpc) = self.out.get_mut(&number).filter(|rpc| !rpc.cancelling) {
                 rpc.sent_at = timed.then_some(now);
                 rpc.silent_at = silent_at;
                 let due = silent_at.min(rpc.deadline);

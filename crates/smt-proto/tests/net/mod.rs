@@ -219,6 +219,7 @@ impl Net {
     pub fn pump(&mut self, me: usize) {
         loop {
             let host = &mut self.hosts[me];
+            host.endpoint.settle();
             while let Some(event) = host.endpoint.poll_event() {
                 match event {
                     Event::Request { rpc, body } => {

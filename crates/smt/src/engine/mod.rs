@@ -79,9 +79,9 @@ pub struct Engine {
     connect_timeout: Duration,
     call_deadline: Duration,
     overruns: u64,
-    /// Polls in a row that found packets.
-    busy_polls: u32,
-    path_errors_checked: Time,
+    /// Polls so far, for what only some of them do.
+    polls: u32,
+    path_looked_at: Time,
 }
 
 impl Engine {
@@ -112,8 +112,8 @@ impl Engine {
             connect_timeout,
             call_deadline,
             overruns: 0,
-            busy_polls: 0,
-            path_errors_checked: Time::ZERO,
+            polls: 0,
+            path_looked_at: Time::ZERO,
         })
     }
 
@@ -213,13 +213,13 @@ impl Engine {
         while self.in_flight() > 0 && Instant::now() < until {
             self.poll()?;
             self.events.clear();
-            self.waiter.wait(self.time_to_sleep(until))?;
+            self.sleep(until)?;
         }
         self.close_sessions();
         while self.core.session_count() > 0 && Instant::now() < until {
             self.poll()?;
             self.events.clear();
-            self.waiter.wait(self.time_to_sleep(until))?;
+            self.sleep(until)?;
         }
         Ok(())
     }
@@ -255,6 +255,11 @@ impl Engine {
     /// response in all (0 while unknown). `None` once it is over.
     pub fn progress(&self, rpc: RpcId) -> Option<[u32; 4]> {
         self.core.progress(rpc)
+    }
+
+    /// Bytes of a call's response that are here already, decrypted, without a hole from the start.
+    pub fn response_prefix(&self, rpc: RpcId) -> &[u8] {
+        self.core.response_prefix(rpc)
     }
 
     /// Sessions, half-open ones included.
@@ -308,7 +313,7 @@ impl Engine {
             };
             if sleep {
                 let far = now + Duration::from_secs(3600);
-                self.waiter.wait(self.time_to_sleep(until.unwrap_or(far)))?;
+                self.sleep(until.unwrap_or(far))?;
                 spin_until = None;
             } else {
                 std::hint::spin_loop();
@@ -350,9 +355,13 @@ impl Engine {
         [timer, self.datapath.next_due()].into_iter().flatten().min()
     }
 
-    fn time_to_sleep(&self, until: Instant) -> Duration {
+    /// Sleeps until something happens, a timer is due, or `until`.
+    fn sleep(&mut self, until: Instant) -> io::Result<()> {
         let due = self.next_due().map_or(until, |due| due.min(until));
-        due.saturating_duration_since(Instant::now())
+        self.waiter.wait(due.saturating_duration_since(Instant::now()))?;
+        // Whatever woke it, the next poll looks at everything.
+        self.polls = packets::LEAN_POLLS - 1;
+        Ok(())
     }
 
     /// Makes the descriptor readable when the next timer is due, if anybody watches it.

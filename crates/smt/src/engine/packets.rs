@@ -17,10 +17,12 @@ const MAX_BURSTS: usize = 8;
 const FLUSH_AFTER: usize = 8;
 /// Packets in a first burst that make another one likely.
 const SHORT_BURST: usize = 4;
-/// Polls in a row that may find packets before the timers are looked at all the same.
+/// Polls that may find packets before the timers are looked at all the same.
 const MAX_BUSY_POLLS: u32 = 64;
-/// How often the error queue is looked at while packets flow.
-const PATH_ERROR_PACE: Duration = Duration::from_millis(1);
+/// Polls of a spinning caller of which one looks at timers.
+pub(super) const LEAN_POLLS: u32 = 8;
+/// How often the error queue and the datapath's counters are looked at.
+const PATH_PACE: Duration = Duration::from_micros(200);
 
 impl Engine {
     /// Sends what waits, receives what is there, does what is due. True if any packet moved or event
@@ -29,41 +31,59 @@ impl Engine {
     /// # Errors
     /// Only what makes the datapath unusable.
     pub fn poll(&mut self) -> io::Result<bool> {
-        self.waiter.acknowledge();
         let mut worked = self.flush()?;
-        let now = self.now();
         let mut drained = false;
         for burst in 0..MAX_BURSTS {
             let received = self.datapath.recv()?;
-            for index in 0..received {
-                let (meta, packet) = self.datapath.packet(index);
-                let meta = PacketMeta { remote: meta.src, local: meta.dst, ip_id: meta.ip_id };
-                self.core.handle_packet(now, &meta, packet);
-            }
-            worked |= received > 0;
             drained = received == 0;
+            if drained {
+                break;
+            }
+            worked = true;
+            self.take_packets(received);
             // A short burst may have been the last, but asking costs a system call: the next poll
             // will know. A lone packet is answered at once.
-            if drained || (burst == 0 && received < SHORT_BURST) {
+            if burst == 0 && received < SHORT_BURST {
                 break;
             }
         }
-        self.busy_polls = if drained { 0 } else { self.busy_polls + 1 };
+        self.polls = self.polls.wrapping_add(1);
+        if !worked && !self.waiter.uses_timer() && !self.polls.is_multiple_of(LEAN_POLLS) {
+            // A spinning caller: most of its turns ask for packets and nothing else.
+            return Ok(false);
+        }
         // A late wake-up must not pass for loss: first everything received, then the timers. But
         // they do not wait for ever either.
-        if drained || self.busy_polls.is_multiple_of(MAX_BUSY_POLLS) {
-            if self.core.poll_timeout().is_some_and(|due| due <= now) {
-                self.core.handle_timeout(now);
-            }
-            if !worked || now.since(self.path_errors_checked) >= PATH_ERROR_PACE {
-                self.look_at_path(now);
-            }
+        if drained || self.polls.is_multiple_of(MAX_BUSY_POLLS) {
+            self.do_what_is_due();
         }
         worked |= self.take_handshake_results();
         worked |= self.take_core_events();
         self.flush()?;
         self.arm()?;
         Ok(worked)
+    }
+
+    /// Hands the packets of a burst to the core.
+    fn take_packets(&mut self, received: usize) {
+        let now = self.now();
+        for index in 0..received {
+            let (meta, packet) = self.datapath.packet(index);
+            let meta = PacketMeta { remote: meta.src, local: meta.dst, ip_id: meta.ip_id };
+            self.core.handle_packet(now, &meta, packet);
+        }
+    }
+
+    /// Timers, and what is beside the packets.
+    fn do_what_is_due(&mut self) {
+        self.waiter.acknowledge();
+        let now = self.now();
+        if self.core.poll_timeout().is_some_and(|due| due <= now) {
+            self.core.handle_timeout(now);
+        }
+        if now.since(self.path_looked_at) >= PATH_PACE {
+            self.look_at_path(now);
+        }
     }
 
     /// Sends what waits to be sent. True if there was something.
@@ -86,6 +106,7 @@ impl Engine {
                 }
             }
             self.datapath.flush()?;
+            self.core.settle();
             if !self.core.wants_transmit() {
                 break;
             }
@@ -97,10 +118,7 @@ impl Engine {
 
     /// What the network and the datapath say beside packets.
     fn look_at_path(&mut self, now: Time) {
-        if now.since(self.path_errors_checked) < PATH_ERROR_PACE / 4 {
-            return;
-        }
-        self.path_errors_checked = now;
+        self.path_looked_at = now;
         while let Some(error) = self.datapath.path_error() {
             tracing::debug!(?error.kind, dst = %error.dst, "path error");
             match error.kind {
