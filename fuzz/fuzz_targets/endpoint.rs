@@ -2,6 +2,8 @@
 //! keeps to its limits, sends only sound packets, and when nobody says anything more nothing is left.
 #![no_main]
 
+#[path = "../../crates/smt-proto/tests/hostile/input.rs"]
+mod input;
 #[path = "../../crates/smt-proto/tests/hostile/machine.rs"]
 mod machine;
 #[path = "../../crates/smt-proto/tests/hostile/plain.rs"]

@@ -6,9 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use smt_proto::crypto::Random;
 use smt_proto::keys::{HeaderKey, Secret};
-use smt_proto::record::{Layout, RECORD_OVERHEAD};
+use smt_proto::record::Layout;
 use smt_proto::wire::{
     AckRanges, CancelCode, Control, ControlBody, DATA_LEN, Data, Header, Kind, MAX_CONTROL_LEN,
     PREAMBLE_LEN, Params, Preamble, UnknownCode, epoch_to_wire,
@@ -18,7 +17,8 @@ use smt_proto::{
     SessionId, Time,
 };
 
-use super::plain::Plain;
+use super::input::{Counting, Input};
+use super::plain::{Plain, part};
 
 const OUR_PORT: u16 = 4433;
 const THEIR_PORT: u16 = 40_000;
@@ -34,54 +34,6 @@ pub fn run(input: &[u8]) {
         machine.drain(&mut bytes);
     }
     machine.everybody_leaves();
-}
-
-/// The rest of the input; zeros when it is at its end.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn u8(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_be_bytes([self.u8(), self.u8()])
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from(self.u16()) << 16 | u32::from(self.u16())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from(self.u32()) << 32 | u64::from(self.u32())
-    }
-
-    fn take(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.u8()).collect()
-    }
-
-    /// A number that is often small, now and then at an edge or anything.
-    fn number(&mut self) -> u32 {
-        match self.u8() {
-            byte @ 0..=199 => u32::from(byte) * 16,
-            200..=229 => u32::from(self.u16()),
-            230..=249 => self.u32(),
-            _ => u32::MAX,
-        }
-    }
-}
-
-struct Counting(u64);
-
-impl Random for Counting {
-    fn fill(&mut self, out: &mut [u8]) {
-        for byte in out {
-            self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-            *byte = (self.0 >> 56) as u8;
-        }
-    }
 }
 
 struct Machine {
@@ -542,29 +494,4 @@ fn stranger(input: &mut Input<'_>) -> SocketAddr {
         0..=199 => peer_address(),
         last => SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 9, last)), 0),
     }
-}
-
-/// Bytes `range` of the wire stream of a message of zeros.
-fn part(layout: &Layout, preamble: &Preamble, range: std::ops::Range<u32>) -> Vec<u8> {
-    let mut head = [0; PREAMBLE_LEN];
-    preamble.emit(&mut head);
-    let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
-    let mut index = layout.record_at(range.start);
-    while index < layout.records && layout.wire_range(index).start < range.end {
-        let wire = layout.wire_range(index);
-        let plain = (wire.end - wire.start - RECORD_OVERHEAD) as usize;
-        let mut record = vec![0; plain + RECORD_OVERHEAD as usize];
-        record[..3].copy_from_slice(&[0x17, 3, 3]);
-        record[3..5].copy_from_slice(&((plain + 17) as u16).to_be_bytes());
-        if index == 0 {
-            record[5..5 + PREAMBLE_LEN].copy_from_slice(&head);
-        }
-        record[5 + plain] = 0x17;
-        record[6 + plain..].fill(0xa5);
-        let from = range.start.max(wire.start) - wire.start;
-        let to = range.end.min(wire.end) - wire.start;
-        bytes.extend_from_slice(&record[from as usize..to as usize]);
-        index += 1;
-    }
-    bytes
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![allow(unreachable_pub, reason = "shared with the fuzz target")]
 
+mod input;
 mod machine;
 mod plain;
 

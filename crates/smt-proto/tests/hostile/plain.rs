@@ -1,7 +1,11 @@
 //! A cipher suite that hides nothing and costs nothing, so that hostile inputs reach what lies behind
 //! header tags and AEADs.
 
+use std::ops::Range;
+
 use smt_proto::crypto::{AeadKey, MAX_HASH_LEN, NONCE_LEN, NotAuthentic, Suite, SuiteId, TAG_LEN};
+use smt_proto::record::{Layout, RECORD_OVERHEAD};
+use smt_proto::wire::{PREAMBLE_LEN, Preamble};
 
 /// What every sealed record ends with.
 const TAG: [u8; TAG_LEN] = [0xa5; TAG_LEN];
@@ -54,6 +58,31 @@ impl Suite for Plain {
         let parts: Vec<&[u8]> = [secret].into_iter().chain(info.iter().copied()).collect();
         mix(&parts, out);
     }
+}
+
+/// Bytes `range` of the wire stream of a message of zeros.
+pub fn part(layout: &Layout, preamble: &Preamble, range: Range<u32>) -> Vec<u8> {
+    let mut head = [0; PREAMBLE_LEN];
+    preamble.emit(&mut head);
+    let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+    let mut index = layout.record_at(range.start);
+    while index < layout.records && layout.wire_range(index).start < range.end {
+        let wire = layout.wire_range(index);
+        let plain = (wire.end - wire.start - RECORD_OVERHEAD) as usize;
+        let mut record = vec![0; plain + RECORD_OVERHEAD as usize];
+        record[..3].copy_from_slice(&[0x17, 3, 3]);
+        record[3..5].copy_from_slice(&((plain + 17) as u16).to_be_bytes());
+        if index == 0 {
+            record[5..5 + PREAMBLE_LEN].copy_from_slice(&head);
+        }
+        record[5 + plain] = 0x17;
+        record[6 + plain..].copy_from_slice(&TAG);
+        let from = range.start.max(wire.start) - wire.start;
+        let to = range.end.min(wire.end) - wire.start;
+        bytes.extend_from_slice(&record[from as usize..to as usize]);
+        index += 1;
+    }
+    bytes
 }
 
 /// FNV-1a, run on for as many bytes as are wanted.
