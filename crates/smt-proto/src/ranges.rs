@@ -16,11 +16,6 @@ impl RangeSet {
         self.len
     }
 
-    /// Whether the set has no bytes.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
-    }
-
     /// How many ranges the set is made of.
     pub(crate) fn count(&self) -> usize {
         self.ranges.len()

@@ -1,5 +1,7 @@
 //! RPCs: ours (a request being sent, a response being received) and the peer's (the reverse).
 
+use alloc::boxed::Box;
+
 use crate::message::recv::InMessage;
 use crate::message::send::OutMessage;
 use crate::time::Time;
@@ -11,7 +13,7 @@ pub(crate) struct OutRpc {
     /// The application's own name for it.
     pub(crate) user: u64,
     pub(crate) request: OutMessage,
-    pub(crate) response: Option<InMessage>,
+    pub(crate) response: Option<Box<InMessage>>,
     pub(crate) deadline: Time,
     /// When silence becomes suspicious.
     pub(crate) silent_at: Time,
@@ -41,7 +43,7 @@ pub(crate) struct InRpc {
 #[derive(Debug)]
 pub(crate) enum InState {
     /// Its request is arriving.
-    Receiving(InMessage),
+    Receiving(Box<InMessage>),
     /// The application has it.
     Executing,
     /// Its response is being sent, or kept until acknowledged.

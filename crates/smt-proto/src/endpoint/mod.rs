@@ -3,7 +3,8 @@
 //! Order of calls: [`Endpoint::handle_packet`] for each packet received, [`Endpoint::handle_timeout`]
 //! when [`Endpoint::poll_timeout`] has passed, then [`Endpoint::poll_event`] until there is none and
 //! [`Endpoint::poll_transmit`] until there is none. Receive everything there is before looking at
-//! timers: a late wake-up must not pass for loss.
+//! timers: a late wake-up must not pass for loss. Call [`Endpoint::settle`] when packets have left:
+//! it does the bookkeeping that no peer waits for.
 
 mod connect;
 pub(crate) mod deferred;

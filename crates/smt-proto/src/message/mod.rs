@@ -1,7 +1,8 @@
-//! One message on its way: cut into records and packets ([`send`]), put together again ([`recv`]).
+//! One message on its way: cut into records and packets ([`send`]), put together again ([`recv`], [`whole`]).
 
 pub(crate) mod recv;
 pub(crate) mod send;
+pub(crate) mod whole;
 
 use alloc::vec::Vec;
 use core::ops::Deref;

@@ -187,10 +187,6 @@ impl InMessage {
         if range.is_empty() {
             return Taken::Duplicate;
         }
-        // The whole message in one packet: nothing to keep account of.
-        if range.start == 0 && range.end == self.layout.wire_len && self.have.is_empty() {
-            return self.take_whole(payload, opener);
-        }
         if !pinned && self.have.covers(&range) {
             return Taken::Duplicate;
         }
@@ -277,24 +273,6 @@ impl InMessage {
         }
         self.buffer.truncate(end);
         Some((preamble, Body::new(self.buffer, PREAMBLE_LEN)))
-    }
-
-    fn take_whole(&mut self, payload: &[u8], opener: Opener<'_>) -> Taken {
-        for index in 0..self.layout.records {
-            let wire = self.layout.wire_range(index);
-            let bytes = payload.get(wire.start as usize..wire.end as usize).unwrap_or_default();
-            if !self.open_record(index, bytes, opener) {
-                return Taken::New { opened: 0, failed: 1, gathered: 0 };
-            }
-        }
-        self.opened = self.layout.records;
-        self.have_len = self.layout.wire_len;
-        self.highest = self.layout.wire_len;
-        // `have` stays empty: nobody asks a complete message for holes.
-        if !self.read_preamble() {
-            return Taken::Contradiction;
-        }
-        Taken::New { opened: self.opened, failed: 0, gathered: 0 }
     }
 
     fn take_part(

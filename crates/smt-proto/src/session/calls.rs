@@ -186,10 +186,10 @@ impl Session {
     pub(crate) fn regrant(&mut self, cx: &mut Shared, id: u64) {
         let Some(which) = self.rpc_of(id) else { return };
         let message = if which.ours {
-            self.out.get_mut(&which.number).and_then(|rpc| rpc.response.as_mut())
+            self.out.get_mut(&which.number).and_then(|rpc| rpc.response.as_deref_mut())
         } else {
             self.inc.get_mut(&which.number).and_then(|rpc| match &mut rpc.state {
-                InState::Receiving(message) => Some(message),
+                InState::Receiving(message) => Some(&mut **message),
                 _ => None,
             })
         };
@@ -200,7 +200,10 @@ impl Session {
 
     /// Bytes of the response to RPC `number` that are here, without a hole from the start.
     pub(crate) fn response_prefix(&self, number: u64) -> &[u8] {
-        self.out.get(&number).and_then(|rpc| rpc.response.as_ref()).map_or(&[], InMessage::prefix)
+        self.out
+            .get(&number)
+            .and_then(|rpc| rpc.response.as_ref())
+            .map_or(&[], |response| response.prefix())
     }
 
     /// Wire bytes of RPC `number` of ours: request sent, request in all, response received,

@@ -1,5 +1,7 @@
 //! Authentic DATA packets: requests of the peer's, responses to ours.
 
+use alloc::boxed::Box;
+
 use super::calls::parse_error_body;
 use super::feed::{Fed, PeerLimits, Progress, ask_for_holes, feed, schedule, unschedule};
 use super::{Session, Which};
@@ -7,7 +9,9 @@ use crate::endpoint::deferred::Acks;
 use crate::endpoint::{Notice, Shared};
 use crate::error::CloseReason;
 use crate::event::Event;
-use crate::message::recv::InMessage;
+use crate::message::Body;
+use crate::message::recv::{InMessage, Opener};
+use crate::message::whole::{self, Refused};
 use crate::record::Layout;
 use crate::rpc::{InRpc, InState};
 use crate::time::Time;
@@ -23,6 +27,13 @@ pub(crate) struct Packet<'a> {
     pub(crate) data: Data,
     pub(crate) offset: u32,
     pub(crate) payload: &'a [u8],
+}
+
+impl Packet<'_> {
+    /// Whether it holds its message whole.
+    fn is_whole(&self) -> bool {
+        self.offset == 0 && self.payload.len() == self.data.message_len as usize
+    }
 }
 
 impl Session {
@@ -60,7 +71,7 @@ impl Session {
                 }
             }
             if complete {
-                return self.deliver_request(cx, now, number, None);
+                return self.deliver_request(cx, now, number);
             }
             return self.keep_receiving_request(cx, now, number);
         }
@@ -72,7 +83,11 @@ impl Session {
             cx.stats.limit_rpcs += 1;
             return self.violation(cx, now);
         }
-        let Some(mut message) = self.new_incoming(cx, now, id, packet) else { return };
+        let Some((layout, epoch)) = self.admit(cx, now, id, packet) else { return };
+        if packet.is_whole() {
+            return self.on_whole_request(cx, now, number, layout, epoch, packet);
+        }
+        let mut message = Box::new(InMessage::new(layout, epoch));
         let Some(keys) = self.keys.as_deref_mut() else { return };
         let fed = feed(&mut message, keys, cx, now, self.id, limits, packet);
         let sound = match fed {
@@ -84,14 +99,68 @@ impl Session {
             unschedule(&mut message, cx, (self.id, id));
             return self.violation(cx, now);
         }
-        self.charge(cx, &message);
-        if message.is_complete() {
-            return self.deliver_request(cx, now, number, Some(message));
-        }
         let charge = message.charge();
+        self.charge(cx, charge);
         let state = InState::Receiving(message);
         self.inc.insert(number, InRpc { state, charge, silences: 0, timer: Timer::default() });
         self.keep_receiving_request(cx, now, number);
+    }
+
+    /// A new request, whole in its first packet.
+    fn on_whole_request(
+        &mut self,
+        cx: &mut Shared,
+        now: Time,
+        number: u64,
+        layout: Layout,
+        epoch: u32,
+        packet: Packet<'_>,
+    ) {
+        let Some((preamble, body)) = self.open_whole(cx, now, layout, epoch, packet) else {
+            return;
+        };
+        self.seen.insert(number);
+        self.heard(cx, now);
+        if preamble.kind != Kind::Application || !self.on_preamble(cx, &preamble) {
+            return self.violation(cx, now);
+        }
+        let charge = u64::from(layout.plain_len);
+        self.charge(cx, charge);
+        let state = InState::Executing;
+        self.inc.insert(number, InRpc { state, charge, silences: 0, timer: Timer::default() });
+        cx.stats.requests_received += 1;
+        cx.events.push_back(Event::Request { rpc: self.rpc_id(false, number), body });
+    }
+
+    /// Opens a message that its packet holds whole. `None` if it is to be ignored; the session is
+    /// closed if the peer contradicts itself.
+    fn open_whole(
+        &mut self,
+        cx: &mut Shared,
+        now: Time,
+        layout: Layout,
+        epoch: u32,
+        packet: Packet<'_>,
+    ) -> Option<(Preamble, Body)> {
+        let (id, id_bits) = (packet.data.header.message_id, self.peer.id_bits);
+        let keys = self.keys.as_deref_mut().filter(|keys| keys.may_open())?;
+        let opener = Opener { keys: keys.rx_keys(epoch)?, id, id_bits };
+        match whole::open(layout, packet.payload, opener) {
+            Ok((preamble, body)) if preamble.oldest_epoch <= epoch => {
+                cx.stats.records_opened += u64::from(layout.records);
+                keys.opened(epoch);
+                Some((preamble, body))
+            }
+            Err(Refused::NotAuthentic) => {
+                cx.stats.records_not_authentic += 1;
+                keys.failed_open();
+                None
+            }
+            _ => {
+                self.violation(cx, now);
+                None
+            }
+        }
     }
 
     /// Notes what new bytes of request `number` tell. False: the peer contradicts itself.
@@ -121,36 +190,19 @@ impl Session {
         }
     }
 
-    /// Hands a complete request to the application. `message` if it was not in the table yet.
-    fn deliver_request(
-        &mut self,
-        cx: &mut Shared,
-        now: Time,
-        number: u64,
-        message: Option<InMessage>,
-    ) {
-        let rpc = self.rpc_id(false, number);
+    /// Hands a complete request to the application.
+    fn deliver_request(&mut self, cx: &mut Shared, now: Time, number: u64) {
         let id = self.request_id(false, number);
-        let mut message = match message {
-            Some(message) => {
-                let charge = message.charge();
-                let state = InState::Executing;
-                self.inc
-                    .insert(number, InRpc { state, charge, silences: 0, timer: Timer::default() });
-                message
-            }
-            None => {
-                let Some(rpc) = self.inc.get_mut(&number) else { return };
-                rpc.timer.clear(&mut cx.timers);
-                match core::mem::replace(&mut rpc.state, InState::Executing) {
-                    InState::Receiving(message) => message,
-                    other => {
-                        rpc.state = other;
-                        return;
-                    }
-                }
+        let Some(rpc) = self.inc.get_mut(&number) else { return };
+        rpc.timer.clear(&mut cx.timers);
+        let mut message = match core::mem::replace(&mut rpc.state, InState::Executing) {
+            InState::Receiving(message) => message,
+            other => {
+                rpc.state = other;
+                return;
             }
         };
+        let rpc = self.rpc_id(false, number);
         unschedule(&mut message, cx, (self.id, id));
         match message.into_body() {
             Some((Preamble { kind: Kind::Application, .. }, body)) => {
@@ -198,8 +250,19 @@ impl Session {
             }
             Some(rpc) if rpc.response.is_none() => {
                 let sample = rpc.sent_at.filter(|_| rpc.request.is_small());
-                let Some(message) = self.new_incoming(cx, now, id, packet) else { return };
-                self.charge(cx, &message);
+                let Some((layout, epoch)) = self.admit(cx, now, id, packet) else { return };
+                if packet.is_whole() {
+                    return self.on_whole_response(
+                        cx,
+                        now,
+                        number,
+                        (layout, epoch),
+                        sample,
+                        packet,
+                    );
+                }
+                let message = Box::new(InMessage::new(layout, epoch));
+                self.charge(cx, message.charge());
                 if let Some(sent_at) = sample {
                     self.rtt.sample(now.since(sent_at));
                 }
@@ -250,14 +313,41 @@ impl Session {
         }
     }
 
-    /// Checks whether a new message may come in, and makes room for it. Not charged yet.
-    fn new_incoming(
+    /// A response, whole in its first packet.
+    fn on_whole_response(
+        &mut self,
+        cx: &mut Shared,
+        now: Time,
+        number: u64,
+        (layout, epoch): (Layout, u32),
+        asked_at: Option<Time>,
+        packet: Packet<'_>,
+    ) {
+        let Some((preamble, body)) = self.open_whole(cx, now, layout, epoch, packet) else {
+            return;
+        };
+        if let Some(asked_at) = asked_at {
+            self.rtt.sample(now.since(asked_at));
+        }
+        self.heard(cx, now);
+        match preamble.kind {
+            Kind::Application => self.finish(cx, number, Ok(body)),
+            Kind::Error => self.finish(cx, number, Err(parse_error_body(&body))),
+            Kind::Tls => return self.violation(cx, now),
+        }
+        if !self.on_preamble(cx, &preamble) {
+            self.violation(cx, now);
+        }
+    }
+
+    /// Checks whether a new message may come in. Not charged yet.
+    fn admit(
         &mut self,
         cx: &mut Shared,
         now: Time,
         id: u64,
         packet: Packet<'_>,
-    ) -> Option<InMessage> {
+    ) -> Option<(Layout, u32)> {
         let data = &packet.data;
         let Ok(layout) = Layout::from_wire(data.record_size, data.message_len, self.peer.id_bits)
         else {
@@ -289,16 +379,16 @@ impl Session {
             cx.stats.dropped_unexpected += 1;
             return None;
         };
-        Some(InMessage::new(layout, epoch))
+        Some((layout, epoch))
     }
 
     fn peer_limits(&self) -> PeerLimits {
         PeerLimits { id_bits: self.peer.id_bits, unscheduled: self.local.unscheduled }
     }
 
-    fn charge(&mut self, cx: &mut Shared, message: &InMessage) {
-        self.incoming_bytes += message.charge();
-        cx.incoming_bytes += message.charge();
+    fn charge(&mut self, cx: &mut Shared, bytes: u64) {
+        self.incoming_bytes += bytes;
+        cx.incoming_bytes += bytes;
     }
 
     fn note_spurious(&mut self, spurious: bool) {

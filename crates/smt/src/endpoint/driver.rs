@@ -137,7 +137,7 @@ impl Driven {
                 }
                 Event::Request { rpc, body } => {
                     let entry = self.sessions.get(&rpc.session);
-                    if !entry.is_some_and(|entry| entry.requests.send((rpc, body)).is_ok()) {
+                    if entry.is_none_or(|entry| entry.requests.send((rpc, body)).is_err()) {
                         let text = "the server takes no requests in this session";
                         self.engine.refuse(rpc, reply_code::REFUSED, text);
                     }
