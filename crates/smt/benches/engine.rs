@@ -17,14 +17,16 @@ use smt::proto::Role;
 use smt::proto::crypto::SuiteId;
 use smt::{Builder, CallOptions, Engine, Event};
 
-type Queue = Arc<Mutex<VecDeque<(usize, Box<[u8; 2048]>)>>>;
+/// A packet: its length, in a buffer that goes round.
+type Packet = (usize, Vec<u8>);
+type Queue = Arc<Mutex<VecDeque<Packet>>>;
 
 /// One end of a wire without a kernel. Buffers go round, none is allocated once it runs.
 struct Wire {
     out: Queue,
     into: Queue,
-    spare: Vec<Box<[u8; 2048]>>,
-    received: Option<(usize, Box<[u8; 2048]>)>,
+    spare: Vec<Vec<u8>>,
+    received: Option<Packet>,
     local: IpAddr,
     peer: IpAddr,
     fd: OwnedFd,
@@ -43,9 +45,9 @@ impl Datapath for Wire {
     }
     fn frame(&mut self) -> Option<&mut [u8]> {
         if self.spare.is_empty() {
-            self.spare.push(Box::new([0; 2048]));
+            self.spare.push(vec![0; 2048]);
         }
-        self.spare.last_mut().map(|frame| &mut frame[..])
+        self.spare.last_mut().map(Vec::as_mut_slice)
     }
     fn commit(&mut self, meta: TxMeta) {
         let frame = self.spare.pop().unwrap();
@@ -86,38 +88,27 @@ impl Datapath for Wire {
 fn main() {
     let address: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
     let queues: [Queue; 2] = Default::default();
-    let mut wires = [0, 1].map(|me| Wire {
-        out: Arc::clone(&queues[1 - me]),
-        into: Arc::clone(&queues[me]),
-        spare: Vec::new(),
-        received: None,
-        local: address[me],
-        peer: address[1 - me],
-        // The engine only wants something to register.
-        fd: std::os::unix::net::UnixDatagram::unbound().unwrap().into(),
-    });
-    let (server_tls, client_tls) = tls();
-    let [a, b] = &mut wires;
-    let take = |wire: &mut Wire| -> Box<dyn Datapath> {
-        let fd = wire.fd.try_clone().unwrap();
+    let wire = |me: usize| -> Box<dyn Datapath> {
         Box::new(Wire {
-            out: Arc::clone(&wire.out),
-            into: Arc::clone(&wire.into),
+            out: Arc::clone(&queues[1 - me]),
+            into: Arc::clone(&queues[me]),
             spare: Vec::new(),
             received: None,
-            local: wire.local,
-            peer: wire.peer,
-            fd,
+            local: address[me],
+            peer: address[1 - me],
+            // The engine only wants something to register.
+            fd: std::os::unix::net::UnixDatagram::unbound().unwrap().into(),
         })
     };
+    let (server_tls, client_tls) = tls();
     let opened = |datapath, listen, client_ports| Opened { datapath, listen, client_ports };
     let listen = Some(SocketAddr::new(address[1], 4433));
     let mut client = Builder::new()
         .client(client_tls)
-        .engine_over(opened(take(a), None, 40_000..40_032))
+        .engine_over(opened(wire(0), None, 40_000..40_032))
         .unwrap();
     let mut server =
-        Builder::new().server(4433, server_tls).engine_over(opened(take(b), listen, 0..0)).unwrap();
+        Builder::new().server(4433, server_tls).engine_over(opened(wire(1), listen, 0..0)).unwrap();
     let ours = client.offer_external(Role::Client).unwrap();
     let theirs = server.offer_external(Role::Server).unwrap();
     let secrets = TrafficSecrets {
