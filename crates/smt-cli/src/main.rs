@@ -36,14 +36,14 @@ Exit status:
   3  no session with the server; standard error says why and what helps
 
 First steps:
-  smt demo             # two hosts on this machine, and everything SMT promises between them
-  smt pki dev certs    # an authority, a server and a client certificate in certs/
+  smt demo             # what SMT promises, between two hosts on one machine
+  smt pki dev certs    # certificates to try it with, in certs/
   smt serve --help     # a server that echoes
   smt ping --help      # how long a round trip takes
 
 Every command has --json: one object per line on standard output, for programs.
 RUST_LOG=debug (or warn, smt=trace, ...) writes a log to standard error.
-Native packets need CAP_NET_RAW: be root, or `sudo setcap cap_net_raw+ep` the program, or take
+Native packets need CAP_NET_RAW: be root, or `sudo setcap cap_net_raw+ep` the program, or take \
 --datapath udp at both ends. `smt demo` needs neither.";
 
 fn main() -> ExitCode {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use smt::{Body, CallError, CallOptions, Event};
+use smt::{Body, CallError, CallOptions, Engine, Event, SessionId};
 
 use super::Error;
 use super::options::{Client, Connected, Transport, seconds};
@@ -16,16 +16,23 @@ use crate::output::{Printer, hex, nanoseconds};
 use crate::stop::Stop;
 
 const ABOUT: &str = "\
-Call: send one request and write its response
+Send one request and write its response
 
 The request is TEXT, a file (--input FILE) or standard input (--input -); the response goes to standard output or to a \
 file. Both may be long: a bar on standard error then shows how far they are, if that is a terminal.";
 
 const EXAMPLES: &str = "\
 Examples:
-  smt call localhost hello --ca certs/ca.pem
-  smt call 10.0.0.2:4433 --input backup.tar --output echo.tar --ca certs/ca.pem --name localhost
-  date | smt call localhost --input - --ca certs/ca.pem --cert certs/client.pem --key certs/client.key
+  A server that lets everybody in:
+    smt call 127.0.0.1 hello --ca certs/ca.pem
+
+  One that asks for a certificate (smt serve --client-ca), over UDP:
+    date | smt call 127.0.0.1 --input - --datapath udp --ca certs/ca.pem \\
+        --cert certs/client.pem --key certs/client.key
+
+  A file, to a server whose certificate does not hold its address:
+    smt call 10.0.0.2:4433 --input backup.tar --output echo.tar \\
+        --ca certs/ca.pem --name localhost
 
 Exit status:
   0  there is a response, and it was written whole
@@ -33,17 +40,19 @@ Exit status:
   2  wrong usage
   3  no session with the server
 
-With --json, standard output gets one object: response {request_bytes, response_bytes, time_ns, handshake_ns} and, unless
+With --json, standard output gets one object: response {request_bytes, response_bytes, time_ns, handshake_ns} and, unless \
 --output is given, the response itself as `text`, or as `hex` if it is not UTF-8; or error {exit_status, text}.";
 
 /// Bodies from this size on, in bytes, are worth a progress bar.
 const LONG: u64 = 1 << 20;
+/// How long the session may take to end.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// How often it moves.
 const REDRAW: Duration = Duration::from_millis(50);
 
 /// The arguments of `smt call`.
 #[derive(Debug, Args)]
-#[command(about = "Call: send one request and write its response", long_about = ABOUT, after_help = EXAMPLES)]
+#[command(about = "Send one request and write its response", long_about = ABOUT, after_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     client: Client,
@@ -76,9 +85,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let connected =
         arguments.client.connect(&arguments.transport, &stop)?.ok_or_else(interrupted)?;
     let handshake_ns = nanoseconds(connected.handshake);
+    let Connected { mut engine, session, .. } = connected;
     let start = Instant::now();
-    let response = call(connected, request, arguments, &stop)?.ok_or_else(interrupted)?;
+    let result = call(&mut engine, session, request, arguments, &stop);
     let time_ns = nanoseconds(start.elapsed());
+    // Nothing hangs on whether the server learns at once that we are gone.
+    let _ = engine.close_all(PATIENCE);
+    let response = result?.ok_or_else(interrupted)?;
     let mut object = json!({
         "event": "response", "request_bytes": request_bytes, "response_bytes": response.len(),
         "time_ns": time_ns, "handshake_ns": handshake_ns,
@@ -121,12 +134,12 @@ fn request(arguments: &Arguments) -> Result<Vec<u8>, Error> {
 
 /// The response; `None` if the user stopped it.
 fn call(
-    connected: Connected,
+    engine: &mut Engine,
+    session: SessionId,
     request: Vec<u8>,
     arguments: &Arguments,
     stop: &Stop,
 ) -> Result<Option<Body>, Error> {
-    let Connected { mut engine, session, .. } = connected;
     let deadline = Some(Duration::from_secs_f64(arguments.deadline));
     let options = CallOptions { deadline, user: 0 };
     let rpc = engine.call(session, request, options).map_err(CallError::from)?;
@@ -142,8 +155,6 @@ fn call(
     if result.is_none() {
         engine.cancel(rpc);
     }
-    // The response is here; whether the server learns at once that we are gone changes nothing.
-    let _ = engine.close_all(Duration::from_millis(200));
     Ok(result.transpose()?)
 }
 

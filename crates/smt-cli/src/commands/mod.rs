@@ -7,8 +7,9 @@ pub mod ping;
 pub mod pki;
 pub mod serve;
 
-use std::io;
+use std::io::{self, ErrorKind};
 
+use smt::datapath::OpenError;
 use smt::tls::{ConfigError, TlsError};
 use smt::{BindError, CallError, ConnectError};
 
@@ -23,7 +24,7 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// This host does not let us send and receive.
-    #[error(transparent)]
+    #[error("{error}{}", bind_hint(.0), error = .0)]
     Bind(#[from] BindError),
     /// There is no session with the server.
     #[error("no session with {target}: {error}{}", hint(.error))]
@@ -87,12 +88,26 @@ fn hint(error: &ConnectError) -> &'static str {
     match error {
         // Authorities of one name are told apart by their signatures alone.
         ConnectError::Tls(TlsError::UnknownIssuer | TlsError::BadSignature) => {
-            " (is --ca the authority that issued the server's certificate?)"
+            "; is --ca the authority that issued the server's certificate?"
         }
-        ConnectError::Tls(TlsError::NameMismatch { .. }) => " (give one of them with --name)",
-        ConnectError::Tls(TlsError::NoClientCertificate) => " (give it with --cert and --key)",
+        ConnectError::Tls(TlsError::NameMismatch { .. }) => "; give one of them with --name",
+        ConnectError::Tls(TlsError::NoClientCertificate) => "; give it with --cert and --key",
         ConnectError::Tls(TlsError::PeerAlert(_)) => {
-            " (was this client's certificate issued by the server's --client-ca?)"
+            "; was this client's certificate issued by the server's --client-ca?"
+        }
+        ConnectError::TimedOut(_) => " (--datapath and --protocol must be as at the server)",
+        _ => "",
+    }
+}
+
+/// What the user of this program can do about an address that cannot be had.
+fn bind_hint(error: &BindError) -> &'static str {
+    match error {
+        BindError::Datapath(OpenError::PortInUse(_)) => " (take another one with --listen)",
+        BindError::Datapath(OpenError::Io { source, .. })
+            if source.kind() == ErrorKind::PermissionDenied =>
+        {
+            " (UDP ports below 1024 need CAP_NET_BIND_SERVICE: take a higher one with --listen)"
         }
         _ => "",
     }

@@ -26,7 +26,7 @@ pub struct Transport {
     /// and networks without other protocols. Both ends must agree
     #[arg(long, value_enum, default_value_t)]
     pub datapath: DatapathChoice,
-    /// IP protocol number of native packets. Both ends must agree
+    /// IP protocol number of native packets; means nothing to `udp`. Both ends must agree
     #[arg(long, value_name = "1..255", default_value_t = 253, value_parser = clap::value_parser!(u8).range(1..))]
     pub protocol: u8,
     /// How to wait for packets: `spin` for the lowest latency and a whole core, `block` to sleep, `adaptive` to spin
@@ -231,7 +231,7 @@ pub struct Client {
     /// The name in the server's certificate [default: HOST]
     #[arg(long, help_heading = "Identity")]
     name: Option<String>,
-    /// How long the handshake may take, in seconds
+    /// How long the handshake may take, in seconds; of a host with IPv4 and IPv6 addresses, half for each
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     connect_timeout: f64,
 }
@@ -266,25 +266,45 @@ impl Client {
     /// # Errors
     /// Whatever keeps us from having one.
     pub fn connect(&self, transport: &Transport, stop: &Stop) -> Result<Option<Connected>, Error> {
-        let (host, remote) = self.resolve()?;
+        let (host, addresses) = self.resolve()?;
         let tls = self.tls(transport)?;
+        let timeout = Duration::from_secs_f64(self.connect_timeout) / addresses.len().max(1) as u32;
+        let name = self.name.as_deref().unwrap_or(host);
+        let mut result = Err(self.failed(ConnectError::Unreachable));
+        for remote in addresses {
+            result = self.connect_to(remote, name, timeout, tls.clone(), transport, stop);
+            match &result {
+                Err(Error::Bind(_)) => {}
+                Err(Error::Connect { error, .. }) if is_silent(error) => {}
+                _ => break,
+            }
+        }
+        result
+    }
+
+    fn connect_to(
+        &self,
+        remote: SocketAddr,
+        name: &str,
+        timeout: Duration,
+        tls: ClientTls,
+        transport: &Transport,
+        stop: &Stop,
+    ) -> Result<Option<Connected>, Error> {
         let any: IpAddr = match remote {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let timeout = Duration::from_secs_f64(self.connect_timeout);
         let mut engine = transport.builder(any).client(tls).connect_timeout(timeout).engine()?;
-        let failed = |error| Error::Connect { target: self.target.clone(), error };
         let start = Instant::now();
-        let name = self.name.as_deref().unwrap_or(host);
-        engine.connect(remote, name).map_err(failed)?;
+        engine.connect(remote, name).map_err(|error| self.failed(error))?;
         while !stop.is_set() {
             match engine.next(Some(LOOK_EVERY)).map_err(Error::io("the datapath failed"))? {
                 Some(Event::Connected { session, info, .. }) => {
                     let handshake = start.elapsed();
                     return Ok(Some(Connected { engine, session, info, handshake }));
                 }
-                Some(Event::ConnectFailed { error, .. }) => return Err(failed(error)),
+                Some(Event::ConnectFailed { error, .. }) => return Err(self.failed(error)),
                 _ => {}
             }
         }
@@ -304,16 +324,32 @@ impl Client {
         Ok(tls.build()?)
     }
 
-    /// The host's name without port and brackets, and its first address.
-    fn resolve(&self) -> Result<(&str, SocketAddr), Error> {
+    fn failed(&self, error: ConnectError) -> Error {
+        Error::Connect { target: self.target.clone(), error }
+    }
+
+    /// The host's name without port and brackets, and its first address of each kind: `localhost` is often both, while
+    /// its server listens at one.
+    fn resolve(&self) -> Result<(&str, Vec<SocketAddr>), Error> {
         let (host, port) = split_target(&self.target)
             .ok_or_else(|| Error::Usage(format!("`{}` is not HOST[:PORT]", self.target)))?;
-        let failed = |error: ConnectError| Error::Connect { target: self.target.clone(), error };
-        let mut found = (host, port)
+        let found = (host, port)
             .to_socket_addrs()
             .map_err(Error::io(format!("cannot find the address of `{host}`")))?;
-        Ok((host, found.next().ok_or_else(|| failed(ConnectError::Unreachable))?))
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for address in found {
+            if addresses.iter().all(|known| known.is_ipv4() != address.is_ipv4()) {
+                addresses.push(address);
+            }
+        }
+        Ok((host, addresses))
     }
+}
+
+/// Whether nobody has answered, so that another address of the host is worth a try.
+fn is_silent(error: &ConnectError) -> bool {
+    use ConnectError::{Refused, TimedOut, Unreachable};
+    matches!(error, TimedOut(_) | Refused | Unreachable)
 }
 
 /// Splits HOST[:PORT], where an IPv6 address with a port stands in brackets.

@@ -15,7 +15,7 @@ use crate::stop::{LOOK_EVERY, Stop};
 use crate::times::Times;
 
 const ABOUT: &str = "\
-Ping: measure round trips to a server that echoes
+Measure round trips to a server that echoes
 
 Sends a request every second, compares the response with it and says how long that took, from before the request is \
 sealed until after the response is opened; until --count are done or Ctrl-C is pressed. Then it tells how many were \
@@ -24,13 +24,20 @@ transport, so an RPC is lost only if its deadline passes.";
 
 const EXAMPLES: &str = "\
 Examples:
-  smt ping localhost --ca certs/ca.pem -c 5
+  Five, one a second:
+    smt ping 127.0.0.1 -c 5 --ca certs/ca.pem
+
   A thousand of 1 KB, each as soon as the one before is answered, both ends spinning (smt serve --wait spin):
-    smt ping 10.0.0.2 --ca certs/ca.pem --name localhost -c 1000 -i 0 -s 1024 -q --wait spin
+    smt ping 10.0.0.2 -c 1000 -i 0 -s 1024 -q --wait spin \\
+        --ca certs/ca.pem --name localhost
 
-Exit status: 0 if every RPC was answered, 1 if one was lost, 2 for wrong usage, 3 if there is no session.
+  A server that asks for a certificate also wants --cert and --key:
+    smt ping 127.0.0.1 --ca certs/ca.pem \\
+        --cert certs/client.pem --key certs/client.key
 
-JSON events: connected {remote, peer, suite, handshake_ns}; response {rpc, bytes, time_ns}; lost {rpc, text}; closed;
+Exit status: 0 if every RPC was answered, 1 if one was lost or nothing could be sent, 2 for wrong usage, 3 if there is no session.
+
+JSON events: connected {remote, peer, suite, handshake_ns}; response {rpc, bytes, time_ns}; lost {rpc, text}; closed; \
 summary {sent, answered, lost, count, min_ns, p50_ns, p99_ns, max_ns}; error {exit_status, text}.";
 
 /// How long the session may take to end.
@@ -38,7 +45,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The arguments of `smt ping`.
 #[derive(Debug, Args)]
-#[command(about = "Ping: measure round trips to a server that echoes", long_about = ABOUT, after_help = EXAMPLES)]
+#[command(about = "Measure round trips to a server that echoes", long_about = ABOUT, after_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     client: Client,
@@ -73,9 +80,9 @@ fn interval(text: &str) -> Result<f64, String> {
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let stop = Stop::on_signals().map_err(Error::io("cannot handle signals"))?;
     let printer = Printer::new(arguments.transport.json);
-    let Some(connected) = arguments.client.connect(&arguments.transport, &stop)? else {
-        return Ok(());
-    };
+    let interrupted = || Error::Failed("interrupted before there was a session".to_owned());
+    let connected =
+        arguments.client.connect(&arguments.transport, &stop)?.ok_or_else(interrupted)?;
     greet(arguments, &printer, &connected.info, connected.handshake)?;
     let mut pinger = Pinger::new(arguments, printer, connected);
     pinger.work(&stop)?;

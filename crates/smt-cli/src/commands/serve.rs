@@ -18,7 +18,7 @@ use crate::output::{self, Printer, number};
 use crate::stop::{LOOK_EVERY, Stop};
 
 const ABOUT: &str = "\
-Serve: answer every request with itself
+Answer every request with itself
 
 Takes sessions from clients and echoes what they send, until Ctrl-C; then it lets what is in flight end, closes the \
 sessions and says what it has done. Each session is told when it begins (who, with which cipher) and when it ends \
@@ -26,22 +26,28 @@ sessions and says what it has done. Each session is told when it begins (who, wi
 
 const EXAMPLES: &str = "\
 Examples:
-  A server for clients of our own authority, on all addresses, port 4433 (certificates: smt pki --help):
-    smt serve --cert certs/server.pem --key certs/server.key --client-ca certs/ca.pem
+  Certificates to try it with, in certs/:
+    smt pki dev certs
+
+  Only for clients with a certificate, on all IPv4 addresses, port 4433:
+    smt serve --cert certs/server.pem --key certs/server.key \\
+        --client-ca certs/ca.pem
 
   Without privileges, at another port:
-    smt serve --listen 0.0.0.0:7000 --datapath udp --cert certs/server.pem --key certs/server.key
+    smt serve --listen 0.0.0.0:7000 --datapath udp \\
+        --cert certs/server.pem --key certs/server.key
 
   The lowest latency, on a core of its own:
-    taskset -c 1 smt serve --wait spin --cert certs/server.pem --key certs/server.key
+    taskset -c 1 smt serve --wait spin \\
+        --cert certs/server.pem --key certs/server.key
 
-  A network that loses 5 % of the packets each way, to see what it costs (smt ping tells):
+  A network that loses 5 % of the packets each way (smt ping tells the cost):
     smt serve --drop 0.05 --cert certs/server.pem --key certs/server.key
 
 Exit status: 0 after Ctrl-C or SIGTERM, 1 if it cannot serve, 2 for wrong usage.
 
-JSON events: listening {address, datapath, protocol}; session {session, peer, remote, suite}; handshake_failed
-{remote, text}; closed {session, reason, rpcs, bytes}; summary {seconds, sessions, rpcs, bytes, ...}; error
+JSON events: listening {address, datapath, protocol}; session {session, peer, remote, suite}; handshake_failed \
+{remote, text}; closed {session, reason, rpcs, bytes}; summary {seconds, sessions, rpcs, bytes, ...}; error \
 {exit_status, text}. Bytes are those of requests.";
 
 /// How long sessions may take to end after Ctrl-C.
@@ -49,7 +55,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The arguments of `smt serve`.
 #[derive(Debug, Args)]
-#[command(about = "Serve: answer every request with itself", long_about = ABOUT, after_help = EXAMPLES)]
+#[command(about = "Answer every request with itself", long_about = ABOUT, after_help = EXAMPLES)]
 pub struct Arguments {
     /// Address and port to take sessions at; 0.0.0.0 is all IPv4 addresses, [::] all IPv6 ones, port 0 any free port
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:4433")]

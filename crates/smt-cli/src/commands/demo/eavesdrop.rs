@@ -28,7 +28,7 @@ const SHOWN: usize = 32;
 
 /// Runs the step.
 pub(super) fn run(stage: &Stage, screen: &mut Screen) -> Result<(), Error> {
-    let title = "what an eavesdropper sees: headers to work with, and nothing else";
+    let title = "what an eavesdropper sees: headers, and nothing else";
     let step = screen.begin("capture", title);
     let outcome = eavesdrop(stage, screen);
     screen.end(step, title, outcome)
@@ -51,14 +51,12 @@ fn eavesdrop(stage: &Stage, screen: &Screen) -> Result<Told, Error> {
         return Err(Error::Failed(text));
     }
     let mut lines = vec![format!(
-        "{} packets captured at the server's host; this is the one with the request:",
+        "{} packets captured at the server's host; the one with the request:",
         packets.len()
     )];
     lines.extend(request.lines().iter().map(|line| screen.printer.dim(line)));
-    lines.push(format!(
-        "no {PIECE} bytes in a row of the request and its echo (\"{}...\") are in the capture",
-        &SECRET[..33]
-    ));
+    lines.push(format!("both bodies were \"{}...\": no {PIECE} bytes in a row", &SECRET[..33]));
+    lines.push("of them are in the capture".to_owned());
     let Data { header, message_len, .. } = request.data;
     Ok(Told {
         lines,
@@ -131,9 +129,9 @@ impl<'a> Request<'a> {
             part(4, 8, format!("sequence {sequence}")),
             part(8, 12, format!("epoch {}, record size {record_size}, type DATA", header.epoch)),
             part(12, 20, format!("header length 52, segment size {segment_size}")),
-            part(20, 28, format!("message ID {}: a request of the client's", header.message_id)),
+            part(20, 28, format!("message ID {}: a request", header.message_id)),
             part(28, 36, format!("message length {message_len}, of it without grant {incoming}")),
-            part(36, 44, "header tag: proves that nobody changed the header".to_owned()),
+            part(36, 44, "header tag: nobody has changed the header".to_owned()),
             part(44, 52, "flags, TSO offset".to_owned()),
             part(52, 57, "TLS 1.3 record header".to_owned()),
         ];

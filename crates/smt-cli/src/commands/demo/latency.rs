@@ -106,15 +106,16 @@ fn table(stage: &Stage, samples: &Samples) -> Told {
         "both ends sleep while they wait, for want of a second core"
     };
     let mut lines = vec![
-        format!("{waiting}; {ROUNDS} rounds, taking turns; TLS is rustls, AES-128-GCM like SMT"),
+        format!("{waiting}; {ROUNDS} rounds, taking turns;"),
+        "TLS is rustls, AES-128-GCM like SMT".to_owned(),
         String::new(),
-        row("p50, p99 in us", &["SMT", "TCP", "TLS 1.3/TCP"], &["SMT / TLS", "SMT / TCP"]),
+        row("p50, p99 in us", &["SMT", "TCP", "TLS 1.3/TCP"], &["SMT/TLS", "SMT/TCP"]),
     ];
     for size in SIZES {
         let all = Transport::ALL.map(|transport| told(samples, size, transport));
         let [smt, tcp, tls] = all;
         let cells =
-            all.map(|[p50, p99]| format!("{:.1} {:>7.1}", p50 as f64 / 1e3, p99 as f64 / 1e3));
+            all.map(|[p50, p99]| format!("{:.1} {:>6.1}", p50 as f64 / 1e3, p99 as f64 / 1e3));
         let ratios = [tls, tcp].map(|peer| format!("{:.2}", ratio(smt[0], peer[0])));
         let name = if size < 1024 { format!("{size} B") } else { format!("{} KB", size / 1024) };
         lines.push(row(&name, &cells, &ratios));
@@ -127,8 +128,8 @@ fn table(stage: &Stage, samples: &Samples) -> Told {
 
 /// A line of the table; ratios are those of the medians.
 fn row(name: &str, times: &[impl Display], ratios: &[impl Display]) -> String {
-    let times = times.iter().map(|cell| format!("  {cell:>15}"));
-    let ratios = ratios.iter().map(|cell| format!("  {cell:>9}"));
+    let times = times.iter().map(|cell| format!("  {cell:>12}"));
+    let ratios = ratios.iter().map(|cell| format!("  {cell:>7}"));
     format!("{name:>14}{}", times.chain(ratios).collect::<String>())
 }
 

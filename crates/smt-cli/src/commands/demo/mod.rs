@@ -20,7 +20,7 @@ use screen::Screen;
 use stage::Stage;
 
 const ABOUT: &str = "\
-Demo: see SMT work between two hosts on this machine
+See SMT work between two hosts on this machine
 
 Makes two hosts out of network namespaces joined by a virtual Ethernet link (as root, or as an ordinary user in a user \
 namespace), starts a server on one and a client on the other, with certificates on both sides and packets straight \
@@ -40,16 +40,16 @@ Examples:
   smt demo
   smt demo --json | jq 'select(.step == \"rtt\")'
 
-Exit status: 0 if every step held, 1 if one did not or the hosts cannot be made (the text says what helps), 2 for wrong
-usage.
+Exit status: 0 if every step held, 1 if one did not or the hosts cannot be made (the text says what helps), 2 for \
+wrong usage.
 
-JSON: one object per step, {\"step\", \"ok\", ...}, with \"why\" where ok is false. Steps: setup; rpcs, bulk; loss_rpcs,
-loss_bulk, loss; capture; rtt {transport: smt|tcp|tls, size, p50_ns, p99_ns}; rtt_ratio {size, p50_smt_to_tls, ...};
+JSON: one object per step, {\"step\", \"ok\", ...}, with \"why\" where ok is false. Steps: setup; rpcs, bulk; loss_rpcs, \
+loss_bulk, loss; capture; rtt {transport: smt|tcp|tls, size, p50_ns, p99_ns}; rtt_ratio {size, p50_smt_to_tls, ...}; \
 rtt_table; done {ok, failed, ns}.";
 
 /// The arguments of `smt demo`.
 #[derive(Debug, Args)]
-#[command(about = "Demo: see SMT work between two hosts on this machine", long_about = ABOUT, after_help = AFTER)]
+#[command(about = "See SMT work between two hosts on this machine", long_about = ABOUT, after_help = AFTER)]
 pub struct Arguments {
     /// One JSON object per step on standard output, for programs
     #[arg(long)]
@@ -105,7 +105,7 @@ fn set_up(screen: &mut Screen) -> Result<Stage, Error> {
     };
     screen.printer.say(
         format!(
-            "  {} client {client} and server {server}, joined by a link; packets of IP protocol 253;\n    {waiting}",
+            "  {} client {client} and server {server}, joined by a link;\n    packets of IP protocol 253, {waiting}",
             screen.printer.good("✓")
         ),
         &json!({

@@ -36,7 +36,7 @@ pub(super) fn on_lossy_link(stage: &Stage, screen: &mut Screen) -> Result<(), Er
 }
 
 fn run(stage: &Stage, screen: &mut Screen, loss: f64, tags: &Tags) -> Result<(), Error> {
-    let percent = format!(", {:.0} % of the packets lost each way", loss * 100.0);
+    let percent = format!(", {:.0} % lost", loss * 100.0);
     let suffix = if loss > 0.0 { percent.as_str() } else { "" };
 
     let all = 2 * RPCS_PER_END;
@@ -113,11 +113,10 @@ fn rpcs(
         lines: vec![
             format!("mutual TLS 1.3, {suite}, handshake {}", time(handshake_ns)),
             format!(
-                "{} from each end in one session, every response compared: {} each way, {} RPC/s",
-                number(RPCS_PER_END),
-                bytes(total),
-                number(rate as u64)
+                "{} from each end in one session, every response compared",
+                number(RPCS_PER_END)
             ),
+            format!("{} each way, {} RPC/s", bytes(total), number(rate as u64)),
         ],
         object: json!({
             "loss": loss, "count": count, "from_client": client.0, "from_server": server.0,
@@ -171,17 +170,17 @@ fn packets(both: &mut Both, loss: f64) -> Result<Told, Error> {
     Ok(Told {
         lines: vec![
             format!(
-                "each end's fault injector (Builder::faults) drops {:.0} % of what it sends, at random",
+                "each end (Builder::faults) drops {:.0} % of what it sends, at random",
                 loss * 100.0
             ),
             format!(
-                "client to server {:.1} % of {} packets missing, server to client {:.1} % of {}; {} sent again",
+                "missing: {:.1} % of {} packets to the server, {:.1} % of {} back",
                 lost[0] * 1e2,
                 number(client[0]),
                 lost[1] * 1e2,
-                number(server[0]),
-                number(again)
+                number(server[0])
             ),
+            format!("{} sent again", number(again)),
         ],
         object: json!({
             "by": "fault injector at both senders", "loss": loss,
