@@ -55,8 +55,8 @@ fn eavesdrop(stage: &Stage, screen: &Screen) -> Result<Told, Error> {
         packets.len()
     )];
     lines.extend(request.lines().iter().map(|line| screen.printer.dim(line)));
-    lines.push(format!("both bodies were \"{}...\": no {PIECE} bytes in a row", &SECRET[..33]));
-    lines.push("of them are in the capture".to_owned());
+    lines.push(format!("no {PIECE} bytes in a row of the request and its echo"));
+    lines.push(format!("(\"{}...\") are in the capture", &SECRET[..33]));
     let Data { header, message_len, .. } = request.data;
     Ok(Told {
         lines,
