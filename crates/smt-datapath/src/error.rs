@@ -11,14 +11,21 @@ pub enum OpenError {
     /// Raw IP sockets are for processes with `CAP_NET_RAW`.
     #[error(
         "raw IP sockets need CAP_NET_RAW, which this process lacks. Grant it to the program: \
-         `sudo setcap cap_net_raw+ep {program}`. Or do without: run inside a user namespace \
-         (`unshare -Urn {program}`), or use the UDP datapath (`--datapath udp`)",
+         `sudo setcap cap_net_raw+ep {program}`. Or do without: use the UDP datapath \
+         (`--datapath udp`), or, to try it on this machine alone, a user namespace \
+         (`unshare -Urn {program}`)",
         program = program.display()
     )]
     MissingPrivilege {
         /// The program that lacks it.
         program: PathBuf,
     },
+    /// The IP protocol number belongs to a protocol that hosts speak themselves.
+    #[error(
+        "IP protocol number {0} belongs to another protocol: use 253 or 254 (for experiments, \
+         RFC 3692), the same at both ends"
+    )]
+    ForeignProtocol(u8),
     /// Another process (or endpoint of this one) owns the port, or the block that it lies in.
     #[error("port {0} is in use")]
     PortInUse(u16),

@@ -54,6 +54,10 @@ pub struct Opened {
     pub client_ports: Range<u16>,
 }
 
+/// IP protocol numbers that hosts speak or read themselves: the IP options and extension headers,
+/// ICMP, IGMP, TCP, UDP, IPv6 in IP, ESP, AH, ICMPv6, SCTP, and the one that sends any.
+const FOREIGN_PROTOCOLS: [u8; 15] = [0, 1, 2, 6, 17, 41, 43, 44, 50, 51, 58, 59, 60, 132, 255];
+
 /// Opens a datapath.
 ///
 /// # Errors
@@ -61,6 +65,9 @@ pub struct Opened {
 pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
     let OpenOptions { kind, bind, listen, client, protocol } = options;
     match kind {
+        Kind::Raw if FOREIGN_PROTOCOLS.contains(&protocol) => {
+            Err(OpenError::ForeignProtocol(protocol))
+        }
         Kind::Raw => {
             let claim = PortClaim::new(protocol, listen, client)?;
             let ports = claim.ports();
@@ -98,6 +105,14 @@ fn udp_client_ports(listen: Option<SocketAddr>) -> Range<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn protocol_numbers_of_others_are_refused() {
+        for protocol in [0, 1, 6, 17, 58, 255] {
+            let options = OpenOptions { protocol, ..OpenOptions::default() };
+            assert!(matches!(open(options), Err(OpenError::ForeignProtocol(p)) if p == protocol));
+        }
+    }
 
     #[test]
     fn client_ports_over_udp_leave_the_listen_port_out() {

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use smt_proto::crypto::aws_lc;
@@ -21,6 +22,9 @@ use crate::tls::{
 
 /// Attempts after which a definite cause is believed (spec 5.1).
 const MAX_ATTEMPTS: u32 = 3;
+/// Pause before the next attempt after those, doubling up to the longest (spec 5.1).
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Early calls kept per connect.
 const MAX_EARLY_CALLS: usize = 1024;
 
@@ -83,6 +87,8 @@ pub(super) struct Handshakes {
     running: HashMap<SessionId, Running>,
     connects: HashMap<ConnectId, Connect>,
     next_connect: u64,
+    /// Connects that pause before their next attempt, and until when.
+    paused: Vec<(Time, ConnectId)>,
 }
 
 impl Handshakes {
@@ -99,6 +105,7 @@ impl Handshakes {
             running: HashMap::new(),
             connects: HashMap::new(),
             next_connect: 0,
+            paused: Vec::new(),
         }
     }
 
@@ -142,6 +149,11 @@ impl Handshakes {
             _ => return Err(call),
         }
         Ok(())
+    }
+
+    /// When the next connect wants to try again.
+    pub(super) fn next_attempt(&self) -> Option<Time> {
+        self.paused.iter().map(|(at, _)| *at).min()
     }
 
     /// Has the pool do a step of a session's handshake. False if the pool is full.
@@ -361,12 +373,30 @@ impl Engine {
         connect.last_error = Some(error.clone());
         if attempts_left && now < connect.deadline {
             tracing::debug!(%error, attempt = connect.attempts, "handshake failed, trying again");
-            if let Err(error) = self.start_attempt(id) {
-                self.connect_failed(id, error);
-            }
-            return;
+            let pause = match connect.attempts.checked_sub(MAX_ATTEMPTS) {
+                None => Duration::ZERO,
+                Some(times) => (FIRST_PAUSE * (1 << times.min(8))).min(LONGEST_PAUSE),
+            };
+            let at = (now + pause).min(connect.deadline);
+            self.handshakes.paused.push((at, id));
+            return self.try_again(now);
         }
         self.connect_failed(id, ConnectError::Tls(error));
+    }
+
+    /// Begins the next attempts of connects whose pause is over; fails those out of time.
+    pub(super) fn try_again(&mut self, now: Time) {
+        while let Some(at) = self.handshakes.paused.iter().position(|(at, _)| *at <= now) {
+            let (_, id) = self.handshakes.paused.swap_remove(at);
+            let Some(connect) = self.handshakes.connects.get_mut(&id) else { continue };
+            let result = match connect.last_error.clone().filter(|_| connect.deadline <= now) {
+                Some(cause) => Err(ConnectError::Tls(cause)),
+                None => self.start_attempt(id),
+            };
+            if let Err(error) = result {
+                self.connect_failed(id, error);
+            }
+        }
     }
 
     pub(super) fn on_handshake_failed(&mut self, session: SessionId, error: HandshakeError) {

@@ -210,18 +210,21 @@ impl Engine {
     /// Those of [`poll`](Self::poll).
     pub fn close_all(&mut self, patience: Duration) -> io::Result<()> {
         let until = Instant::now() + patience;
-        while self.in_flight() > 0 && Instant::now() < until {
-            self.poll()?;
-            self.events.clear();
-            self.sleep(until)?;
-        }
+        self.poll_until(until, |engine| engine.in_flight() == 0)?;
         self.close_sessions();
-        while self.core.session_count() > 0 && Instant::now() < until {
+        self.poll_until(until, |engine| engine.core.session_count() == 0)
+    }
+
+    /// Polls until `done` or `until`; events are thrown away.
+    fn poll_until(&mut self, until: Instant, done: impl Fn(&Engine) -> bool) -> io::Result<()> {
+        loop {
             self.poll()?;
             self.events.clear();
+            if done(self) || Instant::now() >= until {
+                return Ok(());
+            }
             self.sleep(until)?;
         }
-        Ok(())
     }
 
     /// RPCs not over, in all sessions and both directions, unacknowledged responses included.
@@ -350,8 +353,9 @@ impl Engine {
 
     /// When the engine next has something to do by itself.
     fn next_due(&self) -> Option<Instant> {
-        let timer = self.core.poll_timeout();
-        let timer = timer.map(|time| self.origin + Duration::from_nanos(time.as_nanos()));
+        let timer =
+            [self.core.poll_timeout(), self.handshakes.next_attempt()].into_iter().flatten();
+        let timer = timer.min().map(|time| self.origin + Duration::from_nanos(time.as_nanos()));
         [timer, self.datapath.next_due()].into_iter().flatten().min()
     }
 

@@ -81,6 +81,7 @@ impl Engine {
         if self.core.poll_timeout().is_some_and(|due| due <= now) {
             self.core.handle_timeout(now);
         }
+        self.try_again(now);
         if now.since(self.path_looked_at) >= PATH_PACE {
             self.look_at_path(now);
         }

@@ -35,12 +35,16 @@ pub(crate) enum For {
 
 impl Ca {
     pub(crate) fn new() -> Ca {
+        // Two CAs of one name would differ by their signatures alone.
+        let serial = NEXT_CA.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ca::named(&format!("test CA {serial}"))
+    }
+
+    pub(crate) fn named(name: &str) -> Ca {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Two CAs of one name would differ by their signatures alone.
-        let serial = NEXT_CA.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        params.distinguished_name.push(DnType::CommonName, format!("test CA {serial}"));
+        params.distinguished_name.push(DnType::CommonName, name);
         let pem = params.self_signed(&key).unwrap().pem();
         Ca { issuer: Issuer::new(params, key), pem }
     }

@@ -19,6 +19,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         test("expired_certificate", expired),
         test("missing_client_certificate", missing_client_certificate),
         test("untrusted_client_certificate", untrusted_client_certificate),
+        test("no_storm_of_attempts", no_storm),
         test("no_common_alpn", no_common_alpn),
         test("no_common_cipher", no_common_cipher),
         test("absent_server_is_refused_at_once", absent_server),
@@ -126,6 +127,21 @@ fn untrusted_client_certificate() {
     let (client, server) = meet(client, ca.server_tls());
     assert!(matches!(tls_error(client), TlsError::PeerAlert(_)));
     assert_eq!(server.last(), Some(&TlsError::UnknownIssuer));
+}
+
+/// A cause that a flipped bit may have (here: two CAs of one name, so that a signature is wrong) is
+/// tried again until the deadline, but with pauses.
+fn no_storm() {
+    let (ca, other) = (Ca::named("one name"), Ca::named("one name"));
+    let client = ClientTls::builder(ca.roots())
+        .identity(other.identity("client.test", For::Client))
+        .build()
+        .unwrap();
+    let (client, server) = meet(client, ca.server_tls());
+    assert!(matches!(tls_error(client), TlsError::PeerAlert(_)));
+    assert_eq!(server.last(), Some(&TlsError::BadSignature));
+    // Three at once, then pauses of 50, 100, 200, 400, 800 ms and a second each within 5 s.
+    assert!((3..=12).contains(&server.len()), "{} attempts", server.len());
 }
 
 fn no_common_alpn() {
