@@ -24,6 +24,7 @@ fn dropped_handles() {
     let address = server_address(&pair, false);
     let builder = server_builder(&ca, address);
     let (ready, is_ready) = std::sync::mpsc::channel();
+    let (done, client_is_done) = tokio::sync::oneshot::channel();
     let server = on_host(&pair.b, move || async move {
         let endpoint = builder.endpoint().unwrap();
         ready.send(endpoint.listen_address().unwrap()).unwrap();
@@ -32,10 +33,9 @@ fn dropped_handles() {
         assert!(session.accept().await.is_none());
         let gone = CallError::NotStarted(StartError::NoSession);
         assert_eq!(session.call("hello?").await, Err(gone));
-        // A session that nobody accepts does not keep its endpoint alive.
-        while endpoint.session_count() < 1 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        // The second session is never accepted, which keeps nobody from using its own end of it.
+        client_is_done.await.unwrap();
+        assert_eq!(endpoint.session_count(), 1);
     });
     let to = is_ready.recv().unwrap();
     let builder = client_builder(&ca, false);
@@ -43,6 +43,11 @@ fn dropped_handles() {
         let endpoint = builder.endpoint().unwrap();
         drop(endpoint.connect(to, NAME).await.unwrap());
         let _second = endpoint.connect(to, NAME).await.unwrap();
+        // The first one's end is confirmed before the second is looked at.
+        while endpoint.session_count() > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        done.send(()).unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     })
     .join()
