@@ -1,7 +1,7 @@
 //! Authentic control packets.
 
 use super::feed::{resend_holes, schedule};
-use super::{Session, State, Which};
+use super::{Session, State, Which, outgoing};
 use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, CloseReason};
 use crate::message::send::OutMessage;
@@ -261,19 +261,7 @@ impl Session {
 
     /// The message of ours that an ID means, if it is being sent or kept.
     pub(crate) fn outgoing(&mut self, which: Which) -> Option<&mut OutMessage> {
-        match which {
-            Which { ours: true, response: false, number } => {
-                let rpc = self.out.get_mut(&number)?;
-                (!rpc.cancelling).then_some(&mut rpc.request)
-            }
-            Which { ours: false, response: true, number } => {
-                match &mut self.inc.get_mut(&number)?.state {
-                    InState::Responding(response) => Some(response),
-                    _ => None,
-                }
-            }
-            _ => None,
-        }
+        outgoing(&mut self.out, &mut self.inc, which)
     }
 
     /// The receiver of one of our messages is alive: silence starts anew.

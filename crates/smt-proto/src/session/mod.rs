@@ -21,8 +21,9 @@ pub use crypt::AeadLimits;
 pub(crate) use crypt::SessionKeys;
 pub use handshake::KeyContext;
 
+use crate::message::send::OutMessage;
 use crate::replay::IdSet;
-use crate::rpc::{InRpc, OutRpc};
+use crate::rpc::{InRpc, InState, OutRpc};
 use crate::rtt::Rtt;
 use crate::time::Time;
 use crate::timer::Timer;
@@ -112,6 +113,9 @@ pub(crate) enum State {
     Failed,
 }
 
+/// RPCs by number.
+type Rpcs<T> = HashMap<u64, T, FxBuildHasher>;
+
 /// One session.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
@@ -132,11 +136,11 @@ pub(crate) struct Session {
     // RPCs that we start.
     next_number: u64,
     finished: IdSet,
-    out: HashMap<u64, OutRpc, FxBuildHasher>,
+    out: Rpcs<OutRpc>,
 
     // RPCs that the peer starts.
     seen: IdSet,
-    inc: HashMap<u64, InRpc, FxBuildHasher>,
+    inc: Rpcs<InRpc>,
     /// The peer's ack floor and bitmap as last told, in RPC numbers.
     acked: (u64, u64),
 
@@ -248,4 +252,22 @@ pub(crate) struct Which {
     /// The ID is that of its response.
     pub(crate) response: bool,
     pub(crate) number: u64,
+}
+
+/// The message of ours that an ID means, if it is being sent or kept.
+fn outgoing<'a>(
+    out: &'a mut Rpcs<OutRpc>,
+    inc: &'a mut Rpcs<InRpc>,
+    which: Which,
+) -> Option<&'a mut OutMessage> {
+    match which {
+        Which { ours: true, response: false, number } => {
+            out.get_mut(&number).filter(|rpc| !rpc.cancelling).map(|rpc| &mut rpc.request)
+        }
+        Which { ours: false, response: true, number } => match &mut inc.get_mut(&number)?.state {
+            InState::Responding(response) => Some(response),
+            _ => None,
+        },
+        _ => None,
+    }
 }

@@ -1,12 +1,11 @@
 //! Packets of a session, written into the frames that leave.
 
 use super::handshake::FlightPiece;
-use super::{Session, State};
+use super::{Session, State, outgoing};
 use crate::endpoint::deferred::Sent;
 use crate::endpoint::{Notice, Shared};
 use crate::error::CallError;
 use crate::message::send::Acks;
-use crate::rpc::InState;
 use crate::time::Time;
 use crate::timer::Wake;
 use crate::wire::{Control, ControlBody, DATA_LEN, Data, Header, Kind};
@@ -33,25 +32,16 @@ impl Session {
         frame: &mut [u8],
     ) -> Written {
         let Some(which) = self.rpc_of(id) else { return Written::Nothing };
-        let acks = self.acks();
         let header = self.header(id);
+        let ack_floor = self.request_id(true, self.finished.floor());
         let room = u32::try_from(self.room.min(frame.len()).saturating_sub(DATA_LEN)).unwrap_or(0);
         let id_bits = self.local.id_bits;
         if !self.is_working() && !matches!(self.state, State::Closing { .. }) {
             return Written::Nothing;
         }
-        // The outgoing message and the keys are different fields, which `outgoing` would hide.
-        let Session { out, inc, keys, .. } = self;
-        let message = match (which.ours, which.response) {
-            (true, false) => {
-                out.get_mut(&which.number).filter(|r| !r.cancelling).map(|r| &mut r.request)
-            }
-            (false, true) => inc.get_mut(&which.number).and_then(|rpc| match &mut rpc.state {
-                InState::Responding(response) => Some(response),
-                _ => None,
-            }),
-            _ => None,
-        };
+        // The message and the keys are different fields, which a method of the session would hide.
+        let Session { out, inc, keys, finished, .. } = self;
+        let message = outgoing(out, inc, which);
         let (Some(message), Some(keys)) = (message, keys.as_deref_mut()) else {
             return Written::Nothing;
         };
@@ -68,6 +58,11 @@ impl Session {
                 return Written::Nothing;
             }
             keys.sealed(layout.records, layout.wire_len);
+            let acks = Acks {
+                highest_peer_epoch: keys.highest_opened(),
+                floor: ack_floor,
+                bitmap: finished.bitmap(),
+            };
             message.freeze(keys.tx_epoch(), keys.oldest_tx_epoch(), acks);
         }
         let Some(epoch_keys) = message.epoch().and_then(|epoch| keys.tx_keys(epoch)) else {
@@ -186,14 +181,6 @@ impl Session {
         };
         data.emit(head);
         Written::Packet { len, more: handshake.has_to_send() }
-    }
-
-    fn acks(&self) -> Acks {
-        Acks {
-            highest_peer_epoch: self.keys.as_ref().map_or(0, |keys| keys.highest_opened()),
-            floor: self.request_id(true, self.finished.floor()),
-            bitmap: self.finished.bitmap(),
-        }
     }
 
     /// A packet of an RPC's message went out: sets the timers that wait for the answer.
