@@ -1,0 +1,11 @@
+//! A deterministic simulation of networks in which the real core runs: hostile ones, drawn by seed
+//! and watched by checkers, and whole racks under load.
+//!
+//! Nothing here reads a clock, touches a socket or draws randomness that does not come from the
+//! seed: the same seed gives the same run, byte for byte, on any machine.
+#![forbid(unsafe_code)]
+
+pub mod packet;
+pub mod rng;
+pub mod stack;
+pub mod tap;
