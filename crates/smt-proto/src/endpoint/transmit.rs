@@ -17,11 +17,16 @@ pub struct Transmit {
     pub local: Option<IpAddr>,
     /// Its length in bytes.
     pub len: usize,
+    /// Its priority in the network, 0..=7; 7 is the highest (spec 6.9).
+    pub priority: u8,
 }
 
+/// Priority of what others wait for: control packets and flights.
+const URGENT: u8 = 7;
+
 impl Transmit {
-    fn new(path: &Path, len: usize) -> Self {
-        Transmit { remote: path.remote, local: path.local, len }
+    fn new(path: &Path, len: usize, priority: u8) -> Self {
+        Transmit { remote: path.remote, local: path.local, len, priority }
     }
 }
 
@@ -58,7 +63,7 @@ impl Endpoint {
                 PendingControl::Session(session, id, notice) => {
                     let Some(session) = self.sessions.get_mut(session) else { continue };
                     if let Some(len) = session.write_control(id, notice, frame) {
-                        return Some(Transmit::new(&session.path, len));
+                        return Some(Transmit::new(&session.path, len, URGENT));
                     }
                 }
                 PendingControl::NoSession(path, message_id) => {
@@ -70,7 +75,7 @@ impl Endpoint {
                     };
                     let body = ControlBody::Unknown(UnknownCode::NoSession);
                     let len = Control { header, body, number: 0 }.emit(frame);
-                    return Some(Transmit::new(&path, len));
+                    return Some(Transmit::new(&path, len, URGENT));
                 }
             }
         }
@@ -86,7 +91,7 @@ impl Endpoint {
                         self.shared.flights.push_front(id);
                     }
                     session.flight_queued(more);
-                    return Some(Transmit::new(&session.path, len));
+                    return Some(Transmit::new(&session.path, len, URGENT));
                 }
                 Written::Nothing => session.flight_queued(false),
             }
@@ -96,7 +101,7 @@ impl Endpoint {
 
     fn transmit_message(&mut self, now: Time, frame: &mut [u8]) -> Option<Transmit> {
         while let Some((session, id)) = self.shared.small.pop_front() {
-            if let Some((transmit, more)) = self.write(now, session, id, frame) {
+            if let Some((transmit, more)) = self.write(now, session, id, URGENT - 1, frame) {
                 if more {
                     self.shared.small.push_back((session, id));
                 }
@@ -104,7 +109,7 @@ impl Endpoint {
             }
         }
         while let Some((session, id)) = self.shared.large.pop_front() {
-            if let Some((transmit, more)) = self.write(now, session, id, frame) {
+            if let Some((transmit, more)) = self.write(now, session, id, 0, frame) {
                 if more {
                     self.shared.large.push_back((session, id));
                 }
@@ -119,11 +124,14 @@ impl Endpoint {
         now: Time,
         id: SessionId,
         message: u64,
+        priority: u8,
         frame: &mut [u8],
     ) -> Option<(Transmit, bool)> {
         let session = self.sessions.get_mut(id)?;
         match session.write_data(&mut self.shared, now, message, frame) {
-            Written::Packet { len, more } => Some((Transmit::new(&session.path, len), more)),
+            Written::Packet { len, more } => {
+                Some((Transmit::new(&session.path, len, priority), more))
+            }
             Written::Nothing => None,
         }
     }
