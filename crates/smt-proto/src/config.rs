@@ -25,6 +25,21 @@ pub struct Config {
     pub default_room: usize,
     /// Replaces the AEAD limits of the cipher suite; only ever lower them.
     pub aead_limits: Option<AeadLimits>,
+    /// A bug to plant, to show that it is found.
+    #[cfg(feature = "mutations")]
+    pub mutation: Option<crate::mutation::Mutation>,
+}
+
+impl Config {
+    /// The message ID as it enters nonces: all of it, unless a bug was planted.
+    #[inline]
+    pub(crate) fn nonce_id(&self, id: u64) -> u64 {
+        #[cfg(feature = "mutations")]
+        if self.has(crate::mutation::Mutation::NonceWithoutRole) {
+            return id & !3;
+        }
+        id
+    }
 }
 
 impl Default for Config {
@@ -37,6 +52,8 @@ impl Default for Config {
             receive_credit: 256 << 10,
             default_room: 1280 - 48,
             aead_limits: None,
+            #[cfg(feature = "mutations")]
+            mutation: None,
         }
     }
 }

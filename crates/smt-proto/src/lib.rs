@@ -15,6 +15,8 @@ mod grant;
 pub mod keys;
 pub mod limits;
 mod message;
+#[cfg(feature = "mutations")]
+pub mod mutation;
 pub mod padding;
 mod ranges;
 pub mod record;

@@ -135,6 +135,13 @@ impl Endpoint {
             return;
         };
         let check = |session: &crate::session::Session| {
+            #[cfg(feature = "mutations")]
+            if kind == PacketType::Grant
+                && session.keys.is_some()
+                && self.shared.config.has(crate::mutation::Mutation::UnauthenticatedGrant)
+            {
+                return true;
+            }
             session.keys.as_ref().is_some_and(|keys| keys.rx_header.check_control(packet))
         };
         let Some(id) = self.find(first, check) else {

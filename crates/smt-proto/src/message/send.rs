@@ -25,6 +25,14 @@ pub(crate) struct Piece {
     pub(crate) pinned: bool,
 }
 
+/// The key and the place of a message's records in the nonce space.
+#[derive(Clone, Copy)]
+pub(crate) struct Sealer<'a> {
+    pub(crate) keys: &'a EpochKeys,
+    pub(crate) id: u64,
+    pub(crate) id_bits: u8,
+}
+
 /// A message being sent or kept for retransmission.
 #[derive(Debug)]
 pub(crate) struct OutMessage {
@@ -195,13 +203,12 @@ impl OutMessage {
     }
 
     /// Writes the wire bytes of `piece` into `out` (of `piece.len` bytes). The message must be
-    /// frozen under the epoch of `keys`. Records that straddle the piece are sealed in `scratch`.
+    /// frozen under the epoch of the keys. Records that straddle the piece are sealed in `scratch`.
     /// Returns the number of records sealed.
     pub(crate) fn write(
         &self,
         piece: Piece,
-        keys: &EpochKeys,
-        id_bits: u8,
+        Sealer { keys, id, id_bits }: Sealer<'_>,
         scratch: &mut Vec<u8>,
         out: &mut [u8],
     ) -> u32 {
@@ -215,7 +222,7 @@ impl OutMessage {
                 break;
             }
             // The layout was checked against the ID bits when the message was made.
-            let Some(seq) = record::sequence_number(self.id, id_bits, index) else { break };
+            let Some(seq) = record::sequence_number(id, id_bits, index) else { break };
             let plain = self.layout.plain_range(index);
             if wire.start >= window.start && wire.end <= window.end {
                 let to = (wire.start - window.start) as usize..(wire.end - window.start) as usize;

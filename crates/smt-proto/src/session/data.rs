@@ -83,6 +83,10 @@ impl Session {
             cx.stats.limit_rpcs += 1;
             return self.violation(cx, now);
         }
+        #[cfg(feature = "mutations")]
+        if cx.config.has(crate::mutation::Mutation::ReplayMarkedBeforeOpen) {
+            self.seen.insert(number);
+        }
         let Some((layout, epoch)) = self.admit(cx, now, id, packet) else { return };
         if packet.is_whole() {
             return self.on_whole_request(cx, now, number, layout, epoch, packet);
@@ -144,6 +148,7 @@ impl Session {
     ) -> Option<(Preamble, Body)> {
         let (id, id_bits) = (packet.data.header.message_id, self.peer.id_bits);
         let keys = self.keys.as_deref_mut().filter(|keys| keys.may_open())?;
+        let id = cx.config.nonce_id(id);
         let opener = Opener { keys: keys.rx_keys(epoch)?, id, id_bits };
         match whole::open(layout, packet.payload, opener) {
             Ok((preamble, body)) if preamble.oldest_epoch <= epoch => {

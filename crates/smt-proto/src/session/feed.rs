@@ -71,10 +71,15 @@ pub(super) fn feed(
     };
     let had_preamble = message.preamble().is_some();
     let id_bits = peer.id_bits;
-    let opener = Opener { keys: epoch_keys, id: data.header.message_id, id_bits };
+    let id = cx.config.nonce_id(data.header.message_id);
+    let opener = Opener { keys: epoch_keys, id, id_bits };
     let max_gaps = cx.config.limits.max_gaps;
     let before = message.remaining();
     let taken = message.take(packet.offset, packet.payload, data.pinned, max_gaps, opener);
+    #[cfg(feature = "mutations")]
+    if cx.config.has(crate::mutation::Mutation::ReassemblyOffByOne) {
+        message.forgive_last_record();
+    }
     if message.scheduled {
         let key = (session, data.header.message_id);
         cx.granter.update(key, Some(before), message.remaining());

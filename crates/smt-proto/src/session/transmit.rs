@@ -5,7 +5,7 @@ use super::{Session, State, outgoing};
 use crate::endpoint::deferred::Sent;
 use crate::endpoint::{Notice, Shared};
 use crate::error::CallError;
-use crate::message::send::Acks;
+use crate::message::send::{Acks, Sealer};
 use crate::time::Time;
 use crate::timer::Wake;
 use crate::wire::{Control, ControlBody, DATA_LEN, Data, Header, Kind};
@@ -77,7 +77,8 @@ impl Session {
         else {
             return Written::Nothing;
         };
-        let sealed = message.write(piece, epoch_keys, id_bits, &mut cx.scratch, payload);
+        let sealer = Sealer { keys: epoch_keys, id: cx.config.nonce_id(id), id_bits };
+        let sealed = message.write(piece, sealer, &mut cx.scratch, payload);
         let layout = message.layout();
         let data = Data {
             header: Header { epoch: crate::wire::epoch_to_wire(epoch_keys.epoch()), ..header },
@@ -195,6 +196,10 @@ impl Session {
                 rpc.timer.set(&mut cx.timers, Wake::Out(session, number), due);
             }
         } else if all_sent && let Some(rpc) = self.inc.get_mut(&number) {
+            #[cfg(feature = "mutations")]
+            if cx.config.has(crate::mutation::Mutation::ResponseForgottenBeforeAck) {
+                return self.forget(cx, number);
+            }
             let due = now + NEED_ACK_AFTER * (1 << rpc.silences.min(7));
             rpc.timer.set(&mut cx.timers, Wake::In(session, number), due);
         }
