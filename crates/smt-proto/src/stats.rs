@@ -18,6 +18,7 @@ pub struct Stats {
     pub resends_sent: u64,
     pub resends_received: u64,
     pub duplicates: u64,
+    pub trimmed: u64,
     pub grants_sent: u64,
     pub busy_sent: u64,
     // Dropped, by cause.

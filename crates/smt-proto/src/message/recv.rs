@@ -68,6 +68,8 @@ pub(crate) struct InMessage {
     packets_past_hole: u32,
     /// When bytes were last asked for, for RTT samples and pacing of requests.
     pub(crate) asked_at: Option<Time>,
+    /// What was asked for because the network trimmed it, since the time.
+    trimmed: (RangeSet, Time),
     /// How often bytes were asked for since the last came that had been sent again.
     asks: u32,
     /// Silent intervals in a row in which the sender owed us bytes.
@@ -94,6 +96,7 @@ impl InMessage {
             highest: 0,
             packets_past_hole: 0,
             asked_at: None,
+            trimmed: (RangeSet::default(), Time::ZERO),
             asks: 0,
             silences: 0,
             scheduled: false,
@@ -262,6 +265,21 @@ impl InMessage {
         self.packets_past_hole = 0;
         self.asked_at = Some(now);
         self.asks += 1;
+    }
+
+    /// The network cut the bytes of `range` off their packet. Whether to ask for them now: they are not
+    /// here, and were not asked for within `pace` for the same reason.
+    pub(crate) fn trimmed(&mut self, now: Time, range: Range<u32>, pace: Duration) -> bool {
+        let (asked, since) = &mut self.trimmed;
+        if now.since(*since) >= pace {
+            (*asked, *since) = (RangeSet::default(), now);
+        }
+        if self.have.covers(&range) || asked.overlaps(&range) {
+            return false;
+        }
+        asked.insert(range);
+        self.asked(now);
+        true
     }
 
     /// Bytes came that had been sent again: a round trip since they were asked for, unless it is

@@ -1,6 +1,7 @@
 //! Authentic DATA packets: requests of the peer's, responses to ours.
 
 use alloc::boxed::Box;
+use core::ops::Range;
 
 use super::calls::parse_error_body;
 use super::feed::{Fed, PeerLimits, Progress, ask_for_holes, feed, schedule, unschedule};
@@ -33,6 +34,14 @@ impl Packet<'_> {
     /// Whether it holds its message whole.
     fn is_whole(&self) -> bool {
         self.offset == 0 && self.payload.len() == self.data.message_len as usize
+    }
+
+    /// The bytes that the network cut off it, if it did (spec 6.3).
+    pub(super) fn trimmed(&self) -> Option<Range<u32>> {
+        let Data { explicit, segment_size, message_len, .. } = self.data;
+        let end = self.offset.saturating_add(u32::from(segment_size)).min(message_len);
+        let trimmed = explicit && self.payload.is_empty() && self.offset < end;
+        trimmed.then_some(self.offset..end)
     }
 }
 
@@ -388,7 +397,11 @@ impl Session {
     }
 
     fn peer_limits(&self) -> PeerLimits {
-        PeerLimits { id_bits: self.peer.id_bits, unscheduled: self.local.unscheduled }
+        PeerLimits {
+            id_bits: self.peer.id_bits,
+            unscheduled: self.local.unscheduled,
+            pace: self.rtt.smoothed(),
+        }
     }
 
     fn charge(&mut self, cx: &mut Shared, bytes: u64) {

@@ -1,6 +1,7 @@
 //! What a packet does to a message being received, and what is asked of its sender: bytes again,
 //! more bytes (spec 6.2, 6.3).
 
+use core::ops::Range;
 use core::time::Duration;
 
 use super::data::Packet;
@@ -42,6 +43,8 @@ pub(super) struct PeerLimits {
     pub(super) id_bits: u8,
     /// Bytes of a message that we let it send by itself.
     pub(super) unscheduled: u32,
+    /// How long to wait before the same bytes are asked for again.
+    pub(super) pace: Duration,
 }
 
 /// Takes a packet into a message.
@@ -87,6 +90,9 @@ pub(super) fn feed(
     let end = packet.offset.saturating_add(u32::try_from(packet.payload.len()).unwrap_or(u32::MAX));
     message.announced(data.incoming, packet.offset..end, peer.unscheduled);
     cx.regrant |= message.promise(&mut cx.granter, false);
+    if let Some(range) = packet.trimmed() {
+        ask_for_trimmed(message, cx, now, (session, data.header.message_id), range, peer.pace);
+    }
     match taken {
         Taken::New { opened, failed, gathered } => {
             cx.stats.records_opened += u64::from(opened);
@@ -119,6 +125,23 @@ pub(super) fn feed(
             Fed::Nothing { spurious: false }
         }
         Taken::Contradiction => Fed::Violation,
+    }
+}
+
+/// Asks for what a switch cut off a packet: its header came in its place (spec 6.3).
+fn ask_for_trimmed(
+    message: &mut InMessage,
+    cx: &mut Shared,
+    now: Time,
+    (session, id): (SessionId, u64),
+    range: Range<u32>,
+    pace: Duration,
+) {
+    cx.stats.trimmed += 1;
+    if message.trimmed(now, range.clone(), pace) {
+        cx.stats.resends_sent += 1;
+        let (offset, length) = (range.start, range.end - range.start);
+        cx.send_control(session, id, Notice::Resend { offset, length, pinned: false });
     }
 }
 
