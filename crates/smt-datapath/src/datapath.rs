@@ -45,6 +45,9 @@ pub struct TxMeta {
     pub src: Option<IpAddr>,
     /// Length of the packet in the frame.
     pub len: usize,
+    /// How urgent it is, 0..=7, 7 the most: the network sees it as the DSCP of
+    /// [`OpenOptions::dscp`](crate::OpenOptions::dscp).
+    pub priority: u8,
 }
 
 /// The network's own word (ICMP) about a packet we sent. Never authentic: a hint.
@@ -87,7 +90,7 @@ pub trait Datapath: Send {
     /// Queues the frame last lent. Must follow a `frame` that returned `Some`.
     ///
     /// # Panics
-    /// If it does not, or if `meta.len` exceeds that frame.
+    /// If it does not, or if `meta.len` exceeds that frame. A priority above 7 counts as 7.
     fn commit(&mut self, meta: TxMeta);
 
     /// Hands all queued packets to the host.
@@ -95,6 +98,12 @@ pub trait Datapath: Send {
     /// # Errors
     /// Only what makes the datapath unusable (its socket is gone).
     fn flush(&mut self) -> io::Result<()>;
+
+    /// Bytes handed to the host that have not left it yet, as far as the host tells: what paces a
+    /// sender. 0 where nobody knows.
+    fn backlog(&self) -> usize {
+        0
+    }
 
     /// Receives a burst without waiting; 0 when there is none.
     ///
@@ -169,6 +178,10 @@ impl<D: Datapath + ?Sized> Datapath for Box<D> {
 
     fn flush(&mut self) -> io::Result<()> {
         (**self).flush()
+    }
+
+    fn backlog(&self) -> usize {
+        (**self).backlog()
     }
 
     fn recv(&mut self) -> io::Result<usize> {

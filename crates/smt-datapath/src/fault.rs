@@ -162,6 +162,10 @@ impl<D: Datapath> Datapath for Faulty<D> {
         self.release()
     }
 
+    fn backlog(&self) -> usize {
+        self.inner.backlog()
+    }
+
     fn recv(&mut self) -> io::Result<usize> {
         if self.tx.next_due().is_some_and(|due| due <= Instant::now()) {
             self.release()?;

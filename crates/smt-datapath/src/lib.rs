@@ -29,7 +29,7 @@ mod udp;
 
 pub use datapath::{Caps, Datapath, DatapathStats, PathError, PathErrorKind, RxMeta, TxMeta};
 pub use error::OpenError;
-pub use open::{Kind, OpenOptions, Opened, open};
+pub use open::{CLASS_SELECTORS, Kind, OpenOptions, Opened, PRIORITIES, open};
 
 /// IP protocol number of SMT unless configured otherwise (RFC 3692; `docs/spec.md`, 2).
 pub const DEFAULT_PROTOCOL: u8 = 253;

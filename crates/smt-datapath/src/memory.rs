@@ -161,7 +161,12 @@ mod tests {
 
     fn send(from: &mut Memory, to: IpAddr, bytes: &[u8]) {
         from.frame().unwrap()[..bytes.len()].copy_from_slice(bytes);
-        from.commit(TxMeta { dst: SocketAddr::new(to, 0), src: None, len: bytes.len() });
+        from.commit(TxMeta {
+            dst: SocketAddr::new(to, 0),
+            src: None,
+            len: bytes.len(),
+            priority: 7,
+        });
     }
 
     #[test]

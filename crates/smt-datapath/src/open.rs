@@ -29,7 +29,16 @@ pub struct OpenOptions {
     pub client: bool,
     /// IP protocol number; of no effect with [`Kind::Udp`].
     pub protocol: u8,
+    /// The DSCP (6 bits) that packets of each priority carry; `None` leaves them unmarked.
+    pub dscp: Option<[u8; PRIORITIES]>,
 }
+
+/// Priority levels of packets.
+pub const PRIORITIES: usize = 8;
+
+/// The class selectors CS0..CS7 (RFC 2474), one for each priority: the three bits by which switches
+/// choose among eight queues unless they are told otherwise.
+pub const CLASS_SELECTORS: [u8; PRIORITIES] = [0, 8, 16, 24, 32, 40, 48, 56];
 
 impl Default for OpenOptions {
     /// A client over raw IPv4.
@@ -40,6 +49,7 @@ impl Default for OpenOptions {
             listen: None,
             client: true,
             protocol: DEFAULT_PROTOCOL,
+            dscp: Some(CLASS_SELECTORS),
         }
     }
 }
@@ -63,7 +73,7 @@ const FOREIGN_PROTOCOLS: [u8; 15] = [0, 1, 2, 6, 17, 41, 43, 44, 50, 51, 58, 59,
 /// # Errors
 /// See [`OpenError`].
 pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
-    let OpenOptions { kind, bind, listen, client, protocol } = options;
+    let OpenOptions { kind, bind, listen, client, protocol, dscp } = options;
     match kind {
         Kind::Raw if FOREIGN_PROTOCOLS.contains(&protocol) => {
             Err(OpenError::ForeignProtocol(protocol))
@@ -72,13 +82,13 @@ pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
             let claim = PortClaim::new(protocol, listen, client)?;
             let ports = claim.ports();
             Ok(Opened {
-                datapath: Box::new(raw::open(protocol, bind, claim)?),
+                datapath: Box::new(raw::open(protocol, bind, claim, dscp)?),
                 listen: ports.listen.map(|port| SocketAddr::new(bind, port)),
                 client_ports: ports.client(),
             })
         }
         Kind::Udp => {
-            let (datapath, local) = udp::open(SocketAddr::new(bind, listen.unwrap_or(0)))?;
+            let (datapath, local) = udp::open(SocketAddr::new(bind, listen.unwrap_or(0)), dscp)?;
             let listen = listen.map(|_| local);
             Ok(Opened {
                 datapath: Box::new(datapath),

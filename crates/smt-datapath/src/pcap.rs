@@ -74,6 +74,10 @@ impl<D: Datapath> Datapath for PcapWriter<D> {
         self.inner.flush()
     }
 
+    fn backlog(&self) -> usize {
+        self.inner.backlog()
+    }
+
     fn recv(&mut self) -> io::Result<usize> {
         let count = self.inner.recv()?;
         for index in 0..count {
@@ -249,12 +253,12 @@ mod tests {
         let (left, mut right) = pair(a, b, 1500).unwrap();
         let mut left = PcapWriter::new(left, output, 253, a).unwrap();
         left.frame().unwrap()[..4].copy_from_slice(b"ping");
-        left.commit(TxMeta { dst: SocketAddr::new(b, 0), src: None, len: 4 });
+        left.commit(TxMeta { dst: SocketAddr::new(b, 0), src: None, len: 4, priority: 7 });
         left.flush().unwrap();
         assert_eq!(right.recv().unwrap(), 1);
         assert_eq!(right.packet(0).1, b"ping");
         right.frame().unwrap()[..3].copy_from_slice(b"ack");
-        right.commit(TxMeta { dst: SocketAddr::new(a, 0), src: None, len: 3 });
+        right.commit(TxMeta { dst: SocketAddr::new(a, 0), src: None, len: 3, priority: 7 });
         right.flush().unwrap();
         assert_eq!(left.recv().unwrap(), 1);
         assert_eq!(left.packet(0).1, b"ack");

@@ -13,7 +13,7 @@ use crate::filter::{self, Start};
 use crate::ports::{PortClaim, Ports};
 use crate::socket::{Encapsulation, Message, SocketDatapath, TX_BURST, Unpacked};
 use crate::sys::option;
-use crate::{Caps, OpenError, TxMeta};
+use crate::{Caps, OpenError, PRIORITIES, TxMeta};
 
 /// Messages, and so packets, received at once.
 const RX_BURST: usize = 64;
@@ -26,6 +26,7 @@ pub(crate) fn open(
     protocol: u8,
     local: IpAddr,
     claim: PortClaim,
+    dscp: Option<[u8; PRIORITIES]>,
 ) -> Result<SocketDatapath<Native>, OpenError> {
     let ports = claim.ports();
     let (family, start) = match local {
@@ -52,7 +53,7 @@ pub(crate) fn open(
         error => OpenError::Io { what: "bind the raw IP socket", source: error.into() },
     })?;
     let encapsulation = Native { start, is_any_v6, ports };
-    let mut datapath = SocketDatapath::new(fd, encapsulation, local, Some(claim))?;
+    let mut datapath = SocketDatapath::new(fd, encapsulation, local, Some(claim), dscp)?;
     datapath.discard_received().map_err(OpenError::io("receive"))?;
     Ok(datapath)
 }

@@ -8,13 +8,15 @@ const MAX_SEGMENTS: usize = 64;
 const MAX_BYTES: usize = 65_487;
 
 /// Length of the longest run at the start of `queue` that one segmented message can carry: one
-/// destination and source, equal lengths, only the last may be shorter. At least 1.
+/// destination, source and priority, equal lengths, only the last may be shorter. At least 1.
 pub(crate) fn run(queue: &[TxMeta]) -> usize {
     let Some(first) = queue.first() else { return 1 };
     let most = MAX_SEGMENTS.min(MAX_BYTES / first.len.max(1)).max(1);
     let mut run = 1;
     for packet in queue.iter().take(most).skip(1) {
-        if packet.dst != first.dst || packet.src != first.src || packet.len > first.len {
+        if packet.len > first.len
+            || (packet.dst, packet.src, packet.priority) != (first.dst, first.src, first.priority)
+        {
             break;
         }
         if packet.len == 0 {
@@ -37,6 +39,7 @@ mod tests {
             dst: ([192, 0, 2, 1], port).into(),
             src: None,
             len,
+            priority: 0,
         };
         packets.iter().map(packet).collect()
     }
@@ -63,6 +66,13 @@ mod tests {
     fn source_addresses_are_not_mixed() {
         let mut packets = queue(&[(1, 100), (1, 100)]);
         packets[1].src = Some([192, 0, 2, 9].into());
+        assert_eq!(run(&packets), 1);
+    }
+
+    #[test]
+    fn priorities_are_not_mixed() {
+        let mut packets = queue(&[(1, 100), (1, 100)]);
+        packets[1].priority = 1;
         assert_eq!(run(&packets), 1);
     }
 }

@@ -11,8 +11,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::errqueue::ErrorQueue;
 use crate::ports::PortClaim;
 use crate::sys::batch::{RxBatch, TxBatch};
-use crate::sys::{control, option};
-use crate::{Caps, Datapath, DatapathStats, OpenError, PathError, PathErrorKind, RxMeta, TxMeta};
+use crate::sys::control::{self, Writer};
+use crate::sys::option;
+use crate::{
+    Caps, Datapath, DatapathStats, OpenError, PRIORITIES, PathError, PathErrorKind, RxMeta, TxMeta,
+};
 
 /// Packets taken between flushes.
 pub(crate) const TX_BURST: usize = 64;
@@ -89,6 +92,7 @@ pub(crate) struct SocketDatapath<E> {
     burst: Vec<Packet>,
     /// The kernel's count of dropped packets, as last reported; it wraps.
     overruns: u32,
+    marking: Marking,
     tx: TxBatch,
     queue: Vec<TxMeta>,
     /// Bytes of the arena that queued packets take.
@@ -109,7 +113,9 @@ impl<E: Encapsulation> SocketDatapath<E> {
         encapsulation: E,
         local: IpAddr,
         claim: Option<PortClaim>,
+        dscp: Option<[u8; PRIORITIES]>,
     ) -> Result<Self, OpenError> {
+        let marking = Marking::new(&fd, local, dscp).map_err(OpenError::io("set the DSCP"))?;
         let rx_capacity = configure(&fd, local).map_err(OpenError::io("set up the socket"))?;
         let caps = Caps { rx_capacity, tx_burst: TX_BURST, ..encapsulation.caps() };
         Ok(Self {
@@ -118,6 +124,7 @@ impl<E: Encapsulation> SocketDatapath<E> {
             was_empty: true,
             burst: Vec::with_capacity(caps.rx_burst),
             overruns: 0,
+            marking,
             tx: TxBatch::new(TX_BURST, TX_BURST * caps.max_packet),
             queue: Vec::with_capacity(TX_BURST),
             queued_bytes: 0,
@@ -229,6 +236,7 @@ impl<E: Encapsulation> SocketDatapath<E> {
                     }
                     None => {}
                 }
+                self.marking.control(head.priority, control);
                 if count > 1 {
                     let len = (head.len as u16).to_ne_bytes();
                     control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &len);
@@ -313,6 +321,11 @@ impl<E: Encapsulation> Datapath for SocketDatapath<E> {
         Ok(())
     }
 
+    fn backlog(&self) -> usize {
+        // Of no harm when the host does not tell: then nothing is paced.
+        option::unsent(&self.fd).unwrap_or(0)
+    }
+
     fn recv(&mut self) -> io::Result<usize> {
         self.burst.clear();
         let count = self.receive()?;
@@ -365,6 +378,46 @@ impl<E: Encapsulation> Datapath for SocketDatapath<E> {
 
     fn stats(&self) -> DatapathStats {
         self.stats
+    }
+}
+
+/// How priorities become the traffic class octet of IP headers.
+struct Marking {
+    /// Of each priority; `None` leaves packets as they are.
+    octets: Option<[u8; PRIORITIES]>,
+    is_ipv6: bool,
+}
+
+impl Marking {
+    /// Gives the socket the octet of the highest priority, which is that of small messages and
+    /// control packets: they leave without control data, and so by the cheapest system call.
+    fn new(fd: &OwnedFd, local: IpAddr, dscp: Option<[u8; PRIORITIES]>) -> io::Result<Self> {
+        // The low two bits are those of ECN.
+        let octets = dscp.map(|dscp| dscp.map(|dscp| dscp << 2));
+        let is_ipv6 = local.is_ipv6();
+        if let Some(octets) = octets {
+            let (level, kind) = Self::option(is_ipv6);
+            option::set(fd, level, kind, i32::from(octets[PRIORITIES - 1]))?;
+        }
+        Ok(Self { octets, is_ipv6 })
+    }
+
+    fn option(is_ipv6: bool) -> (i32, i32) {
+        match is_ipv6 {
+            false => (libc::IPPROTO_IP, libc::IP_TOS),
+            true => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+        }
+    }
+
+    /// Marks one message, unless the socket does so by itself.
+    fn control(&self, priority: u8, control: &mut Writer<'_>) {
+        let Some(octets) = self.octets else { return };
+        let highest = octets[PRIORITIES - 1];
+        let octet = octets.get(usize::from(priority)).copied().unwrap_or(highest);
+        if octet != highest {
+            let (level, kind) = Self::option(self.is_ipv6);
+            control.push(level, kind, &i32::from(octet).to_ne_bytes());
+        }
     }
 }
 

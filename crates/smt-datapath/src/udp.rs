@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_
 use crate::segment;
 use crate::socket::{Encapsulation, Message, SocketDatapath, TX_BURST, Unpacked};
 use crate::sys::option;
-use crate::{Caps, OpenError, TxMeta};
+use crate::{Caps, OpenError, PRIORITIES, TxMeta};
 
 /// Datagrams received at once.
 const RX_SLOTS: usize = 16;
@@ -22,7 +22,10 @@ const LARGEST_PACKET: usize = 65_535;
 const OVERHEAD: [usize; 2] = [20 + 8, 40 + 8];
 
 /// Opens a UDP socket at `local`; also tells the address it got.
-pub(crate) fn open(local: SocketAddr) -> Result<(SocketDatapath<Udp>, SocketAddr), OpenError> {
+pub(crate) fn open(
+    local: SocketAddr,
+    dscp: Option<[u8; PRIORITIES]>,
+) -> Result<(SocketDatapath<Udp>, SocketAddr), OpenError> {
     let family = match local {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
@@ -39,7 +42,8 @@ pub(crate) fn open(local: SocketAddr) -> Result<(SocketDatapath<Udp>, SocketAddr
     })?;
     let socket = UdpSocket::from(fd);
     let local = socket.local_addr().map_err(OpenError::io("read the socket's address"))?;
-    let datapath = SocketDatapath::new(OwnedFd::from(socket), encapsulation, local.ip(), None)?;
+    let datapath =
+        SocketDatapath::new(OwnedFd::from(socket), encapsulation, local.ip(), None, dscp)?;
     Ok((datapath, local))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use smt_datapath::fault::{Faulty, Rules};
 use smt_datapath::pcap::PcapWriter;
-use smt_datapath::{Datapath, OpenError, OpenOptions, Opened};
+use smt_datapath::{Datapath, OpenError, OpenOptions, Opened, PRIORITIES};
 use smt_proto::padding::Padding;
 use smt_proto::{Config, Limits};
 
@@ -17,7 +17,7 @@ use crate::engine::Engine;
 use crate::tls::pool::PoolConfig;
 use crate::tls::{ClientTls, ServerTls};
 
-pub use smt_datapath::Kind as DatapathKind;
+pub use smt_datapath::{CLASS_SELECTORS, Kind as DatapathKind};
 
 /// How an [`Engine`] waits for packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,6 +85,7 @@ pub struct Builder {
     pub(crate) client: Option<ClientTls>,
     datapath: DatapathKind,
     protocol: u8,
+    dscp: Option<[u8; PRIORITIES]>,
     pub(crate) wait: Wait,
     core: Config,
     pub(crate) connect_timeout: Duration,
@@ -103,6 +104,7 @@ impl Default for Builder {
             client: None,
             datapath: DatapathKind::Raw,
             protocol: smt_datapath::DEFAULT_PROTOCOL,
+            dscp: Some(smt_datapath::CLASS_SELECTORS),
             wait: Wait::default(),
             core: Config::default(),
             connect_timeout: Duration::from_secs(5),
@@ -154,6 +156,15 @@ impl Builder {
     #[must_use]
     pub fn protocol(mut self, protocol: u8) -> Self {
         self.protocol = protocol;
+        self
+    }
+
+    /// The DSCP (6 bits) that packets of each of the eight priorities carry, lowest first; `None`
+    /// leaves packets unmarked. By default the class selectors CS0 to CS7 (RFC 2474), which switches
+    /// take for eight queues unless told otherwise. The two ends need not agree.
+    #[must_use]
+    pub fn dscp(mut self, dscp: Option<[u8; PRIORITIES]>) -> Self {
+        self.dscp = dscp;
         self
     }
 
@@ -251,6 +262,7 @@ impl Builder {
             listen: self.listen,
             client: self.client.is_some(),
             protocol: self.protocol,
+            dscp: self.dscp,
         })?;
         self.engine_over(opened)
     }

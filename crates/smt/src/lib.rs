@@ -29,7 +29,7 @@ pub mod engine;
 mod error;
 pub mod tls;
 
-pub use builder::{BindError, Builder, DatapathKind, Faults, Wait};
+pub use builder::{BindError, Builder, CLASS_SELECTORS, DatapathKind, Faults, Wait};
 pub use endpoint::{Call, Endpoint, Incoming, Session};
 pub use engine::{CallOptions, Engine, Event};
 pub use error::{CallError, CloseReason, ConnectError, ErrorReply, StartError};

@@ -18,6 +18,25 @@ use crate::stop::{LOOK_EVERY, Stop};
 /// The port of servers unless another is given.
 pub const DEFAULT_PORT: u16 = 4433;
 
+/// How packets are marked for the network.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum DscpChoice {
+    /// CS0 to CS7.
+    #[default]
+    ClassSelectors,
+    /// Not at all.
+    Off,
+}
+
+impl DscpChoice {
+    fn table(self) -> Option<[u8; 8]> {
+        match self {
+            DscpChoice::ClassSelectors => Some(smt::CLASS_SELECTORS),
+            DscpChoice::Off => None,
+        }
+    }
+}
+
 /// How messages travel. Both ends have these options.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Transport")]
@@ -29,6 +48,10 @@ pub struct Transport {
     /// IP protocol number of native packets; means nothing to `udp`. Both ends must agree
     #[arg(long, value_name = "1..255", default_value_t = 253, value_parser = clap::value_parser!(u8).range(1..))]
     pub protocol: u8,
+    /// What the network sees of a packet's priority: `class-selectors` marks the eight priorities with DSCP CS0 to CS7,
+    /// `off` marks nothing
+    #[arg(long, value_enum, default_value_t)]
+    pub dscp: DscpChoice,
     /// How to wait for packets: `spin` for the lowest latency and a whole core, `block` to sleep, `adaptive` to spin
     /// for 50 us and then sleep
     #[arg(long, value_enum, default_value_t)]
@@ -161,6 +184,7 @@ impl Transport {
             .bind(address)
             .datapath(datapath)
             .protocol(self.protocol)
+            .dscp(self.dscp.table())
             .wait(wait)
             .padding(padding)
             .id_bits(self.id_bits)

@@ -36,6 +36,14 @@ pub(crate) fn get(socket: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
     check(result).map(|()| value)
 }
 
+/// Bytes of sent packets, by true size, that no device has finished with.
+pub(crate) fn unsent(socket: impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: this request writes one `int` to the pointer, which leads to one.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    check(result).map(|()| usize::try_from(bytes).unwrap_or(0))
+}
+
 /// Lets the socket receive only packets that `program` (classic BPF) accepts.
 pub(crate) fn attach_filter(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -100,7 +100,12 @@ impl Engine {
             for _ in 0..FLUSH_AFTER {
                 let Some(frame) = self.datapath.frame() else { break };
                 let Some(transmit) = self.core.poll_transmit(now, frame) else { break };
-                let meta = TxMeta { dst: transmit.remote, src: transmit.local, len: transmit.len };
+                let meta = TxMeta {
+                    dst: transmit.remote,
+                    src: transmit.local,
+                    len: transmit.len,
+                    priority: transmit.priority,
+                };
                 self.datapath.commit(meta);
                 if !self.core.wants_transmit() {
                     break;
