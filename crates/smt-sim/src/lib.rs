@@ -5,7 +5,14 @@
 //! seed: the same seed gives the same run, byte for byte, on any machine.
 #![forbid(unsafe_code)]
 
+mod events;
+pub mod net;
 pub mod packet;
+pub mod plot;
 pub mod rng;
 pub mod stack;
+pub mod stream;
+pub mod table;
 pub mod tap;
+pub mod world;
+pub mod workload;
