@@ -166,6 +166,7 @@ def message(name, suite, epochs_on, record_size, app_len, plain_len, cut, v6=Fal
         "wire_len": wire_len,
         "highest_peer_epoch": 3,
         "oldest_epoch": keys.epoch,
+        "response_limit": 24000 * epochs_on,
         "ack_floor": 0x3A5F00C0F4,
         "ack_bitmap": 0x8000000000000001,
     }
@@ -182,6 +183,7 @@ def message(name, suite, epochs_on, record_size, app_len, plain_len, cut, v6=Fal
             "dst_port": 4791,
             "epoch": keys.epoch,
             "message_id": message_id,
+            "cutoffs": 257 * epochs_on,
             "record_size": record_size,
             "segment_size": record_size + 22,
             "message_len": wire_len,
@@ -294,7 +296,7 @@ def data_file():
             with_byte("reserved epoch", 8, 2),
             with_byte("record size", 9, 0xFF),
             with_byte("more promised than there is", 32, 0xFF),
-            with_byte("reserved field", 47, 1),
+            with_byte("reserved field", 45, 1),
             with_byte("data offset", 12, 0x50),
         ],
     }
@@ -304,6 +306,7 @@ def flight():
     fields = {
         "src_port": 40000,
         "dst_port": 4791,
+        "cutoffs": 0,
         "epoch": 0,
         "message_id": 1,
         "record_size": 0,
@@ -355,7 +358,8 @@ def control_file():
     add("UNKNOWN, no session", UNKNOWN, {"code": 2}, code=2, epoch=0, number=0)
     add("BUSY", BUSY, {}, message_id=message_id + 1, number=1)
     cutoffs = {"cutoffs": [2**32 - 1, 1 << 20, 65536, 9000, 1428, 500, 64, 0], "version": 513}
-    body = struct.pack(">8IH2x", *cutoffs["cutoffs"], cutoffs["version"])
+    cutoffs["unscheduled"] = 9800
+    body = struct.pack(">8IH2xI", *cutoffs["cutoffs"], 513, 9800)
     add("CUTOFFS", CUTOFFS, cutoffs, body, message_id=0)
     add("NEED_ACK", NEED_ACK, {})
     add("NEED_ACK of the session", NEED_ACK, {}, message_id=0, number=2**48 - 1)
@@ -469,6 +473,7 @@ def preambles_file():
         "wire_len": 126,
         "highest_peer_epoch": 0,
         "oldest_epoch": 3,
+        "response_limit": 0,
         "ack_floor": 4,
         "ack_bitmap": 0,
     }
@@ -479,6 +484,7 @@ def preambles_file():
         "wire_len": 2**32 - 1,
         "highest_peer_epoch": 2**32 - 1,
         "oldest_epoch": 2**32 - 1,
+        "response_limit": 2**32 - 1,
         "ack_floor": 2**56 - 2,
         "ack_bitmap": 2**64 - 1,
     }
@@ -497,7 +503,6 @@ def preambles_file():
             with_byte("record size", 2, 0xFF),
             with_byte("epoch of the peer", 15, 2),
             with_byte("oldest epoch", 19, 0),
-            with_byte("reserved", 23, 1),
             with_byte("floor of a response", 31, 5),
         ],
     }

@@ -152,7 +152,7 @@ def preamble(p):
         p["wire_len"],
         p["highest_peer_epoch"],
         p["oldest_epoch"],
-        0,
+        p["response_limit"],
         p["ack_floor"],
         p["ack_bitmap"],
     )
@@ -193,7 +193,7 @@ def data_packet(key, d, payload):
     flags = (
         RETRANSMIT * d["retransmit"] | EXPLICIT * d["explicit"] | PINNED * d["pinned"]
     )
-    tail = struct.pack(">II", 0, flags << 24 | d["tso_offset"])
+    tail = struct.pack(">II", d["cutoffs"], flags << 24 | d["tso_offset"])
     lengths = struct.pack(">II", d["message_len"], d["incoming"])
     covered = head + lengths + bytes(8) + tail
     if not d["explicit"]:

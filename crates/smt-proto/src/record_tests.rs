@@ -120,6 +120,7 @@ fn preambles_must_agree() {
         wire_len: layout.wire_len,
         highest_peer_epoch: 0,
         oldest_epoch: 3,
+        response_limit: 0,
         ack_floor: 4,
         ack_bitmap: 0,
     };

@@ -133,6 +133,7 @@ impl OutMessage {
             wire_len: self.layout.wire_len,
             highest_peer_epoch: acks.highest_peer_epoch,
             oldest_epoch,
+            response_limit: 0,
             ack_floor: acks.floor,
             ack_bitmap: acks.bitmap,
         };

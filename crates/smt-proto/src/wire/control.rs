@@ -16,7 +16,7 @@ pub const MAX_CONTROL_LEN: usize =
 
 const GRANT_LEN: usize = 8;
 const RESEND_LEN: usize = 12;
-const CUTOFFS_LEN: usize = 36;
+const CUTOFFS_LEN: usize = 40;
 const ACK_LEN: usize = 16;
 const ACK_RANGE_LEN: usize = 16;
 
@@ -59,12 +59,15 @@ pub enum ControlBody {
     Unknown(UnknownCode),
     /// The message is known and in work.
     Busy,
-    /// Priority cutoffs; ignored by this version.
+    /// How to send what needs no grant.
     Cutoffs {
-        /// Message length in bytes up to which each priority is used.
+        /// Longest message, in bytes of its wire stream, that each priority is meant for; a message
+        /// takes the highest that fits.
         cutoffs: [u32; 8],
-        /// Version of these cutoffs.
+        /// Version of what this packet says, told back in every DATA packet.
         version: u16,
+        /// Bytes of a message that need no grant.
+        unscheduled: u32,
     },
     /// Asks whether the message is finished, or (ID 0) the session alive.
     NeedAck,
@@ -279,7 +282,8 @@ fn parse_cutoffs(rest: &[u8]) -> Result<(ControlBody, &[u8]), Malformed> {
         fields.u32::<24>(),
         fields.u32::<28>(),
     ];
-    Ok((ControlBody::Cutoffs { cutoffs, version: fields.u16::<32>() }, rest))
+    let (version, unscheduled) = (fields.u16::<32>(), fields.u32::<36>());
+    Ok((ControlBody::Cutoffs { cutoffs, version, unscheduled }, rest))
 }
 
 impl Control {
@@ -364,13 +368,14 @@ impl Control {
                 fields.u8::<9>(u8::from(*pinned) * RESEND_PINNED);
                 fields.u16::<10>(0);
             }
-            ControlBody::Cutoffs { cutoffs, version } => {
+            ControlBody::Cutoffs { cutoffs, version, unscheduled } => {
                 for cutoff in cutoffs {
                     writer.next::<4>().u32::<0>(*cutoff);
                 }
-                let mut fields = writer.next::<4>();
+                let mut fields = writer.next::<8>();
                 fields.u16::<0>(*version);
                 fields.u16::<2>(0);
+                fields.u32::<4>(*unscheduled);
             }
             ControlBody::Ack(ack) => {
                 let mut fields = writer.next::<ACK_LEN>();
@@ -412,7 +417,7 @@ impl<'a> Writer<'a> {
 const _: () = {
     assert!(MIN_CONTROL_LEN == 44 && MAX_CONTROL_LEN == 572);
     assert!(GRANT_LEN == 4 + 1 + 3 && RESEND_LEN == 4 + 4 + 1 + 1 + 2);
-    assert!(CUTOFFS_LEN == 8 * 4 + 2 + 2 && ACK_LEN == 8 + 1 + 7 && ACK_RANGE_LEN == 2 * 8);
+    assert!(CUTOFFS_LEN == 8 * 4 + 2 + 2 + 4 && ACK_LEN == 8 + 1 + 7 && ACK_RANGE_LEN == 2 * 8);
     // The answer to strangers is never larger than what it answers, a DATA or control packet.
     assert!(MIN_CONTROL_LEN <= super::DATA_LEN);
 };

@@ -23,8 +23,9 @@ fn body() -> impl Strategy<Value = ControlBody> {
         Just(ControlBody::Unknown(UnknownCode::Forgotten)),
         Just(ControlBody::Unknown(UnknownCode::NoSession)),
         Just(ControlBody::Busy),
-        any::<([u32; 8], u16)>()
-            .prop_map(|(cutoffs, version)| ControlBody::Cutoffs { cutoffs, version }),
+        any::<([u32; 8], u16, u32)>().prop_map(|(cutoffs, version, unscheduled)| {
+            ControlBody::Cutoffs { cutoffs, version, unscheduled }
+        }),
         Just(ControlBody::NeedAck),
         ack().prop_map(ControlBody::Ack),
         Just(ControlBody::Cancel(CancelCode::Request)),

@@ -40,6 +40,8 @@ pub struct Data {
     pub incoming: u32,
     /// The header tag; in epoch 0 the handshake token.
     pub tag: u64,
+    /// Version of the receiver's CUTOFFS that the sender goes by; 0: none arrived yet. 0 in epoch 0.
+    pub cutoffs: u16,
     /// These bytes were sent before.
     pub retransmit: bool,
     /// `sequence` is the offset of the payload in the wire stream.
@@ -64,7 +66,7 @@ impl Data {
         let head = packet.first_chunk::<DATA_LEN>().ok_or(Malformed::Short)?;
         let fields = Fields(head);
         let flags = fields.u8::<FLAGS_AT>();
-        if fields.u32::<44>() != 0 || flags & !(RETRANSMIT | EXPLICIT | PINNED) != 0 {
+        if fields.u16::<44>() != 0 || flags & !(RETRANSMIT | EXPLICIT | PINNED) != 0 {
             return Err(Malformed::Reserved);
         }
         let data = Self {
@@ -80,6 +82,7 @@ impl Data {
             message_len: fields.u32::<28>(),
             incoming: fields.u32::<32>(),
             tag: fields.u64::<TAG_AT>(),
+            cutoffs: fields.u16::<46>(),
             retransmit: flags & RETRANSMIT != 0,
             explicit: flags & EXPLICIT != 0,
             pinned: flags & PINNED != 0,
@@ -97,6 +100,9 @@ impl Data {
             }
             if !self.explicit {
                 return Err(Malformed::Implicit);
+            }
+            if self.cutoffs != 0 {
+                return Err(Malformed::Reserved);
             }
         } else if u32::from(self.header.epoch) < FIRST_EPOCH {
             return Err(Malformed::Epoch);
@@ -132,15 +138,16 @@ impl Data {
         fields.u32::<28>(self.message_len);
         fields.u32::<32>(self.incoming);
         fields.u64::<TAG_AT>(self.tag);
-        fields.u32::<44>(0);
+        fields.u16::<44>(0);
+        fields.u16::<46>(self.cutoffs);
         fields.u8::<FLAGS_AT>(flags);
         fields.u24::<49>(self.tso_offset);
     }
 }
 
 const _: () = {
-    // Message length, incoming, tag, reserved, flags, TSO offset; and TCP's largest data offset is 15.
-    assert!(DATA_LEN == COMMON_LEN + 4 + 4 + 8 + 4 + 1 + 3);
+    // Message length, incoming, tag, 0, cutoffs, flags, TSO offset; TCP's largest data offset is 15.
+    assert!(DATA_LEN == COMMON_LEN + 4 + 4 + 8 + 2 + 2 + 1 + 3);
     assert!(DATA_LEN == 13 * 4 && DATA_LEN <= 15 * 4);
     assert!(TAG_AT == COMMON_LEN + 8 && FLAGS_AT == TAG_AT + 12);
 };
@@ -165,7 +172,7 @@ pub(super) mod tests {
         fn data()(
             header in header(),
             handshake in any::<bool>(),
-            (sequence, segment_size, tag) in any::<(u32, u16, u64)>(),
+            (sequence, segment_size, tag, cutoffs) in any::<(u32, u16, u64, u16)>(),
             record_size in MIN_RECORD_SIZE..=MAX_RECORD_SIZE,
             message_len in 1..=u32::MAX,
             incoming in any::<u32>(),
@@ -178,6 +185,7 @@ pub(super) mod tests {
                 record_size: if handshake { 0 } else { record_size },
                 incoming: incoming.min(message_len),
                 explicit: explicit || handshake || pinned,
+                cutoffs: if handshake { 0 } else { cutoffs },
                 pinned,
             }
         }
@@ -192,6 +200,7 @@ pub(super) mod tests {
             message_len: 5000,
             incoming: 5000,
             tag: 0,
+            cutoffs: 0,
             retransmit: false,
             explicit: false,
             pinned: false,
@@ -258,15 +267,17 @@ pub(super) mod tests {
         assert_eq!(reparse(flight), Ok(flight));
         assert_eq!(reparse(Data { record_size: 64, ..flight }), Err(Malformed::RecordSize));
         assert_eq!(reparse(Data { explicit: false, ..flight }), Err(Malformed::Implicit));
+        assert_eq!(reparse(Data { cutoffs: 1, ..ok }), Ok(Data { cutoffs: 1, ..ok }));
+        assert_eq!(reparse(Data { cutoffs: 1, ..flight }), Err(Malformed::Reserved));
         let pinned = Data { pinned: true, explicit: true, ..ok };
         assert_eq!(reparse(pinned), Ok(pinned));
         assert_eq!(reparse(Data { explicit: false, ..pinned }), Err(Malformed::Implicit));
         let mut packet = [0; DATA_LEN];
         ok.emit(&mut packet);
         assert_eq!(Data::parse(&packet[..51]), Err(Malformed::Short));
-        packet[47] = 1;
+        packet[45] = 1;
         assert_eq!(Data::parse(&packet), Err(Malformed::Reserved));
-        packet[47] = 0;
+        packet[45] = 0;
         packet[FLAGS_AT] = 8;
         assert_eq!(Data::parse(&packet), Err(Malformed::Reserved));
     }

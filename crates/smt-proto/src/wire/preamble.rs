@@ -35,6 +35,8 @@ pub struct Preamble {
     pub highest_peer_epoch: u32,
     /// Oldest epoch under which the sender may still send; at least 3.
     pub oldest_epoch: u32,
+    /// In a request: bytes of the response that may come without grants; 0: as usual. Else 0.
+    pub response_limit: u32,
     /// Request ID; every RPC of the sender's own below it is finished.
     pub ack_floor: u64,
     /// Bit i: the RPC with ID `ack_floor + 4 (i + 1)` is finished.
@@ -53,9 +55,6 @@ impl Preamble {
         if fields.u8::<0>() != VERSION {
             return Err(Malformed::Version);
         }
-        if fields.u32::<20>() != 0 {
-            return Err(Malformed::Reserved);
-        }
         let preamble = Self {
             kind: match fields.u8::<1>() {
                 0 => Kind::Application,
@@ -68,6 +67,7 @@ impl Preamble {
             wire_len: fields.u32::<8>(),
             highest_peer_epoch: fields.u32::<12>(),
             oldest_epoch: fields.u32::<16>(),
+            response_limit: fields.u32::<20>(),
             ack_floor: fields.u64::<24>(),
             ack_bitmap: fields.u64::<32>(),
         };
@@ -100,7 +100,7 @@ impl Preamble {
         fields.u32::<8>(self.wire_len);
         fields.u32::<12>(self.highest_peer_epoch);
         fields.u32::<16>(self.oldest_epoch);
-        fields.u32::<20>(0);
+        fields.u32::<20>(self.response_limit);
         fields.u64::<24>(self.ack_floor);
         fields.u64::<32>(self.ack_bitmap);
     }
@@ -121,13 +121,14 @@ mod tests {
         fn preamble()(
             kind in prop_oneof![Just(Kind::Application), Just(Kind::Tls), Just(Kind::Error)],
             record_size in MIN_RECORD_SIZE..=MAX_RECORD_SIZE,
-            (app_len, wire_len, ack_floor, ack_bitmap) in any::<(u32, u32, u64, u64)>(),
+            (app_len, wire_len, response_limit) in any::<(u32, u32, u32)>(),
+            (ack_floor, ack_bitmap) in any::<(u64, u64)>(),
             highest_peer_epoch in prop_oneof![Just(0), FIRST_EPOCH..=u32::MAX],
             oldest_epoch in FIRST_EPOCH..=u32::MAX,
         ) -> Preamble {
             Preamble {
                 kind, record_size, app_len, wire_len, highest_peer_epoch, oldest_epoch,
-                ack_floor: ack_floor & !1, ack_bitmap,
+                response_limit, ack_floor: ack_floor & !1, ack_bitmap,
             }
         }
     }
@@ -168,6 +169,7 @@ mod tests {
             wire_len: 62,
             highest_peer_epoch: 0,
             oldest_epoch: 3,
+            response_limit: 0,
             ack_floor: 0,
             ack_bitmap: 0,
         };
@@ -183,7 +185,7 @@ mod tests {
         assert_eq!(reparse(ok, 3, 63), Err(Malformed::RecordSize));
         assert_eq!(reparse(ok, 15, 2), Err(Malformed::Epoch));
         assert_eq!(reparse(ok, 19, 2), Err(Malformed::Epoch));
-        assert_eq!(reparse(ok, 20, 1), Err(Malformed::Reserved));
+        assert_eq!(reparse(ok, 23, 7), Ok(Preamble { response_limit: 7, ..ok }));
         assert_eq!(reparse(ok, 31, 5), Err(Malformed::Range));
     }
 }

@@ -323,6 +323,7 @@ fn first_flight(token: u64, source: u16) -> Vec<u8> {
         message_len: 60_000,
         incoming: 60_000,
         tag: token,
+        cutoffs: 0,
         retransmit: false,
         explicit: true,
         pinned: false,

@@ -259,7 +259,7 @@ fn forged_controls(random: &mut Seeded, from: usize, id: u64) -> Vec<Vec<u8>> {
         ControlBody::Unknown(UnknownCode::NeverAccepted),
         ControlBody::Unknown(UnknownCode::Forgotten),
         ControlBody::Busy,
-        ControlBody::Cutoffs { cutoffs: [1; 8], version: 1 },
+        ControlBody::Cutoffs { cutoffs: [1; 8], version: 1, unscheduled: 1 },
         ControlBody::NeedAck,
         ControlBody::Ack(ack),
         ControlBody::Cancel(CancelCode::Request),

@@ -340,7 +340,7 @@ fn every_answer_a_hostile_server_has_ends_or_keeps_the_call() {
         ControlBody::NeedAck,
         ControlBody::Cancel(CancelCode::Confirmed),
         ControlBody::Cancel(CancelCode::Request),
-        ControlBody::Cutoffs { cutoffs: [0; 8], version: 9 },
+        ControlBody::Cutoffs { cutoffs: [0; 8], version: 9, unscheduled: 0 },
     ];
     for body in bodies {
         let mut script = client_with_call(100);
@@ -421,7 +421,9 @@ fn no_more_is_promised_than_the_credit_and_the_unscheduled_bytes() {
     let mut granted = 0;
     for number in 0..100 {
         let layout = layout(400_000 - number * 1000);
-        let data = script.data_header(script.my_id(number.into()), &layout, 0);
+        let mut data = script.data_header(script.my_id(number.into()), &layout, 0);
+        // Announced, not trimmed by a switch.
+        data.segment_size = 0;
         let packet = script.data(data, &[]);
         for sent in script.give(&packet) {
             let Sent::Control { body: ControlBody::Grant { offset, .. }, .. } = sent else {

@@ -179,6 +179,7 @@ impl Machine {
             wire_len: layout.wire_len,
             highest_peer_epoch: 3,
             oldest_epoch: 3,
+            response_limit: 0,
             ack_floor: self.params[1].first_id,
             ack_bitmap: 0,
         };
@@ -190,6 +191,7 @@ impl Machine {
             230..=234 => preamble.oldest_epoch = 3 + input.number() % 5,
             235..=239 => preamble.highest_peer_epoch = 3 + u32::from(input.u8() / 64),
             240..=249 => preamble.highest_peer_epoch = 0,
+            250..=254 => preamble.response_limit = input.number(),
             _ => {}
         }
         let range = match input.u8() % 4 {
@@ -220,6 +222,7 @@ impl Machine {
             message_len: layout.wire_len,
             incoming: incoming.min(layout.wire_len),
             tag: 0,
+            cutoffs: u16::from(odd),
             retransmit: flags & 1 != 0,
             explicit: true,
             pinned: flags & 2 != 0,
@@ -366,6 +369,7 @@ impl Machine {
             message_len: if input.u8() > 240 { input.u32().max(1) } else { len },
             incoming: 0,
             tag: if token > 127 { self.token } else { u64::from(token % 8) },
+            cutoffs: 0,
             retransmit: false,
             explicit: true,
             pinned: false,

@@ -98,6 +98,7 @@ impl Script {
             message_len: layout.wire_len,
             incoming: layout.wire_len,
             tag: 0,
+            cutoffs: 0,
             retransmit: false,
             explicit: true,
             pinned: false,
@@ -123,6 +124,7 @@ impl Script {
             wire_len: layout.wire_len,
             highest_peer_epoch: 0,
             oldest_epoch: 3,
+            response_limit: 0,
             ack_floor: self.ack_floor,
             ack_bitmap: 0,
         }

@@ -60,6 +60,7 @@ struct Fields {
     message_len: u32,
     incoming: u32,
     sequence: u32,
+    cutoffs: u16,
     retransmit: bool,
     explicit: bool,
     pinned: bool,
@@ -83,6 +84,7 @@ impl Fields {
             message_len: self.message_len,
             incoming: self.incoming,
             tag: self.tag,
+            cutoffs: self.cutoffs,
             retransmit: self.retransmit,
             explicit: self.explicit,
             pinned: self.pinned,
@@ -99,6 +101,7 @@ pub(crate) struct PreambleFields {
     wire_len: u32,
     highest_peer_epoch: u32,
     oldest_epoch: u32,
+    response_limit: u32,
     ack_floor: u64,
     ack_bitmap: u64,
 }
@@ -117,6 +120,7 @@ impl PreambleFields {
             wire_len: self.wire_len,
             highest_peer_epoch: self.highest_peer_epoch,
             oldest_epoch: self.oldest_epoch,
+            response_limit: self.response_limit,
             ack_floor: self.ack_floor,
             ack_bitmap: self.ack_bitmap,
         }

@@ -43,13 +43,15 @@ struct Body {
     code: u32,
     cutoffs: [u32; 8],
     version: u16,
+    unscheduled: u32,
     floor: u64,
     ranges: Vec<(u64, u64)>,
 }
 
 impl ControlPacket {
     fn body(&self) -> ControlBody {
-        let Body { offset, length, priority, pinned, cutoffs, version, .. } = self.body;
+        let Body { offset, length, priority, pinned, cutoffs, version, unscheduled, .. } =
+            self.body;
         match (packet_type(&self.packet).expect(&self.name), self.body.code) {
             (PacketType::Grant, _) => ControlBody::Grant { offset, priority },
             (PacketType::Resend, _) => ControlBody::Resend { offset, length, priority, pinned },
@@ -57,7 +59,7 @@ impl ControlPacket {
             (PacketType::Unknown, 1) => ControlBody::Unknown(UnknownCode::Forgotten),
             (PacketType::Unknown, 2) => ControlBody::Unknown(UnknownCode::NoSession),
             (PacketType::Busy, _) => ControlBody::Busy,
-            (PacketType::Cutoffs, _) => ControlBody::Cutoffs { cutoffs, version },
+            (PacketType::Cutoffs, _) => ControlBody::Cutoffs { cutoffs, version, unscheduled },
             (PacketType::NeedAck, _) => ControlBody::NeedAck,
             (PacketType::Ack, _) => {
                 let mut ack = AckRanges::new(self.body.floor);
@@ -223,6 +225,7 @@ fn offsets() {
             message_len: v.message_len,
             incoming: v.message_len,
             tag: 0,
+            cutoffs: 0,
             retransmit: false,
             explicit: v.explicit,
             pinned: false,
