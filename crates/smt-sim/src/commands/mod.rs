@@ -1,0 +1,3 @@
+//! The subcommands of the program `smt-sim`, one module each.
+
+pub mod rack;
