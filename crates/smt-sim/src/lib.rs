@@ -5,10 +5,14 @@
 //! seed: the same seed gives the same run, byte for byte, on any machine.
 #![forbid(unsafe_code)]
 
+pub mod attack;
+pub mod commands;
 mod events;
+pub mod fault;
 pub mod net;
 pub mod packet;
 pub mod plot;
+pub mod rack;
 pub mod rng;
 pub mod stack;
 pub mod stream;

@@ -11,14 +11,15 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
+    /// A rate in Gb/s; what is beyond 0.001..=100000 is brought there.
     pub(crate) fn from_gbps(gbps: f64) -> Self {
-        Self { femtos_per_byte: ((8e6 / gbps).round() as u64).max(1) }
+        Self { femtos_per_byte: (8e6 / gbps.clamp(0.001, 100_000.0)).round() as u64 }
     }
 
     /// How long a packet is on the wire.
     #[inline]
     pub(crate) fn picos(self, bytes: u32) -> Picos {
-        u64::from(bytes) * self.femtos_per_byte / 1000
+        u64::from(bytes).saturating_mul(self.femtos_per_byte) / 1000
     }
 }
 
