@@ -10,6 +10,8 @@
 mod config;
 mod receiver;
 mod sender;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod window;
 mod wire;

@@ -6,7 +6,7 @@
 //!  2..8   segment: offset of its first byte in the stream; acknowledgment: all below has arrived
 //!  8..10  segment: where in it the first message starts; 0xffff if none does
 //!  10..18 zero
-//!  18..20 checksum of the header and the blocks
+//!  18..20 checksum of the packet
 //!  20..   segment: bytes of the stream; acknowledgment: up to 3 blocks that arrived out of order,
 //!         first byte and end, 4 bytes each, counted from the offset acknowledged
 //! ```
@@ -85,7 +85,7 @@ pub(super) fn write_segment(
         first = first.min(u16::try_from(at).unwrap_or(NO_START));
     }
     write_header(bytes, SEGMENT, false, range.start, first);
-    seal(bytes, HEADER_LEN);
+    seal(bytes);
 }
 
 /// Writes an acknowledgment.
@@ -100,16 +100,14 @@ pub(super) fn write_ack(packet: &mut Packet, ack: &Ack) {
             bytes.extend_from_slice(&ahead.to_be_bytes());
         }
     }
-    let len = bytes.len();
-    seal(bytes, len);
+    seal(bytes);
 }
 
 /// Reads a packet; `None` if it is damaged, or none of these.
 pub(super) fn read(bytes: &[u8]) -> Option<Parsed> {
     let header = bytes.first_chunk::<HEADER_LEN>()?;
     let offset = number(header.get(2..8)?);
-    let covered = if header[0] == SEGMENT { HEADER_LEN } else { bytes.len() };
-    if checksum(bytes.get(..covered)?) != 0 {
+    if checksum(bytes) != 0 {
         return None;
     }
     match header[0] {
@@ -161,18 +159,19 @@ fn write_header(bytes: &mut [u8], kind: u8, marked: bool, offset: u64, first: u1
     }
 }
 
-/// Fills in the checksum of the first `covered` bytes.
-fn seal(bytes: &mut [u8], covered: usize) {
-    let sum = checksum(bytes.get(..covered).unwrap_or_default());
+/// Fills in the checksum.
+fn seal(bytes: &mut [u8]) {
+    let sum = checksum(bytes);
     if let Some(field) = bytes.get_mut(HEADER_LEN - 2..HEADER_LEN) {
         field.copy_from_slice(&(!0 - sum).to_be_bytes());
     }
 }
 
-/// Sum of 16-bit words, modulo 65535; 0 over bytes that hold their own checksum.
+/// Sum of 16-bit words, modulo 65535, taken by two; 0 over bytes that hold their own checksum.
 fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(number).sum::<u64>() % 0xffff;
-    u16::try_from(words).unwrap_or(0)
+    let (words, rest) = bytes.as_chunks::<4>();
+    let sum = words.iter().map(|&word| u64::from(u32::from_be_bytes(word))).sum::<u64>();
+    u16::try_from((sum + number(rest)) % 0xffff).unwrap_or(0)
 }
 
 /// A number of up to 8 bytes, most significant first.
@@ -224,10 +223,15 @@ mod tests {
     fn damage_is_noticed() {
         let mut packet = Packet::default();
         write_ack(&mut packet, &Ack { below: 77, marked: false, blocks: [80..90, 0..0, 0..0] });
-        for i in 0..packet.bytes.len() * 8 {
-            let mut damaged = packet.bytes.clone();
-            damaged[i / 8] ^= 1 << (i % 8);
-            assert_eq!(read(&damaged), None, "bit {i}");
+        let ack = packet.bytes.clone();
+        let start = Start { offset: 3, message: 4, bytes: 5 };
+        write_segment(&mut packet, &(3..300), core::iter::once(start));
+        for whole in [&ack, &packet.bytes] {
+            for i in 0..whole.len() * 8 {
+                let mut damaged = whole.clone();
+                damaged[i / 8] ^= 1 << (i % 8);
+                assert_eq!(read(&damaged), None, "bit {i}");
+            }
         }
         for len in 0..packet.bytes.len() {
             read(&packet.bytes[..len]);
