@@ -61,8 +61,16 @@ fn a_plan_shrinks_part_by_part() {
     }
 }
 
+/// What is told of a packet: after which time it goes on, and how it is then.
+type Told = (Option<Verdict>, Duration, u32, u32, Origin, bool, Vec<u8>);
+
+fn tell(verdict: Option<Verdict>, after: Duration, packet: &Packet) -> Told {
+    let Packet { src, dst, origin, trimmed, .. } = *packet;
+    (verdict, after, src, dst, origin, trimmed, packet.bytes.clone())
+}
+
 /// Everything that a plan's attackers make of some traffic, in order.
-fn outcome(plan: &Plan, seed: u64) -> (Vec<String>, Tally) {
+fn outcome(plan: &Plan, seed: u64) -> (Vec<Told>, Tally) {
     let tally = Tally::default();
     let mut taps = plan.taps(HONEST, seed, &tally);
     let mut log = Vec::new();
@@ -73,7 +81,7 @@ fn outcome(plan: &Plan, seed: u64) -> (Vec<String>, Tally) {
             while tap.next_timeout().is_some_and(|due| due <= now) {
                 let mut extra = Vec::new();
                 tap.timeout(now, &mut extra);
-                log.extend(extra.iter().map(|made| format!("{made:?}")));
+                log.extend(extra.iter().map(|(after, made)| tell(None, *after, made)));
             }
         }
     }
@@ -83,7 +91,7 @@ fn outcome(plan: &Plan, seed: u64) -> (Vec<String>, Tally) {
             host.timeout(due);
             let mut packet = Packet::default();
             while host.transmit(due, &mut packet) {
-                log.push(format!("{due:?} {packet:?}"));
+                log.push(tell(None, due.since(Time::ZERO), &packet));
             }
         }
     }
@@ -91,17 +99,17 @@ fn outcome(plan: &Plan, seed: u64) -> (Vec<String>, Tally) {
 }
 
 /// Sends a packet through all taps; what one adds is seen by those after it.
-fn through(taps: &mut [Box<dyn Tap>], now: Time, mut packet: Packet, log: &mut Vec<String>) {
+fn through(taps: &mut [Box<dyn Tap>], now: Time, mut packet: Packet, log: &mut Vec<Told>) {
     let genuine = packet.clone();
     for at in 0..taps.len() {
         let mut extra: Vec<(Duration, Packet)> = Vec::new();
         let verdict = taps[at].packet(now, &mut packet, &mut extra);
         for (delay, made) in extra {
             assert!(matches!(made.origin, Origin::Replayed | Origin::Forged));
-            log.push(format!("{delay:?}"));
+            log.push(tell(None, delay, &made));
             through(&mut taps[at + 1..], now, made, log);
         }
-        log.push(format!("{verdict:?}"));
+        log.push(tell(Some(verdict), Duration::ZERO, &packet));
         if verdict == Verdict::Drop {
             return;
         }
@@ -110,7 +118,6 @@ fn through(taps: &mut [Box<dyn Tap>], now: Time, mut packet: Packet, log: &mut V
         let differs = |at: &usize| packet.bytes[*at] != genuine.bytes[*at];
         assert!((0..packet.bytes.len()).filter(differs).all(|at| [13, 16, 17].contains(&at)));
     }
-    log.push(format!("{packet:?}"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use smt_proto::crypto::Random;
 use smt_proto::wire::{
-    AckRanges, CancelCode, Control, ControlBody, DATA_LEN, Data, Header, UnknownCode,
+    AckRanges, CancelCode, Control, ControlBody, DATA_LEN, Data, Header, Params, UnknownCode,
 };
 
 use crate::rng::Rng;
@@ -11,8 +11,8 @@ use crate::rng::Rng;
 const MAX_LEN: u64 = 1480;
 /// Types that must never be accepted: FREEZE, RETRY, and numbers nobody has.
 const NO_TYPES: [u8; 6] = [0x16, 0x21, 0x00, 0x0f, 0x22, 0xff];
-/// Alerts by which TLS says that the attempt is hopeless, and some others.
-const ALERTS: [u8; 8] = [0, 10, 40, 42, 48, 70, 80, 120];
+/// The flight by which an end says that the handshake has failed, in the hosts' stand-in for TLS.
+const ALERT: &[u8] = b"alrt";
 
 /// What ends a control packet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,7 +100,7 @@ fn acks(id: u64, rng: &mut Rng) -> AckRanges {
     let mut ranges = AckRanges::new(floor);
     for _ in 0..rng.below(33) {
         let first = (request + rng.below(1 << 10)) & !1;
-        let last = if rng.chance(0.2) { u64::MAX & !1 } else { first + 4 * rng.below(64) };
+        let last = if rng.chance(0.2) { !1 } else { first + 4 * rng.below(64) };
         if !ranges.push(first, last) {
             break;
         }
@@ -148,16 +148,30 @@ pub(super) fn data_like(seen: Data, rng: &mut Rng) -> Vec<u8> {
 
 /// A packet of a handshake that was seen, for its client or its server.
 pub(super) fn flight_like(seen: Data, header: Header, rng: &mut Rng) -> Vec<u8> {
-    let level = if rng.chance(0.8) { 2 } else { 1 };
-    let description = rng.pick(&ALERTS).copied().unwrap_or_default();
-    let alert = [21, 3, 3, 0, 2, level, description];
-    let payload = match rng.below(4) {
-        0 => alert.to_vec(),
-        1 => [&alert[..], &alert].concat(),
-        2 => [&[22, 3, 3], &noise(rng.below(200), rng)[..]].concat(),
-        _ => noise(rng.between(1, 1200), rng),
-    };
+    let mut payload = Vec::new();
+    if rng.chance(0.5) {
+        payload = params(rng).emit(0);
+    }
+    if rng.chance(0.4) {
+        payload.extend_from_slice(ALERT);
+    } else {
+        let len = rng.between(1, 1200);
+        payload.extend_from_slice(&noise(len, rng));
+    }
     flight(header, seen.tag, &payload)
+}
+
+/// What one end of a handshake declares about itself, good or bad.
+pub(super) fn params(rng: &mut Rng) -> Params {
+    Params {
+        id_bits: 48,
+        first_id: 4 + 2 * rng.below(1 << 37),
+        max_rpcs: 1 << rng.below(32),
+        max_message: 1 << rng.below(32),
+        unscheduled: 1 << rng.below(32),
+        wake_delay_us: rng.below(1000) as u32,
+        max_id_bits: 56,
+    }
 }
 
 /// A whole flight in one packet.

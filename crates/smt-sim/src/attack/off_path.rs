@@ -207,7 +207,8 @@ impl OffPath {
             header.src_port
         };
         let token = self.rng.next_u64();
-        for bytes in hello::first_flight(src_port, self.server_port, token, &mut self.rng) {
+        let ports = (src_port, self.server_port);
+        for bytes in hello::first_flight((src, dst), ports, token, &mut self.rng) {
             self.enqueue(src, dst, bytes);
         }
     }
@@ -242,10 +243,8 @@ impl Stack for OffPath {
         if self.spoof != Spoof::Visits || self.is_over() || now >= self.until {
             return;
         }
-        if let Ok(data) = Data::parse(&packet.bytes) {
-            if data.header.epoch == 0 {
-                self.answer(packet.src, &data);
-            }
+        if let Some(data) = Data::parse(&packet.bytes).ok().filter(|data| data.header.epoch == 0) {
+            self.answer(packet.src, &data);
         }
     }
 
