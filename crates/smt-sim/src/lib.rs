@@ -6,17 +6,24 @@
 #![forbid(unsafe_code)]
 
 pub mod attack;
+pub mod capture;
+pub mod check;
 pub mod commands;
 mod events;
 pub mod fault;
+pub mod host;
+pub mod log;
 pub mod net;
 pub mod packet;
 pub mod plot;
 pub mod rack;
 pub mod rng;
+pub mod scenario;
 pub mod stack;
 pub mod stream;
+pub mod swarm;
 pub mod table;
 pub mod tap;
-pub mod world;
+pub mod tls;
 pub mod workload;
+pub mod world;

@@ -16,6 +16,9 @@ use crate::rng::Rng;
 use crate::stack::Stack;
 use crate::tap::{Tap, Verdict};
 
+/// How long somebody has to wait who is woken, and asks to be woken at once.
+const PATIENCE: Duration = Duration::from_micros(1);
+
 /// What an observer is told about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
@@ -95,8 +98,8 @@ struct Seat {
 #[derive(Default)]
 struct Alarm {
     set: Option<Picos>,
-    /// When it last rang: it does not ring twice in a nanosecond, so that time goes on even if the
-    /// one woken asks for a time that has passed.
+    /// When it last rang. Who then still asks for a time that had come by then, is woken after
+    /// [`PATIENCE`] only, so that time goes on.
     rang: Option<Time>,
 }
 
@@ -396,10 +399,12 @@ impl Alarm {
     /// When an event is needed for a timer; `None` if the one that is set comes in time.
     #[inline]
     fn earlier(&mut self, now: Picos, timer: Option<Time>) -> Option<Picos> {
-        let mut at = picos_of(timer?).max(now);
-        if self.rang == Some(time_of(at)) {
-            at = (at / PICOS_PER_NANO + 1) * PICOS_PER_NANO;
-        }
+        let timer = timer?;
+        let at = match self.rang {
+            Some(rang) if timer <= rang => picos_of(rang + PATIENCE),
+            _ => picos_of(timer),
+        };
+        let at = at.max(now);
         if self.set.is_some_and(|set| set <= at) {
             return None;
         }
