@@ -125,7 +125,7 @@ impl<S: Stack> World<S> {
             taps: Vec::new(),
             extra: Vec::new(),
             observers: Vec::new(),
-            stats: NetStats::new(hosts.len()),
+            stats: NetStats::new(hosts.len(), net.uplinks()),
             rate: Rate::from_gbps(net.link_gbps),
             to_switch: net.to_switch(),
             nic_queue_bytes: net.nic_queue_bytes,
@@ -412,3 +412,7 @@ impl Alarm {
         Some(at)
     }
 }
+
+#[cfg(test)]
+#[path = "world_tests.rs"]
+mod tests;

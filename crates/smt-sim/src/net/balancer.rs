@@ -27,6 +27,8 @@ pub(super) struct Balancer {
     /// Bytes of messages in the table that have not passed yet, by uplink.
     owed: Vec<u64>,
     messages: u64,
+    /// Choices made, so that uplinks with the same load take turns.
+    choices: usize,
 }
 
 impl Balancer {
@@ -35,19 +37,20 @@ impl Balancer {
             entries: vec![Entry::default(); SETS * WAYS],
             owed: vec![0; uplinks as usize],
             messages: 0,
+            choices: 0,
         }
     }
 
-    /// The uplink of a packet, given the bytes that wait at each.
-    pub(super) fn choose(&mut self, packet: &Packet, waiting: impl Fn(usize) -> u32) -> u32 {
-        let Some(message) = Message::of(packet) else { return self.least(|u| waiting(u).into()) };
+    /// The uplink of a packet, given what each has to do now.
+    pub(super) fn choose(&mut self, packet: &Packet, load: impl Fn(usize) -> u32) -> u32 {
+        let Some(message) = Message::of(packet) else { return self.least(|_, up| load(up).into()) };
         let set = (message.key >> 32) as usize % SETS * WAYS;
         let set = set..set + WAYS;
         let known = self.entries[set.clone()].iter().position(|entry| entry.key == message.key);
         let at = match known {
             Some(way) => set.start + way,
             None => {
-                let uplink = self.least(|u| self.owed[u] + u64::from(waiting(u)));
+                let uplink = self.least(|owed, up| owed[up] + u64::from(load(up)));
                 self.admit(set, &message, uplink)
             }
         };
@@ -71,11 +74,12 @@ impl Balancer {
     }
 
     /// The uplink with the least load; among equals they take turns.
-    fn least(&self, load: impl Fn(usize) -> u64) -> u32 {
-        let uplinks = self.owed.len().max(1);
-        let first = self.messages as usize % uplinks;
+    fn least(&mut self, load: impl Fn(&[u64], usize) -> u64) -> u32 {
+        let uplinks = self.owed.len();
+        self.choices = self.choices.wrapping_add(1);
+        let first = self.choices % uplinks.max(1);
         let order = (first..uplinks).chain(0..first);
-        order.min_by_key(|&uplink| load(uplink)).unwrap_or(0) as u32
+        order.min_by_key(|&uplink| load(&self.owed, uplink)).unwrap_or(0) as u32
     }
 }
 

@@ -203,6 +203,14 @@ impl NetConfig {
         }
     }
 
+    /// Number of uplinks of all leaves.
+    pub(crate) fn uplinks(&self) -> usize {
+        match self.topology {
+            Topology::Switch { .. } => 0,
+            Topology::LeafSpine { leaves, spines, .. } => leaves as usize * spines as usize,
+        }
+    }
+
     pub(super) fn uplink_gbps(&self) -> f64 {
         match self.topology {
             Topology::Switch { .. } => self.link_gbps,

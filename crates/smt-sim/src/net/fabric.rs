@@ -82,7 +82,7 @@ impl Fabric {
         let number = match self.routes.way(flight.node, flight.packet.dst) {
             None => return Err(Why::Nowhere),
             Some(Way::Port(port)) => port,
-            Some(Way::Up(leaf)) => self.choose_uplink(leaf, &flight.packet),
+            Some(Way::Up(leaf)) => self.choose_uplink(now, leaf, &flight.packet, stats),
         };
         let port = &mut self.ports[number as usize];
         if port.is_idle(now) {
@@ -117,21 +117,28 @@ impl Fabric {
         }
     }
 
-    fn choose_uplink(&mut self, leaf: u32, packet: &Packet) -> u32 {
+    fn choose_uplink(
+        &mut self,
+        now: Picos,
+        leaf: u32,
+        packet: &Packet,
+        stats: &mut NetStats,
+    ) -> u32 {
         let first = self.routes.uplink(leaf, 0);
-        let spines = u64::from(self.routes.spines());
-        first
-            + match self.spread {
-                Spread::Flow => {
-                    let hosts = u64::from(packet.src) << 32 | u64::from(packet.dst);
-                    (mix(mix(hosts) ^ packet.flow) % spines) as u32
-                }
-                Spread::Packet => self.rng.below(spines) as u32,
-                Spread::Message => {
-                    let ports = &self.ports[first as usize..];
-                    self.balancers[leaf as usize].choose(packet, |up| ports[up].waiting_bytes)
-                }
+        let spines = self.routes.spines();
+        let spine = match self.spread {
+            Spread::Flow => {
+                let hosts = u64::from(packet.src) << 32 | u64::from(packet.dst);
+                (mix(mix(hosts) ^ packet.flow) % u64::from(spines)) as u32
             }
+            Spread::Packet => self.rng.below(u64::from(spines)) as u32,
+            Spread::Message => {
+                let ports = &self.ports[first as usize..];
+                self.balancers[leaf as usize].choose(packet, |up| ports[up].load(now))
+            }
+        };
+        stats.uplink_bytes[(leaf * spines + spine) as usize] += u64::from(packet.wire_len());
+        first + spine
     }
 }
 

@@ -63,6 +63,12 @@ impl Port {
         self.busy_until <= now && self.occupied == 0
     }
 
+    /// Bytes that wait, and one more if the wire is busy: enough to tell which port is free.
+    #[inline]
+    pub(super) fn load(&self, now: Picos) -> u32 {
+        self.waiting_bytes + u32::from(self.busy_until > now)
+    }
+
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.occupied == 0

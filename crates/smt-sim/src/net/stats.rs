@@ -27,15 +27,18 @@ pub struct NetStats {
     pub up_bytes: Vec<u64>,
     /// Bytes on the wire towards each host.
     pub down_bytes: Vec<u64>,
+    /// Bytes that leaves have directed to their uplinks: leaf by leaf, for each spine.
+    pub uplink_bytes: Vec<u64>,
     /// Most bytes that have waited at the switch port towards each host.
     pub largest_down_queue_bytes: Vec<u32>,
 }
 
 impl NetStats {
-    pub(crate) fn new(hosts: usize) -> Self {
+    pub(crate) fn new(hosts: usize, uplinks: usize) -> Self {
         Self {
             up_bytes: vec![0; hosts],
             down_bytes: vec![0; hosts],
+            uplink_bytes: vec![0; uplinks],
             largest_down_queue_bytes: vec![0; hosts],
             ..Self::default()
         }
