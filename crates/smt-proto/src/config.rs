@@ -20,6 +20,13 @@ pub struct Config {
     pub wake_delay: Duration,
     /// Bytes our receiving datapath can hold; bounds what peers are let send at once.
     pub receive_credit: u32,
+    /// Bytes handed to the datapath that may wait there to leave the host; beyond them only control
+    /// packets and messages of one packet follow, so that no message waits long behind a larger one. A
+    /// kernel's send queue needs enough of them to keep the link busy.
+    pub max_backlog: u32,
+    /// Whether requests bound what of their responses comes without grants, so that many responses at
+    /// once do not overrun the receive credit. Off only to see what it is good for.
+    pub incast_control: bool,
     /// Largest SMT packet for paths whose MTU is not known, in bytes: what fits the IPv6 minimum
     /// MTU of 1280 under any datapath.
     pub default_room: usize,
@@ -50,6 +57,8 @@ impl Default for Config {
             padding: Padding::None,
             wake_delay: Duration::from_micros(100),
             receive_credit: 256 << 10,
+            max_backlog: 64 << 10,
+            incast_control: true,
             default_room: 1280 - 48,
             aead_limits: None,
             #[cfg(feature = "mutations")]

@@ -88,6 +88,11 @@ impl Granter {
         self.active.keys().take(OVERCOMMIT).map(|(_, message)| *message)
     }
 
+    /// Bytes that may be promised.
+    pub(crate) fn credit(&self) -> u32 {
+        self.credit
+    }
+
     /// Bytes promised and not here yet.
     pub(crate) fn promised(&self) -> u64 {
         self.promised

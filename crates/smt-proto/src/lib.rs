@@ -8,6 +8,7 @@ extern crate std;
 
 pub mod config;
 pub mod crypto;
+mod cutoffs;
 mod endpoint;
 pub mod error;
 mod event;

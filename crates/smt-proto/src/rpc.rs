@@ -34,9 +34,18 @@ pub(crate) struct InRpc {
     pub(crate) state: InState,
     /// Bytes it counts against the incoming limits.
     pub(crate) charge: u64,
+    /// Bytes of the response that may go without grants; 0: as usual.
+    pub(crate) response_limit: u32,
     /// RESENDs unanswered (receiving), NEED_ACKs unanswered (responding).
     pub(crate) silences: u32,
     pub(crate) timer: Timer,
+}
+
+impl InRpc {
+    /// An RPC in `state` that counts `charge` bytes.
+    pub(crate) fn new(state: InState, charge: u64) -> Self {
+        InRpc { state, charge, response_limit: 0, silences: 0, timer: Timer::default() }
+    }
 }
 
 /// How far an RPC of the peer's has come.

@@ -20,6 +20,9 @@ pub struct Stats {
     pub duplicates: u64,
     pub trimmed: u64,
     pub grants_sent: u64,
+    pub grants_fifo: u64,
+    pub cutoffs_sent: u64,
+    pub pacing_stalls: u64,
     pub busy_sent: u64,
     // Dropped, by cause.
     pub dropped_malformed: u64,

@@ -141,7 +141,8 @@ fn a_sender_stops_at_the_grant_and_goes_on_with_the_next() {
 fn a_silent_response_is_polled_and_busy_backs_the_polling_off() {
     let (mut script, id, sent) = client_with_call(100, Duration::from_secs(9));
     assert_eq!(sent.len(), 1);
-    let poll = control(id | 1, resend(0, 64 << 10));
+    let body = ControlBody::Resend { offset: 0, length: 64 << 10, priority: 7, pinned: false };
+    let poll = control(id | 1, body);
     assert_eq!(silence(&mut script), std::slice::from_ref(&poll));
     for wait in [1u64, 2, 4, 8, 16, 32, 64, 100, 100] {
         assert!(script.give_control(id | 1, ControlBody::Busy).is_empty());

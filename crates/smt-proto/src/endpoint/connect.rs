@@ -179,7 +179,7 @@ impl Endpoint {
             external;
         let id = self.sessions.insert(|id| Session::new(id, path, role, local, now));
         if let Some(session) = self.sessions.get_mut(id) {
-            session.peer = peer;
+            session.set_peer(peer);
             session.room = room;
             session.install_keys(&mut self.shared, now, suite, client_secret, server_secret);
             if role == Role::Client {
@@ -321,7 +321,7 @@ impl Endpoint {
                 return session.bad_parameters(&mut self.shared);
             };
             let tls = bytes.split_off(block.min(bytes.len()));
-            session.peer = peer;
+            session.set_peer(peer);
             if let Some(handshake) = session.handshake.as_deref_mut() {
                 handshake.peer_block = bytes;
             }

@@ -8,6 +8,8 @@
 
 mod connect;
 pub(crate) mod deferred;
+mod pacer;
+pub(crate) mod queue;
 mod receive;
 mod table;
 mod transmit;
@@ -29,6 +31,8 @@ use crate::stats::Stats;
 use crate::time::Time;
 use crate::timer::{Timers, Wake};
 use crate::wire::{CancelCode, Kind, UnknownCode};
+use pacer::Pacer;
+use queue::SendQueue;
 use table::Table;
 
 pub use connect::External;
@@ -39,8 +43,8 @@ pub use transmit::Transmit;
 /// written: entries stay small, and it tells the latest.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Notice {
-    Grant { offset: u32 },
-    Resend { offset: u32, length: u32, pinned: bool },
+    Grant { offset: u32, priority: u8 },
+    Resend { offset: u32, length: u32, priority: u8, pinned: bool },
     Unknown(UnknownCode),
     Busy,
     NeedAck,
@@ -67,14 +71,14 @@ pub(crate) struct Shared {
     pub(crate) events: VecDeque<Event>,
     pub(crate) control: VecDeque<PendingControl>,
     pub(crate) flights: VecDeque<SessionId>,
-    /// Messages of one packet, which go first.
-    small: VecDeque<(SessionId, u64)>,
-    /// Longer ones, one packet each in turn.
-    large: VecDeque<(SessionId, u64)>,
+    queue: SendQueue,
+    pacer: Pacer,
     pub(crate) granter: Granter,
     /// A favoured message is complete: others may be granted now.
     pub(crate) regrant: bool,
     pub(crate) incoming_bytes: u64,
+    /// Calls of ours that are not over.
+    pub(crate) calls: u32,
     pub(crate) deferred: deferred::Deferred,
     pub(crate) scratch: Vec<u8>,
     /// Sessions that ended and are to be removed.
@@ -86,12 +90,26 @@ pub(crate) struct Shared {
 impl Shared {
     /// Queues a message for sending, unless it is queued or has nothing to send.
     pub(crate) fn enqueue(&mut self, session: SessionId, message: &mut OutMessage) {
-        if message.queued || !message.sendable() {
-            return;
+        if message.ticket == 0 && message.sendable() {
+            let (id, small, left) = (message.id(), message.is_small(), message.left());
+            message.ticket = self.queue.push(session, id, small, left);
         }
-        message.queued = true;
-        let queue = if message.is_small() { &mut self.small } else { &mut self.large };
-        queue.push_back((session, message.id()));
+    }
+
+    /// What a request says about how much of its response may come without grants: our share for each
+    /// response that may come, if that is less than every message may send; else 0. However little it
+    /// is, one packet comes.
+    pub(crate) fn response_limit(&self) -> u32 {
+        let share = (self.granter.credit() / self.calls.max(1)).max(1);
+        let limits = self.config.incast_control && share < self.config.limits.unscheduled;
+        if limits { share } else { 0 }
+    }
+
+    /// Nothing of a message is to be sent any more.
+    pub(crate) fn dequeue(&mut self, message: &mut OutMessage) {
+        if core::mem::take(&mut message.ticket) != 0 {
+            self.queue.abandon();
+        }
     }
 
     /// Queues a control packet, unless the queue is full: timers make up for it.
@@ -109,8 +127,7 @@ impl Shared {
         self.events.shrink_to_fit();
         self.control.shrink_to_fit();
         self.flights.shrink_to_fit();
-        self.small.shrink_to_fit();
-        self.large.shrink_to_fit();
+        self.queue.shrink();
         self.ended.shrink_to_fit();
         self.scratch = Vec::new();
     }
@@ -138,6 +155,7 @@ impl Endpoint {
     /// An endpoint without sessions.
     pub fn new(config: Config, mut random: Box<dyn Random>) -> Self {
         let granter = Granter::new(config.receive_credit);
+        let pacer = Pacer::new(config.max_backlog);
         let shared = Shared {
             config,
             stats: Stats::default(),
@@ -145,11 +163,12 @@ impl Endpoint {
             events: VecDeque::new(),
             control: VecDeque::new(),
             flights: VecDeque::new(),
-            small: VecDeque::new(),
-            large: VecDeque::new(),
+            queue: SendQueue::default(),
+            pacer,
             granter,
             regrant: false,
             incoming_bytes: 0,
+            calls: 0,
             deferred: deferred::Deferred::default(),
             scratch: Vec::new(),
             ended: Vec::new(),
@@ -287,12 +306,23 @@ impl Endpoint {
             // Timers may follow from it.
             return Some(Time::ZERO);
         }
-        self.shared.timers.next()
+        let paced = self.shared.pacer.look_again().filter(|_| self.shared.queue.has_large());
+        self.shared.timers.next().into_iter().chain(paced).min()
+    }
+
+    /// Tells how many bytes that were handed to the datapath have not left the host. Once this was
+    /// called, no more than [`Config::max_backlog`] of them come to wait: beyond it
+    /// [`poll_transmit`](Self::poll_transmit) has only control packets, flights and messages of one
+    /// packet, and [`poll_timeout`](Self::poll_timeout) asks for the next call soon, so that the backlog
+    /// is looked at again.
+    pub fn set_backlog(&mut self, now: Time, bytes: usize) {
+        self.shared.pacer.set(now, bytes);
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
         self.settle();
+        self.shared.pacer.handle_timeout(now);
         while let Some(wake) = self.shared.timers.pop(now) {
             let (Wake::Session(id) | Wake::Out(id, _) | Wake::In(id, _)) = wake;
             let Some(session) = self.sessions.get_mut(id) else { continue };

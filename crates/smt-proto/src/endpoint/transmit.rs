@@ -1,10 +1,12 @@
-//! Packets out: control first, then flights, then messages of one packet, then the others in turn.
+//! Packets out: control first, then flights, then messages by the bytes they have left.
 
 use core::net::{IpAddr, SocketAddr};
 
+use super::queue::Entry;
 use super::{Endpoint, PendingControl};
+use crate::cutoffs::HIGHEST;
+use crate::session::Path;
 use crate::session::transmit::Written;
-use crate::session::{Path, SessionId};
 use crate::time::Time;
 use crate::wire::{Control, ControlBody, Header, UnknownCode};
 
@@ -22,7 +24,7 @@ pub struct Transmit {
 }
 
 /// Priority of what others wait for: control packets and flights.
-const URGENT: u8 = 7;
+const URGENT: u8 = HIGHEST;
 
 impl Transmit {
     fn new(path: &Path, len: usize, priority: u8) -> Self {
@@ -38,12 +40,19 @@ impl Endpoint {
         if self.shared.deferred.sent.is_some() {
             self.settle();
         }
+        if self.shared.queue.wants_purge() {
+            let Endpoint { sessions, shared, .. } = self;
+            shared.queue.purge(|entry| {
+                sessions.get_mut(entry.session).is_some_and(|session| session.is_queued(entry))
+            });
+        }
         let transmit = self
             .transmit_control(frame)
             .or_else(|| self.transmit_flight(now, frame))
             .or_else(|| self.transmit_message(now, frame))
             // What could not be sent is cancelled.
             .or_else(|| self.transmit_control(frame))?;
+        self.shared.pacer.sent(transmit.len);
         self.shared.stats.packets_sent += 1;
         Some(transmit)
     }
@@ -53,8 +62,8 @@ impl Endpoint {
         let shared = &self.shared;
         !(shared.control.is_empty()
             && shared.flights.is_empty()
-            && shared.small.is_empty()
-            && shared.large.is_empty())
+            && !shared.queue.has_small()
+            && (!shared.queue.has_large() || shared.pacer.is_full()))
     }
 
     fn transmit_control(&mut self, frame: &mut [u8]) -> Option<Transmit> {
@@ -86,53 +95,40 @@ impl Endpoint {
         while let Some(id) = self.shared.flights.pop_front() {
             let Some(session) = self.sessions.get_mut(id) else { continue };
             match session.write_flight(&mut self.shared, now, frame) {
-                Written::Packet { len, more } => {
+                Written::Packet { len, left, .. } => {
+                    let more = left.is_some();
                     if more {
                         self.shared.flights.push_front(id);
                     }
                     session.flight_queued(more);
                     return Some(Transmit::new(&session.path, len, URGENT));
                 }
-                Written::Nothing => session.flight_queued(false),
+                Written::Nothing | Written::Gone => session.flight_queued(false),
             }
         }
         None
     }
 
     fn transmit_message(&mut self, now: Time, frame: &mut [u8]) -> Option<Transmit> {
-        while let Some((session, id)) = self.shared.small.pop_front() {
-            if let Some((transmit, more)) = self.write(now, session, id, URGENT - 1, frame) {
-                if more {
-                    self.shared.small.push_back((session, id));
+        let full = self.shared.pacer.is_full();
+        while let Some(turn) = self.shared.queue.next(full) {
+            let Entry { session, id, ticket, .. } = turn.entry;
+            let Some(session) = self.sessions.get_mut(session) else {
+                self.shared.queue.was_dead(turn);
+                continue;
+            };
+            match session.write_data(&mut self.shared, now, (id, ticket), frame) {
+                Written::Packet { len, priority, left } => {
+                    self.shared.queue.served(turn, left);
+                    return Some(Transmit::new(&session.path, len, priority));
                 }
-                return Some(transmit);
+                Written::Nothing => self.shared.queue.served(turn, None),
+                Written::Gone => self.shared.queue.was_dead(turn),
             }
         }
-        while let Some((session, id)) = self.shared.large.pop_front() {
-            if let Some((transmit, more)) = self.write(now, session, id, 0, frame) {
-                if more {
-                    self.shared.large.push_back((session, id));
-                }
-                return Some(transmit);
-            }
+        if full && self.shared.queue.has_large() {
+            self.shared.pacer.stalled(&mut self.shared.stats);
         }
         None
-    }
-
-    fn write(
-        &mut self,
-        now: Time,
-        id: SessionId,
-        message: u64,
-        priority: u8,
-        frame: &mut [u8],
-    ) -> Option<(Transmit, bool)> {
-        let session = self.sessions.get_mut(id)?;
-        match session.write_data(&mut self.shared, now, message, frame) {
-            Written::Packet { len, more } => {
-                Some((Transmit::new(&session.path, len, priority), more))
-            }
-            Written::Nothing => None,
-        }
     }
 }

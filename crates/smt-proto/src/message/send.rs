@@ -5,6 +5,8 @@ use core::ops::Range;
 
 use bytes::Bytes;
 
+use crate::cutoffs::HIGHEST;
+use crate::endpoint::queue::Ticket;
 use crate::keys::EpochKeys;
 use crate::record::{self, Layout};
 use crate::wire::{Kind, PREAMBLE_LEN, Preamble};
@@ -23,6 +25,7 @@ pub(crate) struct Piece {
     pub(crate) len: u32,
     pub(crate) retransmit: bool,
     pub(crate) pinned: bool,
+    pub(crate) priority: u8,
 }
 
 /// The key and the place of a message's records in the nonce space.
@@ -45,23 +48,29 @@ pub(crate) struct OutMessage {
     frozen: Option<Frozen>,
     sent: u32,
     granted: u32,
+    /// Bytes from the start that need no grant, and their priority.
+    unscheduled: (u32, u8),
+    /// The furthest grant and the priority it gives to what needs one.
+    scheduled: (u32, u8),
     /// What was asked for again, and whether pinned.
     resend: Vec<(Range<u32>, bool)>,
-    /// Whether the endpoint's send queue holds it.
-    pub(crate) queued: bool,
+    /// Priority to repeat bytes at that needed a grant.
+    resend_priority: u8,
+    /// Its place in the endpoint's send queue; 0: none.
+    pub(crate) ticket: Ticket,
 }
 
 impl OutMessage {
-    /// A message of `body` under `layout`, of which `unscheduled` bytes need no grant.
+    /// A message of `body` under `layout`, of which so many bytes go without a grant, at a priority.
     pub(crate) fn new(
         id: u64,
         kind: Kind,
         body: Bytes,
         layout: Layout,
         segment: u32,
-        unscheduled: u32,
+        unscheduled: (u32, u8),
     ) -> Self {
-        let granted = layout.wire_len.min(unscheduled);
+        let granted = layout.wire_len.min(unscheduled.0);
         let resend = Vec::new();
         let frozen = None;
         OutMessage {
@@ -73,8 +82,11 @@ impl OutMessage {
             frozen,
             sent: 0,
             granted,
+            unscheduled,
+            scheduled: (granted, 0),
             resend,
-            queued: false,
+            resend_priority: 0,
+            ticket: 0,
         }
     }
 
@@ -107,6 +119,12 @@ impl OutMessage {
         self.layout.wire_len <= self.segment
     }
 
+    /// Bytes that it has left to send, granted or not.
+    pub(crate) fn left(&self) -> u32 {
+        let again: u32 = self.resend.iter().map(|(range, _)| range.end - range.start).sum();
+        (self.layout.wire_len - self.sent).saturating_add(again)
+    }
+
     pub(crate) fn all_sent(&self) -> bool {
         self.sent == self.layout.wire_len && self.resend.is_empty()
     }
@@ -133,7 +151,7 @@ impl OutMessage {
             wire_len: self.layout.wire_len,
             highest_peer_epoch: acks.highest_peer_epoch,
             oldest_epoch,
-            response_limit: 0,
+            response_limit: acks.response_limit,
             ack_floor: acks.floor,
             ack_bitmap: acks.bitmap,
         };
@@ -142,14 +160,25 @@ impl OutMessage {
         self.frozen = Some(frozen);
     }
 
-    /// Lets bytes below `offset` be sent; never takes a grant back.
-    pub(crate) fn grant(&mut self, offset: u32) {
+    /// Lets bytes below `offset` be sent at `priority`; never takes a grant back, and a grant that was
+    /// overtaken by a further one says nothing.
+    pub(crate) fn grant(&mut self, offset: u32, priority: u8) {
+        if offset >= self.scheduled.0 {
+            self.scheduled = (offset, priority.min(HIGHEST));
+        }
         self.granted = self.granted.max(offset.min(self.layout.wire_len));
     }
 
     /// Asks for `range` again. Bytes not sent yet are granted instead. False if the list is full.
-    pub(crate) fn ask_again(&mut self, range: Range<u32>, pinned: bool, max_ranges: usize) -> bool {
-        self.grant(range.end);
+    pub(crate) fn ask_again(
+        &mut self,
+        range: Range<u32>,
+        pinned: bool,
+        priority: u8,
+        max_ranges: usize,
+    ) -> bool {
+        self.granted = self.granted.max(range.end.min(self.layout.wire_len));
+        self.resend_priority = priority.min(HIGHEST);
         let again = range.start..range.end.min(self.sent);
         if again.is_empty() {
             return true;
@@ -179,12 +208,15 @@ impl OutMessage {
     /// Takes the next packet's worth, of at most `room` payload bytes.
     pub(crate) fn next_piece(&mut self, room: u32) -> Option<Piece> {
         let most = self.segment.min(room).max(1);
+        let (unscheduled, unscheduled_priority) = self.unscheduled;
         if let Some((range, pinned)) = self.resend.first_mut() {
+            let needed_grant = range.start >= unscheduled;
             let piece = Piece {
                 offset: range.start,
                 len: (range.end - range.start).min(most),
                 retransmit: true,
                 pinned: *pinned,
+                priority: if needed_grant { self.resend_priority } else { unscheduled_priority },
             };
             range.start += piece.len;
             if range.start == range.end {
@@ -197,7 +229,9 @@ impl OutMessage {
         }
         // A packet is whole or the last: grants let it run to its end.
         let len = (self.layout.wire_len - self.sent).min(most);
-        let piece = Piece { offset: self.sent, len, retransmit: false, pinned: false };
+        let needs_grant = self.sent >= unscheduled;
+        let priority = if needs_grant { self.scheduled.1 } else { unscheduled_priority };
+        let piece = Piece { offset: self.sent, len, retransmit: false, pinned: false, priority };
         self.sent += len;
         self.granted = self.granted.max(self.sent);
         Some(piece)
@@ -289,4 +323,6 @@ pub(crate) struct Acks {
     pub(crate) highest_peer_epoch: u32,
     pub(crate) floor: u64,
     pub(crate) bitmap: u64,
+    /// Bytes of the response that may come without grants; 0: as usual.
+    pub(crate) response_limit: u32,
 }

@@ -55,7 +55,7 @@ impl Session {
         if id >> usable_bits != 0 {
             return Err(StartError::Exhausted);
         }
-        let request = self.new_message(cx, id, Kind::Application, body)?;
+        let request = self.new_message(cx, id, Kind::Application, body, 0)?;
         self.next_number += 1;
         self.outgoing_bytes += request.body_len();
         let rpc = OutRpc {
@@ -73,26 +73,24 @@ impl Session {
         let rpc = self.out.entry(number).insert(rpc).into_mut();
         rpc.timer.set(&mut cx.timers, Wake::Out(self.id, number), deadline);
         cx.enqueue(self.id, &mut rpc.request);
+        cx.calls += 1;
         cx.stats.requests_sent += 1;
         Ok(number)
     }
 
     /// Answers RPC `number` of the peer's. False if it is not waiting for an answer.
     pub(crate) fn reply(&mut self, cx: &mut Shared, number: u64, kind: Kind, body: Bytes) -> bool {
-        let executing =
-            self.inc.get(&number).is_some_and(|rpc| matches!(rpc.state, InState::Executing));
-        if !executing {
-            return false;
-        }
+        let executing = self.inc.get(&number).filter(|rpc| matches!(rpc.state, InState::Executing));
+        let Some(limit) = executing.map(|rpc| rpc.response_limit) else { return false };
         let id = self.request_id(false, number) | 1;
         let response = if body.len() as u64 > u64::from(self.peer.max_message) {
             Err(StartError::TooLarge { limit: u64::from(self.peer.max_message) })
         } else {
-            self.new_message(cx, id, kind, body)
+            self.new_message(cx, id, kind, body, limit)
         };
         let response = response.or_else(|_| {
             let text = "the response is larger than the caller takes";
-            self.new_message(cx, id, Kind::Error, error_body(reply_code::TOO_LARGE, text))
+            self.new_message(cx, id, Kind::Error, error_body(reply_code::TOO_LARGE, text), limit)
         });
         let Ok(mut response) = response else { return false };
         self.outgoing_bytes += response.body_len();
@@ -114,6 +112,7 @@ impl Session {
         rpc.cancelling = true;
         rpc.silences = 0;
         let user = rpc.user;
+        cx.dequeue(&mut rpc.request);
         let response = rpc.response.take();
         let due = now + self.silence(0);
         if let Some(rpc) = self.out.get_mut(&number) {
@@ -132,6 +131,8 @@ impl Session {
     pub(crate) fn finish(&mut self, cx: &mut Shared, number: u64, result: Result<Body, CallError>) {
         let Some(mut rpc) = self.out.remove(&number) else { return };
         rpc.timer.clear(&mut cx.timers);
+        cx.dequeue(&mut rpc.request);
+        cx.calls -= 1;
         self.finished.insert(number);
         self.outgoing_bytes -= rpc.request.body_len();
         if let Some(mut response) = rpc.response.take() {
@@ -161,7 +162,10 @@ impl Session {
                 let rpc = self.rpc_id(false, number);
                 cx.events.push_back(Event::RequestCancelled { rpc });
             }
-            InState::Responding(response) => self.outgoing_bytes -= response.body_len(),
+            InState::Responding(mut response) => {
+                cx.dequeue(&mut response);
+                self.outgoing_bytes -= response.body_len();
+            }
         }
     }
 
@@ -221,6 +225,7 @@ impl Session {
         id: u64,
         kind: Kind,
         body: Bytes,
+        response_limit: u32,
     ) -> Result<OutMessage, StartError> {
         let too_large = StartError::TooLarge { limit: u64::from(self.peer.max_message) };
         let room = self.room.saturating_sub(DATA_LEN);
@@ -232,7 +237,12 @@ impl Session {
             .map_err(|_| too_large)?;
         let record = u32::from(record_size) + RECORD_OVERHEAD;
         let segment = (u32::try_from(room).unwrap_or(u32::MAX) / record).max(1) * record;
-        Ok(OutMessage::new(id, kind, body, layout, segment, self.peer.unscheduled))
+        let unscheduled = match response_limit {
+            0 => self.told.unscheduled(),
+            limit => self.told.unscheduled().min(limit),
+        };
+        let priority = self.told.priority(layout.wire_len);
+        Ok(OutMessage::new(id, kind, body, layout, segment, (unscheduled, priority)))
     }
 }
 

@@ -14,7 +14,10 @@ impl Session {
     pub(crate) fn on_control(&mut self, cx: &mut Shared, now: Time, control: &Control) {
         let id = control.header.message_id;
         match &control.body {
-            ControlBody::Cutoffs { .. } => {}
+            ControlBody::Cutoffs { cutoffs, version, unscheduled } => {
+                let declared = self.peer.unscheduled;
+                self.told.update(control.number, (*cutoffs, *version), *unscheduled, declared);
+            }
             ControlBody::NeedAck => self.on_need_ack(cx, id),
             ControlBody::Ack(ranges) => self.on_ack(cx, now, ranges),
             ControlBody::Cancel(code) if id == 0 => self.on_close(cx, *code),
@@ -24,13 +27,13 @@ impl Session {
                     return;
                 };
                 match *body {
-                    ControlBody::Grant { offset, .. } => {
-                        self.on_grant(cx, now, which, offset);
+                    ControlBody::Grant { offset, priority } => {
+                        self.on_grant(cx, now, which, offset, priority);
                     }
-                    ControlBody::Resend { offset, length, pinned, .. } => {
+                    ControlBody::Resend { offset, length, priority, pinned } => {
                         cx.stats.resends_received += 1;
                         let range = offset..offset.saturating_add(length);
-                        self.on_resend(cx, now, id, which, range, pinned);
+                        self.on_resend(cx, now, which, range, (priority, pinned));
                     }
                     ControlBody::Unknown(code) => self.on_unknown(cx, now, which, code),
                     ControlBody::Busy => self.on_busy(cx, now, which),
@@ -50,10 +53,10 @@ impl Session {
         }
     }
 
-    fn on_grant(&mut self, cx: &mut Shared, now: Time, which: Which, offset: u32) {
+    fn on_grant(&mut self, cx: &mut Shared, now: Time, which: Which, offset: u32, priority: u8) {
         let session = self.id;
         if let Some(message) = self.outgoing(which) {
-            message.grant(offset);
+            message.grant(offset, priority);
             cx.enqueue(session, message);
             self.heard_about(cx, now, which);
         }
@@ -63,17 +66,17 @@ impl Session {
         &mut self,
         cx: &mut Shared,
         now: Time,
-        id: u64,
         which: Which,
         range: core::ops::Range<u32>,
-        pinned: bool,
+        (priority, pinned): (u8, bool),
     ) {
         let session = self.id;
+        let id = self.request_id(which.ours, which.number) | u64::from(which.response);
         let max_ranges = cx.config.limits.max_resend_ranges;
         if let Some(message) = self.outgoing(which) {
             let end = range.end.min(message.layout().wire_len);
-            let unsent = message.sent() < end && message.queued;
-            if !message.ask_again(range, pinned, max_ranges) {
+            let unsent = message.sent() < end && message.ticket != 0;
+            if !message.ask_again(range, pinned, priority, max_ranges) {
                 cx.stats.limit_resend_ranges += 1;
             }
             cx.enqueue(session, message);
@@ -102,7 +105,7 @@ impl Session {
                 let limit = message.granted();
                 if paced && resend_holes(message, cx, now, key, limit) == 0 {
                     // Nothing is missing below the grant: then perhaps the grant was.
-                    let body = Notice::Grant { offset: limit };
+                    let body = Notice::Grant { offset: limit, priority: 0 };
                     cx.send_control(session, request_id, body);
                     schedule(message, cx, key);
                 }

@@ -16,7 +16,7 @@ use crate::message::whole::{self, Refused};
 use crate::record::Layout;
 use crate::rpc::{InRpc, InState};
 use crate::time::Time;
-use crate::timer::{Timer, Wake};
+use crate::timer::Wake;
 use crate::wire::{Data, Kind, PREAMBLE_LEN, Preamble};
 
 /// Packets past a hole that make it a loss, at least.
@@ -115,7 +115,7 @@ impl Session {
         let charge = message.charge();
         self.charge(cx, charge);
         let state = InState::Receiving(message);
-        self.inc.insert(number, InRpc { state, charge, silences: 0, timer: Timer::default() });
+        self.inc.insert(number, InRpc::new(state, charge));
         self.keep_receiving_request(cx, now, number);
     }
 
@@ -140,7 +140,8 @@ impl Session {
         let charge = u64::from(layout.plain_len);
         self.charge(cx, charge);
         let state = InState::Executing;
-        self.inc.insert(number, InRpc { state, charge, silences: 0, timer: Timer::default() });
+        let response_limit = preamble.response_limit;
+        self.inc.insert(number, InRpc { response_limit, ..InRpc::new(state, charge) });
         cx.stats.requests_received += 1;
         cx.events.push_back(Event::Request { rpc: self.rpc_id(false, number), body });
     }
@@ -216,12 +217,14 @@ impl Session {
                 return;
             }
         };
-        let rpc = self.rpc_id(false, number);
         unschedule(&mut message, cx, (self.id, id));
         match message.into_body() {
-            Some((Preamble { kind: Kind::Application, .. }, body)) => {
+            Some((Preamble { kind: Kind::Application, response_limit, .. }, body)) => {
+                if let Some(rpc) = self.inc.get_mut(&number) {
+                    rpc.response_limit = response_limit;
+                }
                 cx.stats.requests_received += 1;
-                cx.events.push_back(Event::Request { rpc, body });
+                cx.events.push_back(Event::Request { rpc: self.rpc_id(false, number), body });
             }
             _ => {
                 // The application never had it, and is not told of its end.

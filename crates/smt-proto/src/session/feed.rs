@@ -141,7 +141,7 @@ fn ask_for_trimmed(
     if message.trimmed(now, range.clone(), pace) {
         cx.stats.resends_sent += 1;
         let (offset, length) = (range.start, range.end - range.start);
-        cx.send_control(session, id, Notice::Resend { offset, length, pinned: false });
+        cx.send_control(session, id, Notice::Resend { offset, length, priority: 0, pinned: false });
     }
 }
 
@@ -173,7 +173,7 @@ pub(super) fn resend_holes(
     for (hole, pinned) in message.holes(limit).take(MAX_RESENDS) {
         let (offset, length) = (hole.start, hole.end - hole.start);
         cx.stats.resends_sent += 1;
-        let body = Notice::Resend { offset, length, pinned };
+        let body = Notice::Resend { offset, length, priority: 0, pinned };
         cx.send_control(session, id, body);
         asked += 1;
     }
@@ -224,7 +224,7 @@ pub(super) fn schedule(message: &mut InMessage, cx: &mut Shared, key: (SessionId
         message.grant(target);
         message.promise(&mut cx.granter, false);
         cx.stats.grants_sent += 1;
-        cx.send_control(key.0, key.1, Notice::Grant { offset: target });
+        cx.send_control(key.0, key.1, Notice::Grant { offset: target, priority: 0 });
     }
 }
 

@@ -21,6 +21,7 @@ pub use crypt::AeadLimits;
 pub(crate) use crypt::SessionKeys;
 pub use handshake::KeyContext;
 
+use crate::cutoffs::Told;
 use crate::message::send::OutMessage;
 use crate::replay::IdSet;
 use crate::rpc::{InRpc, InState, OutRpc};
@@ -146,6 +147,8 @@ pub(crate) struct Session {
 
     incoming_bytes: u64,
     outgoing_bytes: u64,
+    /// How the peer wants to be sent to.
+    told: Told,
     rtt: Rtt,
     /// Packets past a hole that make it a loss; grows when a RESEND proves spurious.
     reorder_window: u32,
@@ -179,6 +182,7 @@ impl Session {
             acked: (0, 0),
             incoming_bytes: 0,
             outgoing_bytes: 0,
+            told: Told::nothing(local.unscheduled),
             rtt: Rtt::default(),
             reorder_window: data::MIN_REORDER_WINDOW,
             last_heard: now,
@@ -187,6 +191,12 @@ impl Session {
             probe_at: None,
             timer: Timer::default(),
         }
+    }
+
+    /// Learns the peer's parameters.
+    pub(crate) fn set_peer(&mut self, peer: Params) {
+        self.peer = peer;
+        self.told = Told::nothing(peer.unscheduled);
     }
 
     /// Which RPC a message ID means; `None` if it cannot be one of this session (spec 3.1).

@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use super::feed::chase;
 use super::{Session, State};
+use crate::cutoffs::HIGHEST;
 use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, CloseReason, HandshakeError};
 use crate::event::Event;
@@ -56,7 +57,8 @@ impl Session {
         // A request still waiting in our own queue cannot be answered yet.
         if !asked && rpc.response.is_none() && (rpc.request.sent() > 0) {
             cx.stats.resends_sent += 1;
-            let body = Notice::Resend { offset: 0, length: unscheduled, pinned: false };
+            let body =
+                Notice::Resend { offset: 0, length: unscheduled, priority: HIGHEST, pinned: false };
             cx.send_control(session, request_id | 1, body);
         }
     }

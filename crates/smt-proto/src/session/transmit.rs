@@ -2,7 +2,9 @@
 
 use super::handshake::FlightPiece;
 use super::{Session, State, outgoing};
+use crate::cutoffs::HIGHEST;
 use crate::endpoint::deferred::Sent;
+use crate::endpoint::queue::{Entry, Ticket};
 use crate::endpoint::{Notice, Shared};
 use crate::error::CallError;
 use crate::message::send::{Acks, Sealer};
@@ -13,39 +15,49 @@ use crate::wire::{Control, ControlBody, DATA_LEN, Data, Header, Kind};
 /// What came of an attempt to send a packet of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Written {
-    /// A packet of this length; whether the message has more to send.
-    Packet { len: usize, more: bool },
-    /// Nothing: the message is gone or has nothing to send.
+    /// A packet of this length and priority; the bytes left if there is more to send now.
+    Packet { len: usize, priority: u8, left: Option<u32> },
+    /// Nothing: the message has nothing to send.
     Nothing,
+    /// Nothing: the message had left the queue before.
+    Gone,
 }
 
 /// How long a responder waits for the ack of its response before it asks (spec 6.6).
 const NEED_ACK_AFTER: core::time::Duration = core::time::Duration::from_millis(10);
 
 impl Session {
-    /// Writes the next packet of message `id` into `frame`.
+    /// Whether the send queue's entry is that of a message, not of one that has left the queue.
+    pub(crate) fn is_queued(&mut self, entry: &Entry) -> bool {
+        let which = self.rpc_of(entry.id);
+        let message = which.and_then(|which| self.outgoing(which));
+        message.is_some_and(|message| message.ticket == entry.ticket)
+    }
+
+    /// Writes the next packet of message `id`, which is in the send queue under `ticket`, into `frame`.
     pub(crate) fn write_data(
         &mut self,
         cx: &mut Shared,
         now: Time,
-        id: u64,
+        (id, ticket): (u64, Ticket),
         frame: &mut [u8],
     ) -> Written {
-        let Some(which) = self.rpc_of(id) else { return Written::Nothing };
+        let Some(which) = self.rpc_of(id) else { return Written::Gone };
         let header = self.header(id);
         let ack_floor = self.request_id(true, self.finished.floor());
         let room = u32::try_from(self.room.min(frame.len()).saturating_sub(DATA_LEN)).unwrap_or(0);
         let id_bits = self.local.id_bits;
         if !self.is_working() && !matches!(self.state, State::Closing { .. }) {
-            return Written::Nothing;
+            return Written::Gone;
         }
         // The message and the keys are different fields, which a method of the session would hide.
         let Session { out, inc, keys, finished, .. } = self;
         let message = outgoing(out, inc, which);
+        let message = message.filter(|message| message.ticket == ticket);
         let (Some(message), Some(keys)) = (message, keys.as_deref_mut()) else {
-            return Written::Nothing;
+            return Written::Gone;
         };
-        message.queued = false;
+        message.ticket = 0;
         if message.epoch().is_none() {
             if keys.update_is_due() {
                 keys.update();
@@ -62,6 +74,7 @@ impl Session {
                 highest_peer_epoch: keys.highest_opened(),
                 floor: ack_floor,
                 bitmap: finished.bitmap(),
+                response_limit: if which.ours { cx.response_limit() } else { 0 },
             };
             message.freeze(keys.tx_epoch(), keys.oldest_tx_epoch(), acks);
         }
@@ -88,7 +101,7 @@ impl Session {
             message_len: layout.wire_len,
             incoming: message.granted(),
             tag: 0,
-            cutoffs: 0,
+            cutoffs: self.told.version,
             retransmit: piece.retransmit,
             explicit: true,
             pinned: piece.pinned,
@@ -101,8 +114,9 @@ impl Session {
         cx.stats.records_sealed += u64::from(sealed);
         cx.stats.packets_retransmitted += u64::from(piece.retransmit);
         let (more, all_sent, small) = (message.sendable(), message.all_sent(), message.is_small());
+        let left = more.then(|| message.left());
         if more {
-            message.queued = true;
+            message.ticket = ticket;
         }
         cx.deferred.sent = Some(Sent {
             session: self.id,
@@ -112,7 +126,7 @@ impl Session {
             all_sent,
             timed: small && !piece.retransmit,
         });
-        Written::Packet { len, more }
+        Written::Packet { len, priority: piece.priority, left }
     }
 
     /// Writes a control packet into `frame`; `None` if the session has no keys.
@@ -124,9 +138,9 @@ impl Session {
     ) -> Option<usize> {
         let header = self.header(id);
         let body = match notice {
-            Notice::Grant { offset } => ControlBody::Grant { offset, priority: 0 },
-            Notice::Resend { offset, length, pinned } => {
-                ControlBody::Resend { offset, length, priority: 0, pinned }
+            Notice::Grant { offset, priority } => ControlBody::Grant { offset, priority },
+            Notice::Resend { offset, length, priority, pinned } => {
+                ControlBody::Resend { offset, length, priority, pinned }
             }
             Notice::Unknown(code) => ControlBody::Unknown(code),
             Notice::Busy => ControlBody::Busy,
@@ -183,7 +197,7 @@ impl Session {
             tso_offset: 0,
         };
         data.emit(head);
-        Written::Packet { len, more: handshake.has_to_send() }
+        Written::Packet { len, priority: HIGHEST, left: handshake.has_to_send().then_some(0) }
     }
 
     /// A packet of an RPC's message went out: sets the timers that wait for the answer.

@@ -1,0 +1,65 @@
+//! Pacing: how many bytes may wait in the host on their way out, so that a message that comes now finds
+//! a short queue before it (spec 6.2).
+
+use core::time::Duration;
+
+use crate::stats::Stats;
+use crate::time::Time;
+
+/// When to look at a full backlog again: it drains by 25 KB meanwhile at 10 Gb/s.
+const LOOK_AGAIN: Duration = Duration::from_micros(20);
+
+/// The bytes on their way out of the host, if the driver tells them.
+#[derive(Debug)]
+pub(super) struct Pacer {
+    most: usize,
+    backlog: Option<usize>,
+    look_again: Time,
+    stalled: bool,
+}
+
+impl Pacer {
+    /// Lets at most `most` bytes wait, in whole packets.
+    pub(super) fn new(most: u32) -> Self {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        Pacer { most, backlog: None, look_again: Time::ZERO, stalled: false }
+    }
+
+    /// The driver sees `bytes` waiting.
+    pub(super) fn set(&mut self, now: Time, bytes: usize) {
+        self.backlog = Some(bytes);
+        self.look_again = now + LOOK_AGAIN;
+        self.stalled &= self.is_full();
+    }
+
+    /// A packet of `len` bytes joins those that wait.
+    pub(super) fn sent(&mut self, len: usize) {
+        if let Some(backlog) = &mut self.backlog {
+            *backlog = backlog.saturating_add(len);
+        }
+    }
+
+    /// Whether messages of several packets must wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.backlog.is_some_and(|backlog| backlog >= self.most)
+    }
+
+    /// When the driver should look at the backlog again, if messages wait for it.
+    pub(super) fn look_again(&self) -> Option<Time> {
+        self.is_full().then_some(self.look_again)
+    }
+
+    /// The time has come, or not yet.
+    pub(super) fn handle_timeout(&mut self, now: Time) {
+        if self.look_again <= now {
+            self.look_again = now + LOOK_AGAIN;
+        }
+    }
+
+    /// A message waits for the backlog.
+    pub(super) fn stalled(&mut self, stats: &mut Stats) {
+        if !core::mem::replace(&mut self.stalled, true) {
+            stats.pacing_stalls += 1;
+        }
+    }
+}
