@@ -18,15 +18,9 @@ const DEFAULT_PACKETS: f64 = 3e6;
 /// Messages of a run by default, at least and at most.
 const DEFAULT_MESSAGES: (f64, f64) = (4_000.0, 400_000.0);
 
-/// A rack of hosts under the load of a workload: slowdown by message size, for SMT and for streams
+/// What runs under the load of a workload have in common.
 #[derive(Clone, Debug, ClapArgs)]
-#[command(after_help = "\
-Slowdown is one-way time, from the call to the whole request at its receiver, over what the same
-message takes through the idle network. Load counts everything that DATA packets take on the wire,
-responses, headers and gaps included.
-
-Exit status: 0 done; 1 a message of SMT was lost or starved; 2 wrong usage.")]
-pub struct Args {
+pub struct Common {
     /// Message sizes: w1 to w5
     #[arg(long, default_value = "w4")]
     pub workload: Workload,
@@ -36,18 +30,38 @@ pub struct Args {
     /// Link bandwidth of the hosts, in Gb/s
     #[arg(long, default_value_t = 10.0)]
     pub gbps: f64,
-    /// Hosts, in four racks
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(8..=400))]
+    /// Hosts, in four racks: a multiple of 4
+    #[arg(long, default_value_t = 40, value_parser = racks)]
     pub hosts: u32,
     /// Messages to send [default: as many as make about 3 million packets]
     #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u32).range(1..))]
     pub messages: Option<u32>,
     /// Simulated seconds in which messages start, instead of their number
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     pub seconds: Option<f64>,
     /// What decides sizes, times and pairs
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Memory that may be used, in GiB
+    #[arg(long, default_value_t = 4.0, value_parser = positive)]
+    pub max_memory: f64,
+    /// Print one JSON object for each run instead of tables
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A rack of hosts under the load of a workload: slowdown by message size, for SMT and for streams
+#[derive(Clone, Debug, ClapArgs)]
+#[command(after_help = "\
+Slowdown is one-way time, from the call to the whole request at its receiver, over what the same
+message takes through the idle network. Load counts everything that DATA packets take on the wire,
+responses, headers and gaps included.
+
+Exit status: 0 done; 1 a message of SMT was lost or starved; 2 wrong usage.")]
+pub struct Args {
+    /// What to offer.
+    #[command(flatten)]
+    pub common: Common,
     /// smt, stream, or both
     #[arg(long, default_value = "both", value_parser = ["smt", "stream", "both"])]
     pub transport: String,
@@ -60,12 +74,6 @@ pub struct Args {
     /// Buffer of each switch port, in bytes
     #[arg(long, default_value_t = NetConfig::default().buffer_bytes)]
     pub buffer: u32,
-    /// Memory that may be used, in GiB
-    #[arg(long, default_value_t = 4.0)]
-    pub max_memory: f64,
-    /// Print one JSON object instead of tables
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Runs the command.
@@ -73,25 +81,24 @@ pub struct Args {
 /// # Errors
 /// Wrong usage, or more memory needed than allowed.
 pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
-    let experiments = args.experiments();
-    let started = Instant::now();
-    let reports = run_all(&experiments, args.max_memory, 1)?;
-    let seconds = started.elapsed().as_secs_f64();
-    if args.json {
-        println!("{}", serde_json::to_string(&reports)?);
-    } else {
-        print(&args, &reports, seconds);
-    }
-    Ok(exit_code(&reports))
+    let mut net = args.common.net();
+    net.spread = args.spread;
+    net.trim = args.trim;
+    net.buffer_bytes = args.buffer;
+    let wanted = |kind: &Kind| args.transport == "both" || args.transport == kind.to_string();
+    let kinds = [Kind::Smt, Kind::Stream].into_iter().filter(wanted);
+    let named = kinds.map(|kind| (kind.to_string(), args.common.experiment(net.clone(), kind)));
+    args.common.compare(named.collect())
 }
 
-impl Args {
-    /// The runs asked for.
-    fn experiments(&self) -> Vec<Experiment> {
-        let mut net = leaf_spine(self.hosts, self.gbps);
-        net.spread = self.spread;
-        net.trim = self.trim;
-        net.buffer_bytes = self.buffer;
+impl Common {
+    /// The network, as it is by default.
+    pub fn net(&self) -> NetConfig {
+        leaf_spine(self.hosts, self.gbps)
+    }
+
+    /// A run through `net`.
+    pub fn experiment(&self, net: NetConfig, transport: Kind) -> Experiment {
         let mut demand = Demand {
             workload: self.workload,
             load: self.load,
@@ -105,10 +112,47 @@ impl Args {
             (None, Some(seconds)) => Offered::count(&demand, seconds),
             (None, None) => default_messages(self.workload, 1.0),
         };
-        let kinds = [Kind::Smt, Kind::Stream];
-        let wanted = |kind: &Kind| self.transport == "both" || self.transport == kind.to_string();
-        let experiment = |transport| Experiment { net: net.clone(), demand, transport };
-        kinds.into_iter().filter(wanted).map(experiment).collect()
+        Experiment { net, demand, transport }
+    }
+
+    /// Makes runs and prints them side by side.
+    ///
+    /// # Errors
+    /// More memory needed than allowed, or a run that cannot be made.
+    pub fn compare(&self, named: Vec<(String, Experiment)>) -> Result<ExitCode, Box<dyn Error>> {
+        let (names, experiments): (Vec<String>, Vec<Experiment>) = named.into_iter().unzip();
+        let started = Instant::now();
+        let reports = run_all(&experiments, self.max_memory)?;
+        let seconds = started.elapsed().as_secs_f64();
+        if self.json {
+            for report in &reports {
+                println!("{}", serde_json::to_string(report)?);
+            }
+        } else {
+            self.print(&reports, &names, seconds);
+        }
+        Ok(exit_code(&reports))
+    }
+
+    fn print(&self, reports: &[Report], names: &[String], seconds: f64) {
+        let Common { workload, load, hosts, gbps, .. } = self;
+        println!("{workload} ({}), load {load}, {hosts} hosts, {gbps} Gb/s", workload.about());
+        let all: Vec<&Report> = reports.iter().collect();
+        println!("\nSlowdown by size; the last lines are the longest hundredth, and all.\n");
+        print!("{}", show::by_size(&all, names).text());
+        println!();
+        print!("{}", show::traffic(&all, names).text());
+        println!();
+        for (report, name) in reports.iter().zip(names) {
+            let p99 = report.outcome.short_half.p99;
+            println!("{name}: P99 slowdown of the shortest half of messages: {p99:.2}");
+            for line in show::complaints(report) {
+                println!("{name}: {line}");
+            }
+        }
+        let packets: u64 = reports.iter().map(|report| report.traffic.packets).sum();
+        let rate = packets as f64 / seconds / 1e6;
+        println!("{packets} packets in {seconds:.1} s, {rate:.2} million a second");
     }
 }
 
@@ -126,9 +170,8 @@ pub fn default_messages(workload: Workload, scale: f64) -> u32 {
 pub fn run_all(
     experiments: &[Experiment],
     max_memory_gib: f64,
-    threads_at_most: usize,
 ) -> Result<Vec<Report>, Box<dyn Error>> {
-    let threads = cores().max(threads_at_most).min(experiments.len());
+    let threads = cores().min(experiments.len());
     let estimates: Vec<u64> =
         experiments.iter().map(|experiment| memory::estimate(&experiment.demand)).collect();
     memory::check(&estimates, threads, (max_memory_gib * f64::from(1 << 30)) as u64)?;
@@ -169,32 +212,6 @@ pub fn exit_code(reports: &[Report]) -> ExitCode {
     ExitCode::from(u8::from(!reports.iter().filter(smt).all(Report::is_sound)))
 }
 
-fn print(args: &Args, reports: &[Report], seconds: f64) {
-    let about = args.workload.about();
-    println!(
-        "{} ({about}), load {}, {} hosts, {} Gb/s",
-        args.workload, args.load, args.hosts, args.gbps
-    );
-    let names: Vec<String> =
-        reports.iter().map(|report| report.experiment.transport.to_string()).collect();
-    let all: Vec<&Report> = reports.iter().collect();
-    println!("\nSlowdown by size; the last lines are the longest hundredth, and all.\n");
-    print!("{}", show::by_size(&all, &names).text());
-    println!();
-    print!("{}", show::traffic(&all, &names).text());
-    println!();
-    for (report, name) in reports.iter().zip(&names) {
-        let p99 = report.outcome.short_half.p99;
-        println!("{name}: P99 slowdown of the shortest half of messages: {p99:.2}");
-        for line in show::complaints(report) {
-            println!("{name}: {line}");
-        }
-    }
-    let packets: u64 = reports.iter().map(|report| report.traffic.packets).sum();
-    let rate = packets as f64 / seconds / 1e6;
-    println!("{packets} packets in {seconds:.1} s, {rate:.2} million a second");
-}
-
 fn fraction(text: &str) -> Result<f64, String> {
     let load: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     if load > 0.0 && load <= 1.5 {
@@ -202,6 +219,21 @@ fn fraction(text: &str) -> Result<f64, String> {
     } else {
         Err("a load is above 0, at most 1.5".to_owned())
     }
+}
+
+/// Reads a number above 0.
+///
+/// # Errors
+/// It is none.
+pub fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if number > 0.0 && number.is_finite() { Ok(number) } else { Err("not above 0".to_owned()) }
+}
+
+fn racks(text: &str) -> Result<u32, String> {
+    let hosts: u32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let fits = hosts % 4 == 0 && (8..=400).contains(&hosts);
+    if fits { Ok(hosts) } else { Err("hosts are a multiple of 4, 8 to 400".to_owned()) }
 }
 
 /// Reads a [`Spread`].

@@ -191,7 +191,8 @@ impl Experiment {
     }
 
     fn run_stream(&self, progress: &dyn Fn(u64)) -> Report {
-        let mut world = World::new(&self.net, baseline::hosts(&self.net), self.demand.seed);
+        let net = baseline::network(&self.net);
+        let mut world = World::new(&net, baseline::hosts(&net), self.demand.seed);
         let mut report = self.carry(&mut world, &Journal::new(0), progress);
         report.traffic.retransmitted = baseline::retransmitted(&world.hosts);
         report

@@ -5,10 +5,13 @@
 //! [`outcome::Outcome`] in terms of slowdown: one-way time over what the idle network would take.
 
 pub mod baseline;
+pub mod document;
 pub mod drive;
 pub mod experiment;
 pub mod framing;
+pub mod incast;
 pub mod journal;
+pub mod lossy;
 pub mod memory;
 pub mod mesh;
 pub mod null_suite;
@@ -17,3 +20,6 @@ pub mod outcome;
 pub mod parallel;
 pub mod show;
 pub mod smt_host;
+
+#[cfg(test)]
+mod tests;

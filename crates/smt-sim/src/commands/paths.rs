@@ -1,0 +1,38 @@
+//! `smt-sim paths`: how packets spread over the spines, and what that does to latency.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Args as ClapArgs;
+
+use super::rack::Common;
+use crate::net::{NetConfig, Spread};
+use crate::rack::experiment::{Experiment, Kind};
+
+/// How packets spread over several paths, and what that does to latency: by flow, by packet, by message
+#[derive(Clone, Debug, ClapArgs)]
+#[command(after_help = "Exit status: 0 done; 1 a message was lost or starved; 2 wrong usage.")]
+pub struct Args {
+    /// What to offer.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Wrong usage, or more memory needed than allowed.
+pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
+    args.common.compare(experiments(&args.common))
+}
+
+/// A run for each way to spread packets.
+pub fn experiments(common: &Common) -> Vec<(String, Experiment)> {
+    let spreads =
+        [("flow", Spread::Flow), ("packet", Spread::Packet), ("message", Spread::Message)];
+    let with = |(name, spread): (&str, Spread)| {
+        let net = NetConfig { spread, ..common.net() };
+        (name.to_owned(), common.experiment(net, Kind::Smt))
+    };
+    spreads.into_iter().map(with).collect()
+}

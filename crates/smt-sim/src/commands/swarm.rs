@@ -1,0 +1,203 @@
+//! `smt-sim swarm`: many hostile networks, each drawn by a seed.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args as ClapArgs;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::check::Violation;
+use crate::scenario::Scenario;
+use crate::swarm::{Sum, Swarm, shrink};
+
+/// Failing seeds that are shrunk.
+const SHRUNK: usize = 3;
+
+/// Run many hostile networks, each drawn by a seed, and check everything
+#[derive(Clone, Debug, ClapArgs)]
+#[command(after_help = "\
+A seed that breaks a rule is told with the command that replays it, and shrunk: the smallest
+scenario that breaks the same rule is written to a file for `smt-sim replay --scenario`.
+
+Exit status: 0 no rule was broken; 1 one was; 2 wrong usage.")]
+pub struct Args {
+    /// Seeds to run
+    #[arg(long, default_value_t = 1000)]
+    pub seeds: u64,
+    /// The first seed; the others follow it
+    #[arg(long, default_value_t = 1)]
+    pub first: u64,
+    /// Threads; by default one for each core
+    #[arg(long)]
+    pub jobs: Option<usize>,
+    /// Print a JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// End with the first seed that breaks a rule
+    #[arg(long)]
+    pub stop: bool,
+    /// Runs spent on making a failing scenario smaller; 0 leaves it as it is
+    #[arg(long, default_value_t = 60)]
+    pub shrink: u32,
+    /// Directory for the scenarios of failing seeds
+    #[arg(long, default_value = ".")]
+    pub out: std::path::PathBuf,
+    /// The most memory a run may need, in MiB
+    #[arg(long, default_value_t = 1024)]
+    pub max_memory: u64,
+    /// Plant a bug in the core of all hosts: the swarm must find it
+    #[cfg(feature = "mutations")]
+    #[arg(long, value_parser = super::replay::mutation)]
+    pub mutation: Option<smt_proto::mutation::Mutation>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A scenario of a failing seed cannot be written.
+pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
+    let jobs = args.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    let swarm = Swarm {
+        first: args.first,
+        seeds: args.seeds,
+        jobs,
+        stop_at_first: args.stop,
+        max_memory: args.max_memory << 20,
+        #[cfg(feature = "mutations")]
+        mutation: args.mutation,
+    };
+    let bar = bar(args.seeds);
+    let begun = Instant::now();
+    let sum = swarm.run(|done| bar.set_position(done));
+    bar.finish_and_clear();
+    for (n, (seed, violation)) in sum.violations.iter().enumerate() {
+        eprintln!("seed {seed}: {violation}");
+        eprintln!("  replay: smt-sim replay --seed {seed}{}", planted(&args));
+        if n < SHRUNK && args.shrink > 0 {
+            smaller(&args, &swarm, *seed, violation)?;
+        }
+    }
+    let took = begun.elapsed();
+    if args.json {
+        println!("{}", as_json(&sum, took));
+    } else {
+        print!("{}", text(&sum, took));
+    }
+    Ok(if sum.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(feature = "mutations")]
+fn planted(args: &Args) -> String {
+    args.mutation.map(|bug| format!(" --mutation {bug:?}")).unwrap_or_default()
+}
+
+#[cfg(not(feature = "mutations"))]
+fn planted(_: &Args) -> String {
+    String::new()
+}
+
+/// Shrinks a failing seed and writes what is left of it.
+fn smaller(
+    args: &Args,
+    swarm: &Swarm,
+    seed: u64,
+    violation: &Violation,
+) -> Result<(), Box<dyn Error>> {
+    let shrunk = shrink(&Scenario::draw(seed), violation, args.shrink, || swarm.options());
+    let path = args.out.join(format!("seed-{seed}.toml"));
+    std::fs::write(&path, shrunk.scenario.to_toml()?)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    eprintln!("  smallest of {} tries: {}", shrunk.tries, shrunk.violation);
+    eprintln!("  replay: smt-sim replay --scenario {}{}", path.display(), planted(args));
+    Ok(())
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn bar(seeds: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(seeds);
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+fn text(sum: &Sum, took: Duration) -> String {
+    let total = &sum.total;
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| _ = writeln!(out, "{name:<28}{value:>16}");
+    line("seeds", sum.seeds.to_string());
+    line("rules broken", sum.violations.len().to_string());
+    if sum.refused > 0 {
+        line("refused for memory", sum.refused.to_string());
+    }
+    for (name, count) in &total.calls {
+        line(&format!("calls {name}"), count.to_string());
+    }
+    for (name, count) in &total.faults {
+        line(&format!("fault {name}"), count.to_string());
+    }
+    for (name, count) in &total.attacks {
+        line(&format!("attack {name}"), count.to_string());
+    }
+    line("packets sent", total.sent.to_string());
+    line("packets added", total.added.to_string());
+    line("packets delivered", total.delivered.to_string());
+    line("packets sent again", total.retransmitted.to_string());
+    line("tags wrong", total.bad_tags.to_string());
+    line("nonces used", total.nonces.to_string());
+    line("key updates", total.key_updates.to_string());
+    line("session ends made", total.sessions.to_string());
+    line("session ends lost", total.sessions_dead.to_string());
+    line("handshake ends failed", total.handshakes_failed.to_string());
+    line("virtual time", format!("{:.1} s", total.virtual_ns as f64 / 1e9));
+    line("time", format!("{:.1} s", took.as_secs_f64()));
+    let rate = total.delivered as f64 / took.as_secs_f64().max(1e-9);
+    line("packets per second", format!("{rate:.0}"));
+    line("digest", format!("{:016x}", sum.digest));
+    out
+}
+
+fn as_json(sum: &Sum, took: Duration) -> serde_json::Value {
+    let total = &sum.total;
+    let violations: Vec<_> = sum
+        .violations
+        .iter()
+        .map(|(seed, violation)| {
+            json!({
+                "seed": seed,
+                "rule": violation.rule.to_string(),
+                "host": violation.host,
+                "at_ns": violation.at.as_nanos(),
+                "detail": violation.detail,
+            })
+        })
+        .collect();
+    json!({
+        "seeds": sum.seeds,
+        "violations": violations,
+        "refused": sum.refused,
+        "calls": total.calls,
+        "faults": total.faults,
+        "attacks": total.attacks,
+        "packets_sent": total.sent,
+        "packets_added": total.added,
+        "packets_delivered": total.delivered,
+        "packets_retransmitted": total.retransmitted,
+        "bad_tags": total.bad_tags,
+        "nonces": total.nonces,
+        "key_updates": total.key_updates,
+        "session_ends_made": total.sessions,
+        "session_ends_dead": total.sessions_dead,
+        "handshake_ends_failed": total.handshakes_failed,
+        "virtual_seconds": total.virtual_ns as f64 / 1e9,
+        "seconds": took.as_secs_f64(),
+        "digest": format!("{:016x}", sum.digest),
+    })
+}
