@@ -46,9 +46,9 @@ pub(crate) enum Event {
     WakeTap(u32),
 }
 
-/// A slot of the wheel is 2^15 ps, about 33 ns.
-const SLOT_BITS: u32 = 15;
-const SLOTS: usize = 4096;
+/// A slot of the wheel is 2^13 ps, about 8 ns, and the wheel 67 us.
+const SLOT_BITS: u32 = 13;
+const SLOTS: usize = 8192;
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
