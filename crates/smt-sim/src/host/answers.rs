@@ -1,0 +1,52 @@
+//! Requests that a host is given, and what its handlers make of them.
+
+use bytes::Bytes;
+use smt_proto::{Body, RpcId};
+
+use super::Host;
+use super::agenda::Task;
+use crate::check::delivery::{refusal_code, refusal_text};
+use crate::check::pattern::{self, Side};
+use crate::check::{CallId, Rule};
+
+impl Host {
+    pub(super) fn on_request(&mut self, rpc: RpcId, body: &Body) {
+        let Some(peer) = self.sessions.get(&rpc.session).map(|known| known.peer) else {
+            let detail = "a request of a session that nobody knows".to_owned();
+            return self.violated(Rule::Delivery, detail);
+        };
+        let call = self.watch.report().request(self.id, peer, body);
+        let Some(call) = call else { return };
+        let handler = self.watch.look().call(call).map(|call| call.plan.handler);
+        let Some(handler) = handler else { return };
+        self.working.insert(rpc, call);
+        if handler.is_zero() {
+            self.answer(rpc, call);
+        } else {
+            let at = self.watch.look().now + handler;
+            self.agenda.add(at, Task::Answer(rpc, call));
+        }
+    }
+
+    /// Answers a request, unless nobody waits for it any more.
+    pub(super) fn answer(&mut self, rpc: RpcId, call: CallId) {
+        if self.working.remove(&rpc).is_none() {
+            return;
+        }
+        let (seed, plan) = {
+            let watch = self.watch.look();
+            (watch.pattern, watch.call(call).map(|call| (call.plan.response_len, call.plan.refuse)))
+        };
+        let Some((len, refuse)) = plan else { return };
+        let answered = if refuse {
+            self.endpoint.refuse(rpc, refusal_code(call), &refusal_text(call))
+        } else {
+            let body = pattern::body(seed, call, Side::Response, len);
+            self.endpoint.reply(rpc, Bytes::from(body))
+        };
+        if !answered {
+            let detail = format!("nobody takes the answer to RPC {call}, which was not cancelled");
+            self.violated(Rule::Delivery, detail);
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Sessions of a host: connecting, handshakes, and what becomes of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use smt_proto::error::CloseReason;
+use smt_proto::{External, Path, Role, SessionId};
+
+use super::agenda::Task;
+use super::{Host, SERVER_PORT};
+use crate::check::authentic::Receiver;
+use crate::check::sessions::{Death, Facts, SessionKey};
+use crate::net::{address, host_of};
+use crate::packet::HostId;
+use crate::rng::Rng;
+use crate::scenario::{Scenario, Sessions};
+use crate::tls::{self, Handshake, Secrets};
+
+/// How long a client tries to connect before it begins anew.
+const CONNECT: Duration = Duration::from_secs(2);
+/// The pause after an attempt that failed.
+const RECONNECT: Duration = Duration::from_millis(20);
+
+/// What a host knows of a session beside its core.
+pub(super) struct Known {
+    pub(super) peer: HostId,
+    pub(super) role: Role,
+    pub(super) key: SessionKey,
+    handshake: Option<Handshake>,
+    /// The peer's direction, once there are keys.
+    pub(super) receiver: Option<Receiver>,
+    /// Calls may be started.
+    pub(super) usable: bool,
+    pub(super) established: bool,
+    /// Its keys are used up.
+    pub(super) spent: bool,
+    /// It has ended, though the core may still be saying so to the peer.
+    pub(super) over: bool,
+    /// Something has told that the peer is gone.
+    pub(super) suspected: bool,
+    /// Probes sent since the peer was last heard.
+    pub(super) unanswered: u32,
+    pub(super) heard_at: smt_proto::Time,
+}
+
+impl Host {
+    fn known(&self, peer: HostId, role: Role, key: SessionKey) -> Known {
+        Known {
+            peer,
+            role,
+            key,
+            handshake: None,
+            receiver: None,
+            usable: false,
+            established: false,
+            spent: false,
+            over: false,
+            suspected: false,
+            unanswered: 0,
+            heard_at: self.local(),
+        }
+    }
+
+    /// Begins a handshake with a peer, unless one is under way.
+    pub(super) fn connect(&mut self, peer: HostId) {
+        if !self.connecting.insert(peer) {
+            return;
+        }
+        let local = self.local();
+        let port = self.next_port;
+        self.next_port = port.wrapping_add(1).max(super::CLIENT_PORT);
+        let path = Path {
+            remote: address(peer),
+            remote_port: SERVER_PORT,
+            local_port: port,
+            local: Some(address(self.id).ip()),
+        };
+        let Ok(session) = self.endpoint.connect(local, path, self.room, local + CONNECT) else {
+            return self.reconnect_later(peer);
+        };
+        let key = SessionKey { client: self.id, port, server: peer };
+        let (handshake, hello) = self.trust.hello(&mut self.rng, self.id, peer);
+        self.endpoint.send_flight(local, session, &hello);
+        let known = self.known(peer, Role::Client, key);
+        self.sessions.insert(session, Known { handshake: Some(handshake), ..known });
+    }
+
+    fn reconnect_later(&mut self, peer: HostId) {
+        let pause = RECONNECT + Duration::from_micros(self.rng.below(20_000));
+        let at = self.watch.look().now + pause;
+        self.agenda.add(at, Task::Reconnect(peer));
+    }
+
+    pub(super) fn on_flight(&mut self, session: SessionId, number: u32, bytes: &[u8]) {
+        let done = match number {
+            0 => self.on_hello(session, bytes),
+            1 => self.on_answer(session, bytes),
+            2 => self.on_finished(session, bytes),
+            _ => return self.on_late_alert(session, bytes),
+        };
+        if done.is_none() {
+            let said = (!tls::is_alert(bytes)).then(tls::alert);
+            self.fail(session, said);
+        }
+    }
+
+    fn on_hello(&mut self, session: SessionId, hello: &[u8]) -> Option<()> {
+        let path = self.endpoint.path(session)?;
+        let client = host_of(path.remote.ip())?;
+        let hosts = (client, self.id);
+        let (handshake, answer) = self.trust.answer(self.suite, &mut self.rng, hello, hosts)?;
+        let key = SessionKey { client, port: path.remote_port, server: self.id };
+        let known = self.known(client, Role::Server, key);
+        self.sessions.insert(session, Known { handshake: Some(handshake), ..known });
+        self.endpoint.set_room(session, self.room);
+        let local = self.local();
+        self.endpoint.send_flight(local, session, &answer);
+        Some(())
+    }
+
+    fn on_answer(&mut self, session: SessionId, answer: &[u8]) -> Option<()> {
+        let handshake = self.sessions.get_mut(&session)?.handshake.as_mut()?;
+        let finished = self.trust.finish(self.suite, handshake, answer)?;
+        let local = self.local();
+        self.endpoint.send_flight(local, session, &finished);
+        self.install(session)?;
+        let early = self.early_calls;
+        let known = self.sessions.get_mut(&session)?;
+        known.usable = early;
+        let peer = known.peer;
+        self.start_waiting(peer);
+        Some(())
+    }
+
+    fn on_finished(&mut self, session: SessionId, finished: &[u8]) -> Option<()> {
+        let known = self.sessions.get(&session)?;
+        let handshake = known.handshake.as_ref()?;
+        if !self.trust.accepts(self.suite, handshake, finished) {
+            return None;
+        }
+        self.install(session)
+    }
+
+    fn install(&mut self, session: SessionId) -> Option<()> {
+        let context = self.endpoint.key_context(session)?;
+        let local = self.local();
+        let known = self.sessions.get_mut(&session)?;
+        let handshake = known.handshake.take()?;
+        let Secrets { client, server } = self.trust.session(self.suite, &handshake, &context);
+        let receiving = if known.role == Role::Client { &server } else { &client };
+        known.receiver = Some(Receiver::new(self.suite, receiving));
+        known.heard_at = local;
+        let key = known.key;
+        self.watch.report().sessions.insert(key, Facts::default());
+        // A newer session on its ports makes the core ask an older one's peer.
+        for (id, other) in &mut self.sessions {
+            other.suspected |= *id != session && other.key == key;
+        }
+        self.endpoint.install_keys(local, session, self.suite, client, server);
+        Some(())
+    }
+
+    /// A flight after the last one: an alert, or nothing that matters.
+    fn on_late_alert(&mut self, session: SessionId, bytes: &[u8]) {
+        let client = self.sessions.get(&session).is_some_and(|known| known.role == Role::Client);
+        if client && tls::is_alert(bytes) {
+            self.fail(session, None);
+        }
+    }
+
+    fn fail(&mut self, session: SessionId, alert: Option<&[u8]>) {
+        let local = self.local();
+        self.endpoint.fail_handshake(local, session, alert);
+        self.on_handshake_failed(session);
+    }
+
+    pub(super) fn on_established(&mut self, session: SessionId) {
+        let Some(known) = self.sessions.get_mut(&session) else { return };
+        known.usable = true;
+        known.established = true;
+        let (peer, role) = (known.peer, known.role);
+        if role == Role::Client {
+            self.connecting.remove(&peer);
+        }
+        self.start_waiting(peer);
+    }
+
+    pub(super) fn on_handshake_failed(&mut self, session: SessionId) {
+        self.drop_session(session);
+    }
+
+    pub(super) fn on_closed(&mut self, session: SessionId, reason: CloseReason) {
+        let local = self.local();
+        if let Some(known) = self.sessions.get(&session) {
+            let limits = &self.core.limits;
+            let idle = local.since(known.heard_at) >= limits.idle_probe;
+            let unsent = self.endpoint.stats().limit_control_queue > 0;
+            let death = Death {
+                suspected: known.suspected || idle,
+                unanswered: known.unanswered,
+                max_probes: if unsent { 0 } else { limits.max_probes },
+            };
+            let (key, role) = (known.key, known.role);
+            self.watch.report().ended(self.id, key, role, reason, death);
+        }
+        self.drop_session(session);
+    }
+
+    /// Uses a session no more, whatever the core still has to say about it.
+    pub(super) fn drop_session(&mut self, session: SessionId) {
+        let Some(known) = self.sessions.get_mut(&session) else { return };
+        if std::mem::replace(&mut known.over, true) {
+            return;
+        }
+        let (key, role, peer) = (known.key, known.role, known.peer);
+        let was_connecting = role == Role::Client && !known.established;
+        self.watch.report().gone(key, role);
+        if was_connecting {
+            self.reconnect_later(peer);
+        } else {
+            self.try_later(peer);
+        }
+    }
+
+    /// Forgets sessions that the core has forgotten.
+    pub(super) fn forget_sessions(&mut self) {
+        let endpoint = &self.endpoint;
+        self.sessions.retain(|id, known| !known.over || endpoint.path(*id).is_some());
+    }
+
+    /// The session to start a call to a peer in: the oldest, so that both ends use the same.
+    pub(super) fn session_to(&self, peer: HostId) -> Option<SessionId> {
+        let good = |known: &Known| known.peer == peer && known.usable && !known.spent && !known.over;
+        self.sessions.iter().find(|(_, known)| good(known)).map(|(id, _)| *id)
+    }
+}
+
+/// Gives each two hosts a session whose secrets were negotiated elsewhere, if the scenario says so.
+pub fn external(scenario: &Scenario, hosts: &mut [Host]) {
+    let first_id = match scenario.sessions {
+        Sessions::Handshake => return,
+        Sessions::External => None,
+        Sessions::ExternalFrom { first_id } => Some(first_id & !3),
+    };
+    let mut rng = Rng::new(scenario.seed).fork(0x6578_7465);
+    let mut pairs = BTreeMap::new();
+    for a in 0..hosts.len() {
+        for b in a + 1..hosts.len() {
+            let (client, server) = if rng.chance(0.5) { (a, b) } else { (b, a) };
+            let ports = hosts.get_mut(client).map(|host| {
+                host.next_port += 1;
+                host.next_port - 1
+            });
+            pairs.insert((client, server), ports.unwrap_or_default());
+        }
+    }
+    for ((client, server), port) in pairs {
+        let mut params = [(client, Role::Client), (server, Role::Server)]
+            .map(|(host, role)| hosts.get_mut(host).map(|host| host.endpoint.parameters(role)));
+        if let (Some(first_id), [Some(client), Some(server)]) = (first_id, &mut params) {
+            client.first_id = first_id;
+            server.first_id = first_id | 2;
+        }
+        let [Some(of_client), Some(of_server)] = params else { continue };
+        for (me, role) in [(client, Role::Client), (server, Role::Server)] {
+            if let Some(host) = hosts.get_mut(me) {
+                let peer = if role == Role::Client { server } else { client };
+                let (local, of_peer) = match role {
+                    Role::Client => (of_client, of_server),
+                    Role::Server => (of_server, of_client),
+                };
+                host.add_external(role, u32::try_from(peer).unwrap_or(0), port, local, of_peer);
+            }
+        }
+    }
+}
+
+impl Host {
+    fn add_external(
+        &mut self,
+        role: Role,
+        peer: HostId,
+        port: u16,
+        local: smt_proto::wire::Params,
+        of_peer: smt_proto::wire::Params,
+    ) {
+        let (client, server) = match role {
+            Role::Client => (self.id, peer),
+            Role::Server => (peer, self.id),
+        };
+        let key = SessionKey { client, port, server };
+        let secrets = self.trust.external(self.suite, client, server);
+        let (local_port, remote_port, receiving) = match role {
+            Role::Client => (port, SERVER_PORT, &secrets.server),
+            Role::Server => (SERVER_PORT, port, &secrets.client),
+        };
+        let receiver = Receiver::new(self.suite, receiving);
+        let external = External {
+            path: Path {
+                remote: address(peer),
+                remote_port,
+                local_port,
+                local: Some(address(self.id).ip()),
+            },
+            role,
+            suite: self.suite,
+            client_secret: secrets.client,
+            server_secret: secrets.server,
+            local,
+            peer: of_peer,
+            room: self.room,
+        };
+        let now = self.local();
+        if let Ok(session) = self.endpoint.add_session(now, external) {
+            self.watch.report().sessions.insert(key, Facts::default());
+            let known = self.known(peer, role, key);
+            self.sessions.insert(session, Known { receiver: Some(receiver), ..known });
+        }
+        self.drain();
+    }
+}

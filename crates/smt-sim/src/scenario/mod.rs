@@ -1,0 +1,203 @@
+//! What one run is: hosts, network, work, faults and attackers, as plain data. A seed draws one, a
+//! file can hold one, and the same scenario always gives the same run.
+
+mod draw;
+mod file;
+mod host;
+mod memory;
+mod workload;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use smt_proto::crypto::SuiteId;
+
+use crate::attack::Plan;
+use crate::check::nonces;
+use crate::fault::Rule;
+use crate::net::NetConfig;
+use crate::packet::HostId;
+
+pub use file::FileError;
+pub use host::{HostConfig, Padding};
+pub use workload::{CallPlan, Workload};
+
+/// One run, wholly.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Decides everything that is drawn while it runs.
+    pub seed: u64,
+    /// When faults and attackers cease, in microseconds.
+    #[serde(deserialize_with = "host::bounded::<_, _, 0, 60_000_000>")]
+    pub faults_stop_us: u64,
+    /// Which TLS suite sessions use.
+    pub suite: Suite,
+    /// How the first session of each pair of hosts comes to be; later ones are always handshakes.
+    pub sessions: Sessions,
+    /// Whether clients call before their server has answered the last flight.
+    pub early_calls: bool,
+    /// What the hosts do.
+    pub workload: Workload,
+    /// The network.
+    pub net: NetConfig,
+    /// The hosts, from number 0 on.
+    pub hosts: Vec<HostConfig>,
+    /// What goes wrong in the network.
+    #[serde(default)]
+    pub faults: Vec<Rule>,
+    /// What goes wrong at hosts.
+    #[serde(default)]
+    pub host_faults: Vec<HostFault>,
+    /// Who attacks, if anybody.
+    #[serde(default)]
+    pub attack: Option<Plan>,
+}
+
+/// How first sessions come to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Sessions {
+    /// By a handshake, when somebody wants to call.
+    Handshake,
+    /// Their secrets are negotiated elsewhere before the run; each end draws its first ID.
+    External,
+    /// The same, and both ends count their IDs from this one, so that IDs of both directions lie
+    /// side by side.
+    ExternalFrom {
+        /// First ID; the low two bits are those of the role.
+        #[serde(deserialize_with = "host::bounded::<_, _, 4, 0x7f_ffff_0000>")]
+        first_id: u64,
+    },
+}
+
+/// The cipher suite of all sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Suite {
+    /// TLS_AES_128_GCM_SHA256
+    Aes128,
+    /// TLS_AES_256_GCM_SHA384
+    Aes256,
+    /// TLS_CHACHA20_POLY1305_SHA256
+    Chacha20,
+}
+
+/// Something that happens to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostFault {
+    /// Which host.
+    pub host: HostId,
+    /// When, in microseconds.
+    pub at_us: u64,
+    /// What.
+    pub kind: HostFaultKind,
+}
+
+/// What can happen to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum HostFaultKind {
+    /// It stands still: packets wait in its ring, timers are late.
+    Pause {
+        /// How long, in microseconds.
+        #[serde(deserialize_with = "host::bounded::<_, _, 1, 5_000_000>")]
+        us: u64,
+    },
+    /// It loses all it had in memory and comes back under the same address.
+    Crash {
+        /// How long it is away, in microseconds.
+        #[serde(deserialize_with = "host::bounded::<_, _, 0, 5_000_000>")]
+        us: u64,
+    },
+    /// It closes all its sessions with a host.
+    Close {
+        /// With whom.
+        peer: HostId,
+    },
+    /// The largest packet of its paths changes.
+    Room {
+        /// To this, in bytes.
+        #[serde(deserialize_with = "host::bounded::<_, _, 200, 9000>")]
+        bytes: u32,
+    },
+    /// It enters the next epoch of all its sessions.
+    UpdateKeys,
+    /// Its datapath tells of an overrun of the receive buffer.
+    Overrun,
+}
+
+/// A value of a scenario that makes no sense together with others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// Where: the path of the field.
+    pub field: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl std::fmt::Display for Invalid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.field, self.why)
+    }
+}
+
+impl Suite {
+    /// The suite itself, which remembers for the checker of nonces.
+    pub fn recording(self) -> &'static dyn smt_proto::crypto::Suite {
+        nonces::suite(match self {
+            Suite::Aes128 => SuiteId::Aes128GcmSha256,
+            Suite::Aes256 => SuiteId::Aes256GcmSha384,
+            Suite::Chacha20 => SuiteId::ChaCha20Poly1305Sha256,
+        })
+    }
+}
+
+impl Scenario {
+    /// Number of honest hosts.
+    pub fn honest(&self) -> u32 {
+        u32::try_from(self.hosts.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Hosts of the network that belong to attackers.
+    pub fn intruders(&self) -> u32 {
+        self.attack.as_ref().map_or(0, Plan::off_path_hosts)
+    }
+
+    /// Hosts whose sending keys may be replaced so often that a message outlives them.
+    pub fn hosts_with_short_keys(&self) -> BTreeSet<HostId> {
+        let updates = self.host_faults.iter();
+        let updates = updates.filter(|fault| fault.kind == HostFaultKind::UpdateKeys);
+        let limited = (0..).zip(&self.hosts).filter(|(_, host)| host.aead_records.is_some());
+        updates.map(|fault| fault.host).chain(limited.map(|(host, _)| host)).collect()
+    }
+
+    /// Checks what no single field can tell.
+    ///
+    /// # Errors
+    /// [`Invalid`], the first field found to contradict others.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let invalid = |field: String, why: String| Err(Invalid { field, why });
+        let honest = self.honest();
+        if honest < 2 {
+            return invalid("hosts".into(), format!("{honest} hosts; at least 2 are needed"));
+        }
+        let (have, need) = (self.net.hosts(), honest + self.intruders());
+        if have < need {
+            let why = format!("the network has room for {have} hosts, {need} are needed");
+            return invalid("net.topology".into(), why);
+        }
+        for (n, fault) in self.host_faults.iter().enumerate() {
+            let peer = match fault.kind {
+                HostFaultKind::Close { peer } => peer,
+                _ => 0,
+            };
+            if fault.host >= honest || peer >= honest {
+                let why = format!("there are only hosts 0..{honest}");
+                return invalid(format!("host_faults[{n}].host"), why);
+            }
+        }
+        self.workload.validate().or_else(|why| invalid("workload".into(), why))
+    }
+}
