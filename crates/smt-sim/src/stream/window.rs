@@ -185,7 +185,7 @@ mod tests {
             for _ in 0..40 {
                 round(&mut window, &config, &mut below, false);
             }
-            let before = window.bytes as f64;
+            let before = window.bytes;
             window.acknowledged(&config, progress(&window, below + MSS, true));
             window.bytes / before
         };
