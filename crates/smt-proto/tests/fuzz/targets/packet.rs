@@ -1,13 +1,11 @@
 //! Any packet: parsing never panics, and what parses is emitted as it came.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use smt_proto::record::Layout;
 use smt_proto::wire::{
     Control, DATA_LEN, Data, IpVersion, MAX_CONTROL_LEN, PacketType, payload_offset, peek,
 };
 
-fuzz_target!(|packet: &[u8]| {
+pub fn run(packet: &[u8]) {
     let peeked = peek(packet);
     if let Ok(data) = Data::parse(packet) {
         assert_eq!(peeked, Ok((PacketType::Data, data.header)));
@@ -20,7 +18,7 @@ fuzz_target!(|packet: &[u8]| {
         out[len - 8..len].copy_from_slice(&tag.to_be_bytes());
         assert_eq!(out[..len], without_nic_fields(packet));
     }
-});
+}
 
 fn check_data(packet: &[u8], data: &Data) {
     let mut out = [0; DATA_LEN];
