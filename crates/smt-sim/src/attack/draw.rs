@@ -41,12 +41,12 @@ fn costly(spoof: Spoof) -> bool {
 fn share_out(plan: &mut Plan, rng: &mut Rng) {
     let each = MAX_PACKETS / (plan.parts() as u64).max(1);
     for attacker in &mut plan.on_path {
-        attacker.salt = rng.next_u64();
+        attacker.salt = rng.next_u64() as u32;
         attacker.max_packets = each as u32;
     }
     for attacker in &mut plan.off_path {
         let most = if costly(attacker.spoof) { 200 } else { MAX_PACKETS };
-        attacker.salt = rng.next_u64();
+        attacker.salt = rng.next_u64() as u32;
         attacker.max_packets = each.min(most) as u32;
     }
 }

@@ -28,7 +28,7 @@ pub struct Plan {
 #[serde(deny_unknown_fields)]
 pub struct OnPathPlan {
     /// Tells its randomness from that of the others, whichever of them there are.
-    pub salt: u64,
+    pub salt: u32,
     /// The most packets it adds.
     pub max_packets: u32,
     /// What it does.
@@ -40,7 +40,7 @@ pub struct OnPathPlan {
 #[serde(deny_unknown_fields)]
 pub struct OffPathPlan {
     /// Tells its randomness from that of the others, whichever of them there are.
-    pub salt: u64,
+    pub salt: u32,
     /// The most packets it sends.
     pub max_packets: u32,
     /// How many it sends per millisecond on average; answers to what it receives come on top.
@@ -231,7 +231,7 @@ impl Plan {
     /// attack. What they do is counted in `tally`.
     pub fn taps(&self, honest_hosts: u32, seed: u64, tally: &Tally) -> Vec<Box<dyn Tap>> {
         let tap = |plan: &OnPathPlan| -> Box<dyn Tap> {
-            let rng = Rng::new(seed).fork(plan.salt);
+            let rng = Rng::new(seed).fork(plan.salt.into());
             Box::new(OnPath::new(*plan, self.until_us, honest_hosts, rng, tally.clone()))
         };
         self.on_path.iter().map(tap).collect()
@@ -254,7 +254,7 @@ impl Plan {
     ) -> OffPath {
         let idle = OffPathPlan { salt: 0, max_packets: 0, per_ms: 0, spoof: Spoof::NoSession };
         let plan = self.off_path.get(index as usize).copied().unwrap_or(idle);
-        let rng = Rng::new(seed).fork(plan.salt);
+        let rng = Rng::new(seed).fork(plan.salt.into());
         OffPath::new(plan, self, me, honest_hosts, rng, tally.clone())
     }
 }
