@@ -319,6 +319,11 @@ impl Endpoint {
         self.shared.pacer.set(now, bytes);
     }
 
+    /// Whether messages wait for the backlog: [`set_backlog`](Self::set_backlog) may let them go.
+    pub fn is_paced(&self) -> bool {
+        self.shared.pacer.is_full() && self.shared.queue.has_large()
+    }
+
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
         self.settle();

@@ -92,6 +92,9 @@ impl Engine {
     /// # Errors
     /// Only what makes the datapath unusable.
     pub fn flush(&mut self) -> io::Result<bool> {
+        if self.core.is_paced() {
+            self.tell_backlog();
+        }
         if !self.core.wants_transmit() {
             return Ok(false);
         }
@@ -113,6 +116,9 @@ impl Engine {
             }
             self.datapath.flush()?;
             self.core.settle();
+            if self.core.wants_transmit() || self.core.is_paced() {
+                self.tell_backlog();
+            }
             if !self.core.wants_transmit() {
                 break;
             }
@@ -120,6 +126,12 @@ impl Engine {
         // What the core noticed while it sent (a key at its limit) is told at once.
         self.take_core_events();
         Ok(true)
+    }
+
+    /// Tells the core what the host has not sent yet: long messages wait until it has.
+    fn tell_backlog(&mut self) {
+        let now = self.now();
+        self.core.set_backlog(now, self.datapath.backlog());
     }
 
     /// What the network and the datapath say beside packets.
