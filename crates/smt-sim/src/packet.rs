@@ -2,7 +2,7 @@
 
 use smt_proto::Time;
 
-/// Number of a host, from 0; its address is [`address`].
+/// Number of a host, from 0; its address is [`address`](crate::net::address).
 pub type HostId = u32;
 
 /// Bytes that a packet takes on the wire beside its own: IPv4 header, Ethernet header and check
