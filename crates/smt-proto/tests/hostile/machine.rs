@@ -244,12 +244,12 @@ impl Machine {
         let header = self.header(input);
         let header =
             Header { message_id: if input.u8() > 200 { 0 } else { header.message_id }, ..header };
-        let body = match input.u8() % 12 {
-            0 | 1 => ControlBody::Grant { offset: input.number(), priority: 0 },
+        let body = match input.u8() % 13 {
+            0 | 1 => ControlBody::Grant { offset: input.number(), priority: input.u8() },
             2..=4 => ControlBody::Resend {
                 offset: input.number(),
                 length: input.number(),
-                priority: 0,
+                priority: input.u8(),
                 pinned: input.u8() & 1 != 0,
             },
             5 => ControlBody::Unknown(match input.u8() & 1 {
@@ -267,7 +267,12 @@ impl Machine {
                 ControlBody::Ack(ranges)
             }
             10 => ControlBody::Cancel(CancelCode::Request),
-            _ => ControlBody::Cancel(CancelCode::Confirmed),
+            11 => ControlBody::Cancel(CancelCode::Confirmed),
+            _ => ControlBody::Cutoffs {
+                cutoffs: std::array::from_fn(|_| input.number()),
+                version: input.u16(),
+                unscheduled: input.number(),
+            },
         };
         self.control_number = match input.u8() {
             250.. => input.u64() & ((1 << 48) - 1),
