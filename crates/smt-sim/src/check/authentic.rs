@@ -157,7 +157,10 @@ impl Before {
                 let lost = dropped == 0 && !path.half_open;
                 let moved = self.moved(&after) || after.sessions != self.sessions;
                 let speaks = path.any && after.wants && !self.wants;
-                lost || dropped > 1 || moved || speaks || self.counters(kind) != after.counters(kind)
+                lost || dropped > 1
+                    || moved
+                    || speaks
+                    || self.counters(kind) != after.counters(kind)
             }
             Kind::Repeated => {
                 let dropped =

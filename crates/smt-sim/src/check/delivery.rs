@@ -62,14 +62,7 @@ pub struct Call {
 
 impl Call {
     pub(super) fn new(plan: CallPlan) -> Call {
-        Call {
-            plan,
-            executions: 0,
-            outcome: None,
-            started: None,
-            cancelled: false,
-            prefix: 0,
-        }
+        Call { plan, executions: 0, outcome: None, started: None, cancelled: false, prefix: 0 }
     }
 
     pub(super) fn is_not_started(&self) -> bool {
@@ -88,7 +81,7 @@ pub struct Situation {
     pub session_closed: bool,
     /// Keys of the session live short: messages may be too old for them.
     pub short_keys: bool,
-    /// Largest response that the caller takes, in bytes.
+    /// Largest response that surely fits, in bytes.
     pub largest_response: u32,
 }
 

@@ -7,7 +7,9 @@ use smt_proto::{Endpoint, SessionId};
 pub fn in_flight(endpoint: &Endpoint, live: &[SessionId]) -> Option<String> {
     let mut some = live.iter().map(|session| (session, endpoint.in_flight(*session)));
     let (session, rpcs) = some.find(|(_, rpcs)| *rpcs > 0)?;
-    Some(format!("{rpcs} RPCs of {session:?} are in flight, and all calls are over and acknowledged"))
+    Some(format!(
+        "{rpcs} RPCs of {session:?} are in flight, and all calls are over and acknowledged"
+    ))
 }
 
 /// What an endpoint without sessions still holds; `None` if nothing.

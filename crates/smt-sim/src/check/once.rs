@@ -23,7 +23,11 @@ impl Watch {
     pub(super) fn must_have_run(&mut self, host: HostId, id: CallId) {
         let times = self.call(id).map_or(0, |call| call.executions);
         if times != 1 {
-            self.violated(Rule::AtMostOnce, host, format!("RPC {id} succeeded and ran {times} times"));
+            self.violated(
+                Rule::AtMostOnce,
+                host,
+                format!("RPC {id} succeeded and ran {times} times"),
+            );
         }
     }
 

@@ -15,7 +15,8 @@ impl Watch {
         let within = prefix.get(known..prefix.len().min(all)).unwrap_or_default();
         let refused = call.plan.refuse;
         if prefix.len() < known {
-            let detail = format!("{} bytes of the response of RPC {id} became {}", known, prefix.len());
+            let detail =
+                format!("{} bytes of the response of RPC {id} became {}", known, prefix.len());
             self.violated(Rule::Prefix, host, detail);
         } else if !refused
             && let Some(at) = pattern::differs(self.pattern, id, Side::Response, known, within)

@@ -84,7 +84,9 @@ impl Watch {
         let facts = self.facts(key);
         let other_gone = facts.gone.get(index(role.other())).copied().unwrap_or(false);
         let why = match reason {
-            CloseReason::Violation => Some("its peer, an honest one, is said to break the protocol"),
+            CloseReason::Violation => {
+                Some("its peer, an honest one, is said to break the protocol")
+            }
             CloseReason::Local | CloseReason::Peer if !facts.closed => {
                 Some("no application has closed it")
             }

@@ -45,6 +45,13 @@ impl Host {
             self.endpoint.reply(rpc, Bytes::from(body))
         };
         if !answered {
+            self.untaken.insert(rpc, call);
+        }
+    }
+
+    /// All events have happened: what no cancellation explains is wrong.
+    pub(super) fn check_untaken(&mut self) {
+        if let Some((_, call)) = self.untaken.pop_first() {
             let detail = format!("nobody takes the answer to RPC {call}, which was not cancelled");
             self.violated(Rule::Delivery, detail);
         }

@@ -83,6 +83,11 @@ impl Host {
         }
     }
 
+    /// Bytes of a body that a peer can surely send here, and this host to the peer.
+    fn surely_fits(&self, peer: HostId) -> [u32; 2] {
+        self.largest.get(peer as usize).copied().unwrap_or_default()
+    }
+
     fn start(&mut self, session: SessionId, call: CallId) -> Result<(), StartError> {
         let Some(plan) = self.plan(call) else { return Ok(()) };
         let (now, seed) = {
@@ -93,8 +98,8 @@ impl Host {
         let deadline = self.clock.local(plan.at) + plan.deadline;
         let started =
             self.endpoint.start_call(session, Bytes::from(body), deadline, u64::from(call));
-        if let Err(StartError::TooLarge { limit }) = started {
-            if u64::from(plan.request_len) <= limit {
+        if let Err(StartError::TooLarge { .. }) = started {
+            if plan.request_len <= self.surely_fits(plan.peer)[1] {
                 let detail = format!("RPC {call} of {} bytes is too large", plan.request_len);
                 self.violated(Rule::Delivery, detail);
             }
@@ -108,7 +113,7 @@ impl Host {
         if let Some(after) = plan.cancel_after {
             self.agenda.add(now + after, Task::Cancel(call));
         }
-        if plan.response_len > LONG && plan.response_len <= self.config.max_message {
+        if plan.response_len > LONG && plan.response_len <= self.surely_fits(plan.peer)[0] {
             self.long.insert(call);
         }
         Ok(())
@@ -165,15 +170,14 @@ impl Host {
         ended: &[(SessionId, CloseReason)],
     ) -> Situation {
         let known = self.sessions.get(&rpc.session);
-        let closed = known.is_none_or(|known| {
-            !known.established || self.watch.look().facts(known.key).closed
-        });
+        let closed = known
+            .is_none_or(|known| !known.established || self.watch.look().facts(known.key).closed);
         Situation {
             deadline_passed: self.local() >= self.clock.local(plan.at) + plan.deadline,
             session_died: ended.contains(&(rpc.session, CloseReason::Dead)),
             session_closed: closed,
             short_keys: [self.id, plan.peer].iter().any(|host| self.short_keys.contains(host)),
-            largest_response: self.config.max_message,
+            largest_response: self.surely_fits(plan.peer)[0],
         }
     }
 

@@ -51,6 +51,8 @@ pub struct Host {
     id: HostId,
     config: HostConfig,
     core: Config,
+    /// The largest bodies that hosts can surely send here, and this one to them.
+    largest: Vec<[u32; 2]>,
     endpoint: Endpoint,
     rng: Rng,
     clock: Clock,
@@ -79,6 +81,8 @@ pub struct Host {
     long: BTreeSet<CallId>,
     look_from: CallId,
     working: BTreeMap<RpcId, CallId>,
+    /// Requests whose answer the core did not take, until their cancellation is told.
+    untaken: BTreeMap<RpcId, CallId>,
     /// Counters of lives before this one.
     past: Stats,
     events: Vec<Event>,
@@ -97,6 +101,9 @@ impl Host {
             room: config.room as usize,
             config,
             core,
+            largest: (0..scenario.honest())
+                .map(|peer| [scenario.surely_fits(peer, id), scenario.surely_fits(id, peer)])
+                .collect(),
             endpoint,
             rng,
             power: Power::On,
@@ -117,6 +124,7 @@ impl Host {
             long: BTreeSet::new(),
             look_from: 0,
             working: BTreeMap::new(),
+            untaken: BTreeMap::new(),
             past: Stats::default(),
             events: Vec::new(),
         };
@@ -143,7 +151,8 @@ impl Host {
 
     /// Sessions that have keys and are not closed, and what both ends call them.
     pub fn live_sessions(&self) -> impl Iterator<Item = (SessionId, SessionKey)> + '_ {
-        let live = self.sessions.iter().filter(|(_, known)| !known.over && known.receiver.is_some());
+        let live =
+            self.sessions.iter().filter(|(_, known)| !known.over && known.receiver.is_some());
         live.map(|(id, known)| (*id, known.key))
     }
 
@@ -180,6 +189,7 @@ impl Host {
             self.events = events;
             self.endpoint.settle();
         }
+        self.check_untaken();
         self.look_at_prefixes();
         if let Some(excess) = memory::excess(&self.endpoint, &self.core) {
             self.violated(Rule::Memory, excess);
@@ -193,7 +203,10 @@ impl Host {
             Event::HandshakeFailed { session, .. } => self.on_handshake_failed(session),
             Event::Closed { session, reason } => self.on_closed(session, reason),
             Event::Request { rpc, body } => self.on_request(rpc, &body),
-            Event::RequestCancelled { rpc } => _ = self.working.remove(&rpc),
+            Event::RequestCancelled { rpc } => {
+                self.working.remove(&rpc);
+                self.untaken.remove(&rpc);
+            }
             Event::Response { user, result, .. } => {
                 self.on_response(u32::try_from(user).unwrap_or(u32::MAX), result, ended);
             }

@@ -54,9 +54,8 @@ impl Host {
             return OnPath { any: kind != Kind::Nobody, half_open: false };
         };
         // First flights that are not complete have no place in our own table yet.
-        let keyless = |id: &SessionId| {
-            self.sessions.get(id).is_none_or(|known| known.receiver.is_none())
-        };
+        let keyless =
+            |id: &SessionId| self.sessions.get(id).is_none_or(|known| known.receiver.is_none());
         let there = self.endpoint.sessions();
         let mut there = there.iter().filter(|id| self.is_on(**id, path));
         OnPath { any: true, half_open: there.any(keyless) }

@@ -230,7 +230,8 @@ impl Host {
 
     /// The session to start a call to a peer in: the oldest, so that both ends use the same.
     pub(super) fn session_to(&self, peer: HostId) -> Option<SessionId> {
-        let good = |known: &Known| known.peer == peer && known.usable && !known.spent && !known.over;
+        let good =
+            |known: &Known| known.peer == peer && known.usable && !known.spent && !known.over;
         self.sessions.iter().find(|(_, known)| good(known)).map(|(id, _)| *id)
     }
 }

@@ -1,9 +1,7 @@
 //! Scenarios by seed. Each feature is there or not, seed by seed, so that some runs are extreme in
 //! one thing and others plain (swarm testing).
 
-use super::{
-    HostConfig, HostFault, HostFaultKind, Padding, Scenario, Sessions, Suite, Workload,
-};
+use super::{HostConfig, HostFault, HostFaultKind, Padding, Scenario, Sessions, Suite, Workload};
 use crate::attack::Plan;
 use crate::fault::{Fault, Place, Rule};
 use crate::net::{NetConfig, Spread, Topology};
@@ -99,10 +97,12 @@ fn draw_net(rng: &mut Rng, hosts: u32) -> NetConfig {
         topology,
         link_gbps: *rng.pick(&[100.0, 10.0, 1.0]).unwrap_or(&10.0),
         host_delay_ns: *rng.pick(&[1500, 1500, 20_000, 500_000]).unwrap_or(&1500),
-        buffer_bytes: *rng.pick(&[1 << 20, 100_000, 20_000]).unwrap_or(&(1 << 20)),
+        buffer_bytes: *rng.pick(&[1 << 20, 100_000, 20_000, 5000]).unwrap_or(&(1 << 20)),
         priorities: *rng.pick(&[8, 8, 2, 1]).unwrap_or(&8),
-        spread: *rng.pick(&[Spread::Flow, Spread::Packet, Spread::Message]).unwrap_or(&Spread::Flow),
-        trim: rng.chance(0.2),
+        spread: *rng
+            .pick(&[Spread::Flow, Spread::Packet, Spread::Message])
+            .unwrap_or(&Spread::Flow),
+        trim: rng.chance(0.4),
         nic_queue_bytes: *rng.pick(&[0, 0, 20_000]).unwrap_or(&0),
         ..NetConfig::default()
     }
@@ -139,7 +139,8 @@ fn draw_config(rng: &mut Rng, calls: u32, room_for_one: u64) -> HostConfig {
     let mut config = HostConfig {
         calls,
         room: *rng.pick(&[1480, 1480, 600, 1232, 4000, 9000]).unwrap_or(&1480),
-        id_bits: u8::try_from(*rng.pick(&[48, 48, 48, 40, 44, 52, 56]).unwrap_or(&48)).unwrap_or(48),
+        id_bits: u8::try_from(*rng.pick(&[48, 48, 48, 40, 44, 52, 56]).unwrap_or(&48))
+            .unwrap_or(48),
         padding: match rng.below(10) {
             0 => Padding::PowerOfTwo,
             1 => Padding::Buckets { sizes: vec![256, 1400, 4096] },
@@ -152,7 +153,7 @@ fn draw_config(rng: &mut Rng, calls: u32, room_for_one: u64) -> HostConfig {
         config.max_rpcs = u32::try_from(rng.between(1, 12)).unwrap_or(1);
     }
     if rng.chance(0.4) {
-        config.unscheduled = *rng.pick(&[0, 1000, 5000, 20_000]).unwrap_or(&0);
+        config.unscheduled = *rng.pick(&[1, 1000, 5000, 20_000]).unwrap_or(&1000);
     }
     if rng.chance(0.3) {
         config.receive_credit = u32::try_from(rng.between(16 << 10, 100_000)).unwrap_or(16 << 10);
@@ -239,14 +240,15 @@ fn draw_faults(rng: &mut Rng, hosts: u32, stop_us: u64) -> Vec<Rule> {
 
 fn draw_host_faults(rng: &mut Rng, hosts: u32, stop_us: u64) -> Vec<HostFault> {
     let mut faults = Vec::new();
-    let mut add = |rng: &mut Rng, odds: f64, most: u64, kind: &dyn Fn(&mut Rng) -> HostFaultKind| {
-        if rng.chance(odds) {
-            for _ in 0..rng.between(1, most) {
-                let at_us = rng.below(stop_us * 9 / 10);
-                faults.push(HostFault { host: some(rng, hosts), at_us, kind: kind(rng) });
+    let mut add =
+        |rng: &mut Rng, odds: f64, most: u64, kind: &dyn Fn(&mut Rng) -> HostFaultKind| {
+            if rng.chance(odds) {
+                for _ in 0..rng.between(1, most) {
+                    let at_us = rng.below(stop_us * 9 / 10);
+                    faults.push(HostFault { host: some(rng, hosts), at_us, kind: kind(rng) });
+                }
             }
-        }
-    };
+        };
     let until_stop = stop_us / 10;
     add(rng, 0.25, 4, &|rng| HostFaultKind::Pause { us: rng.between(50, until_stop) });
     add(rng, 0.2, 2, &|rng| HostFaultKind::Crash { us: rng.below(until_stop) });
@@ -276,8 +278,7 @@ mod tests {
             scenario.validate().unwrap();
             assert_eq!(scenario.net.check(), Ok(()));
             assert_eq!(scenario, Scenario::draw(seed));
-            let crash =
-                |fault: &HostFault| matches!(fault.kind, HostFaultKind::Crash { .. });
+            let crash = |fault: &HostFault| matches!(fault.kind, HostFaultKind::Crash { .. });
             for (count, there) in features.iter_mut().zip([
                 scenario.faults.is_empty(),
                 scenario.attack.is_some(),

@@ -43,11 +43,8 @@ impl Scenario {
         let messages = largest.saturating_add(bodies as u64).saturating_add(calls * PER_CALL);
         let smallest = self.hosts.iter().map(|host| u64::from(host.room)).min().unwrap_or(1480);
         let queues = hosts.saturating_mul(u64::from(self.net.buffer_bytes));
-        let rings: u64 = self
-            .hosts
-            .iter()
-            .map(|host| u64::from(host.ring_packets) * u64::from(host.room))
-            .sum();
+        let rings: u64 =
+            self.hosts.iter().map(|host| u64::from(host.ring_packets) * u64::from(host.room)).sum();
         let queued = queues / (smallest + u64::from(WIRE_OVERHEAD)) * PER_PACKET;
         let records = (bodies / smallest as f64) as u64 + 2 * calls;
         Estimate {

@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use smt_proto::crypto::SuiteId;
+use smt_proto::record::record_size_for;
+use smt_proto::wire::{DATA_LEN, PREAMBLE_LEN};
 
 use crate::attack::Plan;
 use crate::check::nonces;
@@ -171,6 +173,28 @@ impl Scenario {
         let updates = updates.filter(|fault| fault.kind == HostFaultKind::UpdateKeys);
         let limited = (0..).zip(&self.hosts).filter(|(_, host)| host.aead_records.is_some());
         updates.map(|fault| fault.host).chain(limited.map(|(host, _)| host)).collect()
+    }
+
+    /// The largest body that surely fits a message from one host to another, in bytes: as far as the
+    /// receiver's limit and the record numbers that the sender's ID bits leave go (spec 3.2).
+    pub fn surely_fits(&self, from: HostId, to: HostId) -> u32 {
+        let (Some(from_host), Some(to_host)) =
+            (self.hosts.get(from as usize), self.hosts.get(to as usize))
+        else {
+            return 0;
+        };
+        let rooms = self.host_faults.iter().filter(|fault| fault.host == from);
+        let rooms = rooms.filter_map(|fault| match fault.kind {
+            HostFaultKind::Room { bytes } => Some(bytes),
+            _ => None,
+        });
+        let room = rooms.chain([from_host.room]).min().unwrap_or(from_host.room) as usize;
+        let record = record_size_for(room.saturating_sub(DATA_LEN));
+        let plain = (1u64 << (64 - from_host.id_bits)) * u64::from(record);
+        // Padding may double it.
+        let plain = if from_host.padding == Padding::None { plain } else { plain / 2 };
+        let body = plain.saturating_sub(PREAMBLE_LEN as u64).min(u64::from(to_host.max_message));
+        u32::try_from(body).unwrap_or(u32::MAX)
     }
 
     /// Checks what no single field can tell.

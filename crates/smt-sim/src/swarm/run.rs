@@ -249,9 +249,9 @@ impl Run<'_> {
     }
 
     fn held(&self) -> Option<(HostId, String)> {
-        (0..).zip(&self.world.hosts).find_map(|(id, actor)| {
-            Some((id, leftovers::held(actor.honest()?.endpoint())?))
-        })
+        (0..)
+            .zip(&self.world.hosts)
+            .find_map(|(id, actor)| Some((id, leftovers::held(actor.honest()?.endpoint())?)))
     }
 
     fn report(&self) -> Report {

@@ -1,7 +1,7 @@
 //! Makes a failing scenario smaller: takes parts away as long as the same rule is broken.
 
-use super::{Report, run};
 use super::run::Options;
+use super::{Report, run};
 use crate::check::Violation;
 use crate::scenario::{Padding, Scenario, Sessions};
 
@@ -23,8 +23,7 @@ pub fn shrink(
     tries: u32,
     options: impl Fn() -> Options,
 ) -> Shrunk {
-    let mut best =
-        Shrunk { scenario: scenario.clone(), violation: violation.clone(), tries: 0 };
+    let mut best = Shrunk { scenario: scenario.clone(), violation: violation.clone(), tries: 0 };
     let mut progress = true;
     while progress && best.tries < tries {
         progress = false;

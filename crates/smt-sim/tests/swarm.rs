@@ -1,0 +1,130 @@
+//! Seeds without a planted bug are clean, each planted bug is found within a thousand seeds, and a
+//! seed always gives the same run.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use smt_proto::mutation::Mutation;
+use smt_sim::scenario::Scenario;
+use smt_sim::swarm::{Sum, Swarm, run, shrink};
+
+/// The most seeds that a planted bug may take to be found.
+const SEEDS: u64 = 1000;
+
+fn swarm(seeds: u64, mutation: Option<Mutation>) -> Sum {
+    let swarm = Swarm {
+        first: 1,
+        seeds,
+        jobs: std::thread::available_parallelism().map_or(1, usize::from),
+        stop_at_first: true,
+        max_memory: 1 << 30,
+        mutation,
+    };
+    swarm.run(|_| {})
+}
+
+#[test]
+fn two_hundred_seeds_are_clean_and_reach_everything() {
+    let sum = swarm(200, None);
+    assert_eq!(sum.violations, []);
+    assert_eq!((sum.seeds, sum.refused), (200, 0));
+    let total = &sum.total;
+    for outcome in [
+        "answered",
+        "refused",
+        "cancelled",
+        "deadline",
+        "unknown",
+        "not started",
+        "lost in a crash",
+    ] {
+        assert!(sum.calls(outcome) > 0, "{outcome}: {:?}", total.calls);
+    }
+    assert_eq!(sum.calls("open"), 0);
+    for fault in
+        ["loss", "gilbert_elliott", "reorder", "duplicate", "corrupt", "delay_spike", "clog"]
+            .into_iter()
+            .chain(["partition", "pause", "crash", "operator", "full queue", "trim"])
+    {
+        assert!(total.faults.get(fault).is_some_and(|count| *count > 0), "{fault}");
+    }
+    assert!(total.attacks.len() > 20, "{:?}", total.attacks);
+    assert!(total.retransmitted > 1000 && total.key_updates > 20 && total.bad_tags > 500);
+    assert!(total.sessions_dead > 10 && total.handshakes_failed > 10);
+}
+
+#[test]
+fn a_seed_always_gives_the_same_run() {
+    for seed in 1..20 {
+        let scenario = Scenario::draw(seed);
+        let options = Default::default;
+        let (first, second) = (run(&scenario, options()), run(&scenario, options()));
+        assert_eq!(first, second, "seed {seed}");
+        assert_ne!(first.digest, run(&Scenario::draw(seed + 1), options()).digest);
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_matter() {
+    let sums = [1, 3].map(|jobs| {
+        let swarm = Swarm {
+            first: 40,
+            seeds: 12,
+            jobs,
+            stop_at_first: false,
+            max_memory: 1 << 30,
+            mutation: None,
+        };
+        swarm.run(|_| {})
+    });
+    assert_eq!(sums[0], sums[1]);
+}
+
+/// The seed that finds a bug, which is clean without it.
+fn found(mutation: Mutation) -> u64 {
+    let sum = swarm(SEEDS, Some(mutation));
+    let Some((seed, violation)) = sum.violations.first() else {
+        panic!("{mutation:?} is not found in {SEEDS} seeds")
+    };
+    println!("{mutation:?}: seed {seed}, {violation}");
+    let clean = run(&Scenario::draw(*seed), Default::default());
+    assert_eq!(clean.violation, None, "seed {seed} without {mutation:?}");
+    *seed
+}
+
+#[test]
+fn a_nonce_without_role_is_found() {
+    found(Mutation::NonceWithoutRole);
+}
+
+#[test]
+fn a_replay_mark_before_opening_is_found() {
+    found(Mutation::ReplayMarkedBeforeOpen);
+}
+
+#[test]
+fn a_response_forgotten_before_its_ack_is_found() {
+    found(Mutation::ResponseForgottenBeforeAck);
+}
+
+#[test]
+fn an_unauthenticated_grant_is_found() {
+    found(Mutation::UnauthenticatedGrant);
+}
+
+#[test]
+fn a_reassembly_off_by_one_is_found_and_shrunk() {
+    let seed = found(Mutation::ReassemblyOffByOne);
+    let scenario = Scenario::draw(seed);
+    let options = || smt_sim::swarm::Options {
+        mutation: Some(Mutation::ReassemblyOffByOne),
+        ..Default::default()
+    };
+    let violation = run(&scenario, options()).violation.unwrap();
+    let shrunk = shrink(&scenario, &violation, 40, options);
+    let calls = |scenario: &Scenario| scenario.hosts.iter().map(|host| host.calls).sum::<u32>();
+    assert!(calls(&shrunk.scenario) < calls(&scenario));
+    // What is left of it is a file that breaks the same rule.
+    let file = shrunk.scenario.to_toml().unwrap();
+    let again = run(&Scenario::from_toml(&file).unwrap(), options()).violation.unwrap();
+    assert_eq!(again, shrunk.violation);
+    assert_eq!(again.rule, violation.rule);
+}
