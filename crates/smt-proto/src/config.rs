@@ -24,6 +24,9 @@ pub struct Config {
     /// packets and messages of one packet follow, so that no message waits long behind a larger one. A
     /// kernel's send queue needs enough of them to keep the link busy.
     pub max_backlog: u32,
+    /// Messages that are granted at once, 1..=16: more keep the link busy when senders do not answer at
+    /// once, fewer make shorter queues.
+    pub overcommit: usize,
     /// Whether requests bound what of their responses comes without grants, so that many responses at
     /// once do not overrun the receive credit. Off only to see what it is good for.
     pub incast_control: bool,
@@ -58,6 +61,7 @@ impl Default for Config {
             wake_delay: Duration::from_micros(100),
             receive_credit: 256 << 10,
             max_backlog: 64 << 10,
+            overcommit: 8,
             incast_control: true,
             default_room: 1280 - 48,
             aead_limits: None,

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 
 use crate::message::recv::InMessage;
 use crate::message::send::OutMessage;
+use crate::rate::Mark;
 use crate::time::Time;
 use crate::timer::Timer;
 
@@ -17,6 +18,8 @@ pub(crate) struct OutRpc {
     pub(crate) deadline: Time,
     /// When silence becomes suspicious.
     pub(crate) silent_at: Time,
+    /// Since when it is silent.
+    pub(crate) mark: Mark,
     /// Silent intervals in a row.
     pub(crate) silences: u32,
     /// BUSY answers in a row: polling backs off.
@@ -36,6 +39,8 @@ pub(crate) struct InRpc {
     pub(crate) charge: u64,
     /// Bytes of the response that may go without grants; 0: as usual.
     pub(crate) response_limit: u32,
+    /// Since when it is silent.
+    pub(crate) mark: Mark,
     /// RESENDs unanswered (receiving), NEED_ACKs unanswered (responding).
     pub(crate) silences: u32,
     pub(crate) timer: Timer,
@@ -44,7 +49,14 @@ pub(crate) struct InRpc {
 impl InRpc {
     /// An RPC in `state` that counts `charge` bytes.
     pub(crate) fn new(state: InState, charge: u64) -> Self {
-        InRpc { state, charge, response_limit: 0, silences: 0, timer: Timer::default() }
+        InRpc {
+            state,
+            charge,
+            response_limit: 0,
+            mark: Mark::default(),
+            silences: 0,
+            timer: Timer::default(),
+        }
     }
 }
 

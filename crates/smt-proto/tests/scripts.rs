@@ -20,8 +20,9 @@ fn control(id: u64, body: ControlBody) -> Sent {
     Sent::Control { id, body }
 }
 
+/// About a message of some kilobytes: the priority it has by the first cutoffs.
 fn resend(offset: u32, length: u32) -> ControlBody {
-    ControlBody::Resend { offset, length, priority: 0, pinned: false }
+    ControlBody::Resend { offset, length, priority: 5, pinned: false }
 }
 
 /// A server under test, and the packets of a request of `records` records.

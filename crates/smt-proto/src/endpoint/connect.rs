@@ -304,7 +304,7 @@ impl Endpoint {
             FlightStep::Complete { number, bytes } => {
                 if let (Role::Server, 2, Some(sent_at)) = (session.role, number, handshake.sent_at)
                 {
-                    session.sample_rtt(now.since(sent_at));
+                    session.sample_rtt(now, now.since(sent_at));
                 }
                 self.flight_complete(id, number, bytes);
             }

@@ -26,7 +26,9 @@ use crate::error::{CallError, CloseReason, StartError};
 use crate::event::Event;
 use crate::grant::Granter;
 use crate::message::send::OutMessage;
+use crate::session::telling::Active;
 use crate::session::{Path, RpcId, SessionId};
+use crate::sizes::Sizes;
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::timer::{Timers, Wake};
@@ -50,6 +52,7 @@ pub(crate) enum Notice {
     NeedAck,
     Ack,
     Cancel(CancelCode),
+    Cutoffs,
 }
 
 /// A control packet waiting to be sent.
@@ -74,6 +77,10 @@ pub(crate) struct Shared {
     queue: SendQueue,
     pacer: Pacer,
     pub(crate) granter: Granter,
+    pub(crate) sizes: Sizes,
+    pub(crate) active: Active,
+    /// The latest time told.
+    pub(crate) now: Time,
     /// A favoured message is complete: others may be granted now.
     pub(crate) regrant: bool,
     pub(crate) incoming_bytes: u64,
@@ -103,6 +110,15 @@ impl Shared {
         let share = (self.granter.credit() / self.calls.max(1)).max(1);
         let limits = self.config.incast_control && share < self.config.limits.unscheduled;
         if limits { share } else { 0 }
+    }
+
+    /// A message of `wire_len` bytes begins to come in, `unscheduled` of them without grants.
+    pub(crate) fn note_size(&mut self, wire_len: u32, unscheduled: u32) {
+        let generation = self.sizes.generation();
+        self.sizes.note(wire_len, unscheduled);
+        if self.sizes.generation() != generation {
+            self.granter.set_levels(self.sizes.scheduled_levels());
+        }
     }
 
     /// Nothing of a message is to be sent any more.
@@ -154,7 +170,9 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint without sessions.
     pub fn new(config: Config, mut random: Box<dyn Random>) -> Self {
-        let granter = Granter::new(config.receive_credit);
+        let mut granter = Granter::new(config.receive_credit, config.overcommit);
+        let sizes = Sizes::default();
+        granter.set_levels(sizes.scheduled_levels());
         let pacer = Pacer::new(config.max_backlog);
         let shared = Shared {
             config,
@@ -166,6 +184,9 @@ impl Endpoint {
             queue: SendQueue::default(),
             pacer,
             granter,
+            sizes,
+            active: Active::default(),
+            now: Time::ZERO,
             regrant: false,
             incoming_bytes: 0,
             calls: 0,
@@ -327,6 +348,7 @@ impl Endpoint {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
         self.settle();
+        self.shared.now = now;
         self.shared.pacer.handle_timeout(now);
         while let Some(wake) = self.shared.timers.pop(now) {
             let (Wake::Session(id) | Wake::Out(id, _) | Wake::In(id, _)) = wake;
@@ -364,11 +386,7 @@ impl Endpoint {
             }
         }
         if core::mem::take(&mut self.shared.regrant) {
-            let favoured: [Option<_>; 8] = {
-                let mut some = self.shared.granter.favoured();
-                core::array::from_fn(|_| some.next())
-            };
-            for (session, id) in favoured.into_iter().flatten() {
+            for (session, id) in self.shared.granter.chosen().into_iter().flatten() {
                 if let Some(session) = self.sessions.get_mut(session) {
                     session.regrant(&mut self.shared, id);
                 }

@@ -71,7 +71,9 @@ impl Endpoint {
             match pending {
                 PendingControl::Session(session, id, notice) => {
                     let Some(session) = self.sessions.get_mut(session) else { continue };
-                    if let Some(len) = session.write_control(id, notice, frame) {
+                    if let Some(len) =
+                        session.write_control(self.shared.sizes.cutoffs(), id, notice, frame)
+                    {
                         return Some(Transmit::new(&session.path, len, URGENT));
                     }
                 }

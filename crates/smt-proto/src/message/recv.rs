@@ -70,6 +70,8 @@ pub(crate) struct InMessage {
     pub(crate) asked_at: Option<Time>,
     /// What was asked for because the network trimmed it, since the time.
     trimmed: (RangeSet, Time),
+    /// The latest grant: its end, where the one before ended, and when it was given.
+    timed_grant: Option<(u32, u32, Time)>,
     /// How often bytes were asked for since the last came that had been sent again.
     asks: u32,
     /// Silent intervals in a row in which the sender owed us bytes.
@@ -97,6 +99,7 @@ impl InMessage {
             packets_past_hole: 0,
             asked_at: None,
             trimmed: (RangeSet::default(), Time::ZERO),
+            timed_grant: None,
             asks: 0,
             silences: 0,
             scheduled: false,
@@ -127,6 +130,28 @@ impl InMessage {
         self.granted = self.granted.max(offset.min(self.layout.wire_len));
     }
 
+    /// Grants bytes below `offset`; the first packet that knows of it gives a round trip.
+    pub(crate) fn grant_timed(&mut self, now: Time, offset: u32) {
+        self.timed_grant = Some((offset, self.granted, now));
+        self.grant(offset);
+    }
+
+    /// The round trip since the latest grant, if a packet with this `incoming` shows that the grant had
+    /// arrived. A sender may have run over the one before by less than a segment (spec 6.1).
+    pub(crate) fn grant_echoed(
+        &mut self,
+        now: Time,
+        incoming: u32,
+        segment: u16,
+    ) -> Option<Duration> {
+        let (offset, before, at) = self.timed_grant?;
+        if incoming < offset {
+            return None;
+        }
+        self.timed_grant = None;
+        (offset - before > u32::from(segment)).then(|| now.since(at))
+    }
+
     /// Takes the sender's word in a packet of `range` that bytes below `incoming` come by themselves:
     /// as far as it may send them so, or did so in a packet begun where it might (spec 6.1).
     pub(crate) fn announced(&mut self, incoming: u32, range: Range<u32>, unscheduled: u32) {
@@ -137,10 +162,10 @@ impl InMessage {
 
     /// Brings what it owes under `granter` up to date; `stalled` senders are not counted on. True if
     /// others should be looked at again.
-    pub(crate) fn promise(&mut self, granter: &mut Granter, stalled: bool) -> bool {
+    pub(crate) fn promise(&mut self, granter: &mut Granter, now: Time, stalled: bool) -> bool {
         let owed = if stalled { 0 } else { self.granted.saturating_sub(self.have_len) };
         let before = core::mem::replace(&mut self.promised, owed);
-        before != owed && granter.promise(before, owed)
+        before != owed && granter.promise(now, before, owed)
     }
 
     /// Bytes it owes as counted.

@@ -14,6 +14,7 @@ use crate::event::Event;
 use crate::message::Body;
 use crate::message::recv::InMessage;
 use crate::message::send::OutMessage;
+use crate::rate::Mark;
 use crate::record::{self, Layout, RECORD_OVERHEAD};
 use crate::rpc::{InState, OutRpc};
 use crate::time::Time;
@@ -64,6 +65,7 @@ impl Session {
             response: None,
             deadline,
             silent_at: deadline,
+            mark: Mark::default(),
             silences: 0,
             busy: 0,
             sent_at: None,
@@ -189,6 +191,7 @@ impl Session {
     /// Grants a message of ours to receive what it may have now.
     pub(crate) fn regrant(&mut self, cx: &mut Shared, id: u64) {
         let Some(which) = self.rpc_of(id) else { return };
+        let horizon = self.horizon();
         let message = if which.ours {
             self.out.get_mut(&which.number).and_then(|rpc| rpc.response.as_deref_mut())
         } else {
@@ -198,7 +201,7 @@ impl Session {
             })
         };
         if let Some(message) = message {
-            super::feed::schedule(message, cx, (self.id, id));
+            super::feed::schedule(message, cx, (self.id, id), horizon);
         }
     }
 

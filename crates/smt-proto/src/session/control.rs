@@ -98,6 +98,7 @@ impl Session {
         let request_id = response_id & !1;
         let session = self.id;
         let pace = self.rtt.smoothed();
+        let horizon = self.horizon();
         match self.inc.get_mut(&number).map(|rpc| &mut rpc.state) {
             Some(InState::Receiving(message)) => {
                 let key = (session, request_id);
@@ -105,9 +106,11 @@ impl Session {
                 let limit = message.granted();
                 if paced && resend_holes(message, cx, now, key, limit) == 0 {
                     // Nothing is missing below the grant: then perhaps the grant was.
-                    let body = Notice::Grant { offset: limit, priority: 0 };
+                    let place = cx.granter.place(key, message.remaining());
+                    let priority = place.map_or(0, |place| place.priority);
+                    let body = Notice::Grant { offset: limit, priority };
                     cx.send_control(session, request_id, body);
-                    schedule(message, cx, key);
+                    schedule(message, cx, key, horizon);
                 }
                 cx.stats.busy_sent += 1;
                 cx.send_control(session, response_id, Notice::Busy);
@@ -139,6 +142,7 @@ impl Session {
                 rpc.sent_at = None;
                 rpc.busy = 0;
                 rpc.silent_at = due;
+                rpc.mark = cx.granter.meter.mark(now, due);
                 rpc.timer.set(&mut cx.timers, Wake::Out(session, which.number), due);
                 rpc.request.restart();
                 cx.enqueue(session, &mut rpc.request);
@@ -169,6 +173,7 @@ impl Session {
             rpc.busy = rpc.busy.saturating_add(1);
             rpc.silences = 0;
             rpc.silent_at = now + wait;
+            rpc.mark = cx.granter.meter.mark(now, rpc.silent_at);
             let due = rpc.silent_at.min(rpc.deadline);
             rpc.timer.set(&mut cx.timers, Wake::Out(session, which.number), due);
             return;
@@ -179,6 +184,7 @@ impl Session {
         {
             rpc.silences = 0;
             message.silences = 0;
+            rpc.mark = cx.granter.meter.mark(now, due);
             rpc.timer.set(&mut cx.timers, Wake::In(session, which.number), due);
         }
     }
@@ -278,6 +284,7 @@ impl Session {
             rpc.busy = 0;
             rpc.sent_at = None;
             rpc.silent_at = due;
+            rpc.mark = cx.granter.meter.mark(now, due);
             let due = due.min(rpc.deadline);
             rpc.timer.set(&mut cx.timers, Wake::Out(session, which.number), due);
         }

@@ -47,6 +47,7 @@ impl Packet<'_> {
 
 impl Session {
     pub(crate) fn on_data(&mut self, cx: &mut Shared, now: Time, packet: Packet<'_>) {
+        self.consider_telling(cx, now, packet.data.cutoffs);
         match self.rpc_of(packet.data.header.message_id) {
             Some(Which { ours: true, response: true, number }) => {
                 self.on_response(cx, now, number, packet);
@@ -100,7 +101,7 @@ impl Session {
         if packet.is_whole() {
             return self.on_whole_request(cx, now, number, layout, epoch, packet);
         }
-        let mut message = Box::new(InMessage::new(layout, epoch));
+        let mut message = self.new_incoming(cx, layout, epoch);
         let Some(keys) = self.keys.as_deref_mut() else { return };
         let fed = feed(&mut message, keys, cx, now, self.id, limits, packet);
         let sound = match fed {
@@ -164,6 +165,8 @@ impl Session {
             Ok((preamble, body)) if preamble.oldest_epoch <= epoch => {
                 cx.stats.records_opened += u64::from(layout.records);
                 keys.opened(epoch);
+                cx.granter.meter.arrived(now, packet.payload.len());
+                cx.note_size(layout.wire_len, layout.wire_len);
                 Some((preamble, body))
             }
             Err(Refused::NotAuthentic) => {
@@ -198,8 +201,11 @@ impl Session {
         if progress.opened {
             self.heard(cx, now);
         }
+        if let Some(rtt) = progress.grant_rtt {
+            self.rtt.sample(now, rtt);
+        }
         if let Some(rtt) = progress.rtt {
-            self.rtt.sample(rtt);
+            self.rtt.sample(now, rtt);
             // The loss was real: trust the order of packets a little more again.
             self.reorder_window = (self.reorder_window - 1).max(MIN_REORDER_WINDOW);
         }
@@ -243,11 +249,13 @@ impl Session {
         let session = self.id;
         let window = self.reorder_window;
         let pace = self.rtt.smoothed();
+        let horizon = self.horizon();
         let Some(rpc) = self.inc.get_mut(&number) else { return };
         let InState::Receiving(message) = &mut rpc.state else { return };
+        rpc.mark = cx.granter.meter.mark(now, due);
         rpc.timer.set(&mut cx.timers, Wake::In(session, number), due);
         ask_for_holes(message, cx, now, (session, id), window, pace);
-        schedule(message, cx, (session, id));
+        schedule(message, cx, (session, id), horizon);
     }
 
     fn on_response(&mut self, cx: &mut Shared, now: Time, number: u64, packet: Packet<'_>) {
@@ -266,7 +274,7 @@ impl Session {
                 return;
             }
             Some(rpc) if rpc.response.is_none() => {
-                let sample = rpc.sent_at.filter(|_| rpc.request.is_small());
+                let sample = rpc.sent_at;
                 let Some((layout, epoch)) = self.admit(cx, now, id, packet) else { return };
                 if packet.is_whole() {
                     return self.on_whole_response(
@@ -278,10 +286,10 @@ impl Session {
                         packet,
                     );
                 }
-                let message = Box::new(InMessage::new(layout, epoch));
+                let message = self.new_incoming(cx, layout, epoch);
                 self.charge(cx, message.charge());
                 if let Some(sent_at) = sample {
-                    self.rtt.sample(now.since(sent_at));
+                    self.rtt.sample(now, now.since(sent_at));
                 }
                 if let Some(rpc) = self.out.get_mut(&number) {
                     rpc.response = Some(message);
@@ -292,6 +300,7 @@ impl Session {
         let due = now + self.silence(0);
         let window = self.reorder_window;
         let pace = self.rtt.smoothed();
+        let horizon = self.horizon();
         let session = self.id;
         let limits = self.peer_limits();
         let Some(keys) = self.keys.as_deref_mut() else { return };
@@ -306,10 +315,11 @@ impl Session {
         rpc.busy = 0;
         if !message.is_complete() {
             rpc.silent_at = due;
+            rpc.mark = cx.granter.meter.mark(now, due);
             let due = rpc.silent_at.min(rpc.deadline);
             rpc.timer.set(&mut cx.timers, Wake::Out(session, number), due);
             ask_for_holes(message, cx, now, (session, id), window, pace);
-            schedule(message, cx, (session, id));
+            schedule(message, cx, (session, id), horizon);
         }
         let complete = if message.is_complete() { rpc.response.take() } else { None };
         self.progress_made(cx, now, &progress);
@@ -344,7 +354,7 @@ impl Session {
             return;
         };
         if let Some(asked_at) = asked_at {
-            self.rtt.sample(now.since(asked_at));
+            self.rtt.sample(now, now.since(asked_at));
         }
         self.heard(cx, now);
         match preamble.kind {
@@ -355,6 +365,12 @@ impl Session {
         if !self.on_preamble(cx, &preamble) {
             self.violation(cx, now);
         }
+    }
+
+    /// A message of several packets that begins to come in.
+    fn new_incoming(&self, cx: &mut Shared, layout: Layout, epoch: u32) -> Box<InMessage> {
+        cx.note_size(layout.wire_len, self.telling.content().1);
+        Box::new(InMessage::new(layout, epoch))
     }
 
     /// Checks whether a new message may come in. Not charged yet.

@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use super::data::Packet;
 use super::{SessionId, SessionKeys};
+use crate::cutoffs;
 use crate::endpoint::{Notice, Shared};
 use crate::message::recv::{InMessage, Opener, Taken};
 use crate::time::Time;
@@ -24,6 +25,8 @@ pub(super) struct Progress {
     pub(super) preamble: Option<Preamble>,
     /// The round trip since these bytes were asked for again.
     pub(super) rtt: Option<Duration>,
+    /// The round trip since they were granted.
+    pub(super) grant_rtt: Option<Duration>,
 }
 
 /// What feeding a packet to a message came to.
@@ -77,6 +80,7 @@ pub(super) fn feed(
     let id = cx.config.nonce_id(data.header.message_id);
     let opener = Opener { keys: epoch_keys, id, id_bits };
     let max_gaps = cx.config.limits.max_gaps;
+    cx.granter.meter.arrived(now, packet.payload.len());
     let before = message.remaining();
     let taken = message.take(packet.offset, packet.payload, data.pinned, max_gaps, opener);
     #[cfg(feature = "mutations")]
@@ -89,7 +93,7 @@ pub(super) fn feed(
     }
     let end = packet.offset.saturating_add(u32::try_from(packet.payload.len()).unwrap_or(u32::MAX));
     message.announced(data.incoming, packet.offset..end, peer.unscheduled);
-    cx.regrant |= message.promise(&mut cx.granter, false);
+    cx.regrant |= message.promise(&mut cx.granter, now, false);
     if let Some(range) = packet.trimmed() {
         ask_for_trimmed(message, cx, now, (session, data.header.message_id), range, peer.pace);
     }
@@ -113,7 +117,12 @@ pub(super) fn feed(
                 return Fed::Violation;
             }
             let rtt = if data.retransmit { message.answered(now) } else { None };
-            Fed::Progress(Progress { opened: opened > 0, preamble, rtt })
+            let (incoming, segment) = (data.incoming, data.segment_size);
+            let grant_rtt = match data.retransmit {
+                true => None,
+                false => message.grant_echoed(now, incoming, segment),
+            };
+            Fed::Progress(Progress { opened: opened > 0, preamble, rtt, grant_rtt })
         }
         Taken::Duplicate => {
             cx.stats.duplicates += u64::from(!packet.payload.is_empty());
@@ -141,7 +150,8 @@ fn ask_for_trimmed(
     if message.trimmed(now, range.clone(), pace) {
         cx.stats.resends_sent += 1;
         let (offset, length) = (range.start, range.end - range.start);
-        cx.send_control(session, id, Notice::Resend { offset, length, priority: 0, pinned: false });
+        let priority = cutoffs::priority(cx.sizes.cutoffs(), message.layout().wire_len);
+        cx.send_control(session, id, Notice::Resend { offset, length, priority, pinned: false });
     }
 }
 
@@ -170,10 +180,11 @@ pub(super) fn resend_holes(
     limit: u32,
 ) -> usize {
     let mut asked = 0;
+    let priority = cutoffs::priority(cx.sizes.cutoffs(), message.layout().wire_len);
     for (hole, pinned) in message.holes(limit).take(MAX_RESENDS) {
         let (offset, length) = (hole.start, hole.end - hole.start);
         cx.stats.resends_sent += 1;
-        let body = Notice::Resend { offset, length, priority: 0, pinned };
+        let body = Notice::Resend { offset, length, priority, pinned };
         cx.send_control(session, id, body);
         asked += 1;
     }
@@ -190,10 +201,11 @@ pub(super) fn chase(
     cx: &mut Shared,
     now: Time,
     key: (SessionId, u64),
+    horizon: Option<Duration>,
 ) -> bool {
     let limit = message.granted();
     if resend_holes(message, cx, now, key, limit) == 0 {
-        schedule(message, cx, key);
+        schedule(message, cx, key, horizon);
         return false;
     }
     message.silences += 1;
@@ -203,8 +215,14 @@ pub(super) fn chase(
     true
 }
 
-/// Enters a message that needs grants into the schedule and grants it what it may have.
-pub(super) fn schedule(message: &mut InMessage, cx: &mut Shared, key: (SessionId, u64)) {
+/// Enters a message that needs grants into the schedule and grants it what it may have: enough for a
+/// round trip of `horizon`, and half as much again, so that a rate that was measured too low recovers.
+pub(super) fn schedule(
+    message: &mut InMessage,
+    cx: &mut Shared,
+    key: (SessionId, u64),
+    horizon: Option<Duration>,
+) {
     let wire_len = message.layout().wire_len;
     if message.granted() >= wire_len {
         return;
@@ -214,24 +232,27 @@ pub(super) fn schedule(message: &mut InMessage, cx: &mut Shared, key: (SessionId
         message.scheduled = true;
         cx.granter.update(key, None, left);
     }
-    if !cx.granter.is_favoured(key, left) {
-        return;
-    }
-    let allowance = cx.granter.allowance(key, left, message.promised());
+    let Some(place) = cx.granter.place(key, left) else { return };
+    let enough = horizon.and_then(|horizon| cx.granter.meter.bytes_in(horizon));
+    let enough = enough.map(|enough| enough.saturating_add(enough / 2));
+    let allowance = cx.granter.allowance(key, place, message.promised(), enough);
     let target = message.received().saturating_add(allowance.outstanding).min(wire_len);
     let step = target.saturating_sub(message.granted());
     if step > 0 && (target == wire_len || step >= allowance.step) {
-        message.grant(target);
-        message.promise(&mut cx.granter, false);
+        message.grant_timed(cx.now, target);
+        message.promise(&mut cx.granter, cx.now, false);
+        cx.regrant |= cx.granter.granted(place, step);
         cx.stats.grants_sent += 1;
-        cx.send_control(key.0, key.1, Notice::Grant { offset: target, priority: 0 });
+        cx.stats.grants_fifo += u64::from(place.extra);
+        let priority = place.priority;
+        cx.send_control(key.0, key.1, Notice::Grant { offset: target, priority });
     }
 }
 
 /// Takes a message out of the schedule, and what its sender owed off the credit: it is complete, or
 /// nobody wants it any more.
 pub(super) fn unschedule(message: &mut InMessage, cx: &mut Shared, key: (SessionId, u64)) {
-    cx.regrant |= message.promise(&mut cx.granter, true);
+    cx.regrant |= message.promise(&mut cx.granter, cx.now, true);
     if core::mem::take(&mut message.scheduled) {
         cx.granter.remove(key, message.remaining());
         cx.regrant = true;

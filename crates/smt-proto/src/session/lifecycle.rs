@@ -65,8 +65,8 @@ impl Session {
     }
 
     /// Takes one measurement of the round-trip time.
-    pub(crate) fn sample_rtt(&mut self, rtt: Duration) {
-        self.rtt.sample(rtt);
+    pub(crate) fn sample_rtt(&mut self, now: Time, rtt: Duration) {
+        self.rtt.sample(now, rtt);
     }
 
     /// The session works without a handshake of ours (secrets negotiated elsewhere).
@@ -84,7 +84,7 @@ impl Session {
         self.last_heard = now;
         if matches!(self.state, State::Unconfirmed) {
             if let Some(sent_at) = self.handshake.as_ref().and_then(|handshake| handshake.sent_at) {
-                self.rtt.sample(now.since(sent_at));
+                self.rtt.sample(now, now.since(sent_at));
             }
             self.establish(cx);
         }

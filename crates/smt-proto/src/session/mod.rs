@@ -7,6 +7,7 @@ pub(crate) mod data;
 mod feed;
 pub(crate) mod handshake;
 mod lifecycle;
+pub(crate) mod telling;
 mod timeout;
 pub(crate) mod transmit;
 
@@ -30,6 +31,7 @@ use crate::time::Time;
 use crate::timer::Timer;
 use crate::wire::{Header, Params};
 use handshake::Handshake;
+use telling::Telling;
 
 /// Names a session of an endpoint; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,6 +151,8 @@ pub(crate) struct Session {
     outgoing_bytes: u64,
     /// How the peer wants to be sent to.
     told: Told,
+    /// How we want to be sent to.
+    telling: Telling,
     rtt: Rtt,
     /// Packets past a hole that make it a loss; grows when a RESEND proves spurious.
     reorder_window: u32,
@@ -183,6 +187,7 @@ impl Session {
             incoming_bytes: 0,
             outgoing_bytes: 0,
             told: Told::nothing(local.unscheduled),
+            telling: Telling::nothing(local.unscheduled),
             rtt: Rtt::default(),
             reorder_window: data::MIN_REORDER_WINDOW,
             last_heard: now,

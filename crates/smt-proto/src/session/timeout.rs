@@ -35,10 +35,19 @@ impl Session {
             rpc.timer.set(&mut cx.timers, who, due);
             return;
         }
+        if !rpc.cancelling {
+            let later = cx.granter.meter.silent_at(rpc.mark);
+            if later > now {
+                rpc.silent_at = later;
+                rpc.timer.set(&mut cx.timers, who, later.min(rpc.deadline));
+                return;
+            }
+        }
         rpc.silences += 1;
         let silences = rpc.silences;
         let due = now + self.silence(silences);
         let unscheduled = self.local.unscheduled;
+        let horizon = self.horizon();
         let request_id = self.request_id(true, number);
         let Some(rpc) = self.out.get_mut(&number) else { return };
         if rpc.cancelling {
@@ -47,11 +56,12 @@ impl Session {
             return;
         }
         rpc.silent_at = due;
+        rpc.mark = cx.granter.meter.mark(now, due);
         rpc.timer.set(&mut cx.timers, who, due.min(rpc.deadline));
         rpc.sent_at = None;
         let key = (session, request_id | 1);
         let asked = match &mut rpc.response {
-            Some(response) => chase(response, cx, now, key),
+            Some(response) => chase(response, cx, now, key, horizon),
             None => false,
         };
         // A request still waiting in our own queue cannot be answered yet.
@@ -71,19 +81,28 @@ impl Session {
         if !rpc.timer.fired(&mut cx.timers, who, now) {
             return;
         }
+        if matches!(rpc.state, InState::Receiving(_)) {
+            let later = cx.granter.meter.silent_at(rpc.mark);
+            if later > now {
+                rpc.timer.set(&mut cx.timers, who, later);
+                return;
+            }
+        }
         rpc.silences += 1;
         let silences = rpc.silences;
         let max_silence = cx.config.limits.max_silence;
         let due = now + self.silence(silences);
         let request_id = self.request_id(false, number);
+        let horizon = self.horizon();
         let Some(rpc) = self.inc.get_mut(&number) else { return };
         match &mut rpc.state {
             InState::Receiving(message) if message.silences >= max_silence => {
                 self.forget(cx, number);
             }
             InState::Receiving(message) => {
+                rpc.mark = cx.granter.meter.mark(now, due);
                 rpc.timer.set(&mut cx.timers, who, due);
-                chase(message, cx, now, (session, request_id));
+                chase(message, cx, now, (session, request_id), horizon);
             }
             InState::Executing => {}
             InState::Responding(_) => {

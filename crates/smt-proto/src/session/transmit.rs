@@ -2,7 +2,7 @@
 
 use super::handshake::FlightPiece;
 use super::{Session, State, outgoing};
-use crate::cutoffs::HIGHEST;
+use crate::cutoffs::{Cutoffs, HIGHEST};
 use crate::endpoint::deferred::Sent;
 use crate::endpoint::queue::{Entry, Ticket};
 use crate::endpoint::{Notice, Shared};
@@ -113,7 +113,7 @@ impl Session {
         }
         cx.stats.records_sealed += u64::from(sealed);
         cx.stats.packets_retransmitted += u64::from(piece.retransmit);
-        let (more, all_sent, small) = (message.sendable(), message.all_sent(), message.is_small());
+        let (more, all_sent) = (message.sendable(), message.all_sent());
         let left = more.then(|| message.left());
         if more {
             message.ticket = ticket;
@@ -124,7 +124,7 @@ impl Session {
             ours: which.ours,
             number: which.number,
             all_sent,
-            timed: small && !piece.retransmit,
+            timed: all_sent && !piece.retransmit,
         });
         Written::Packet { len, priority: piece.priority, left }
     }
@@ -132,6 +132,7 @@ impl Session {
     /// Writes a control packet into `frame`; `None` if the session has no keys.
     pub(crate) fn write_control(
         &mut self,
+        cutoffs: &Cutoffs,
         id: u64,
         notice: Notice,
         frame: &mut [u8],
@@ -150,6 +151,10 @@ impl Session {
                 ControlBody::Ack(self.ack_ranges(about))
             }
             Notice::Cancel(code) => ControlBody::Cancel(code),
+            Notice::Cutoffs => {
+                let (version, unscheduled) = self.telling.content();
+                ControlBody::Cutoffs { cutoffs: *cutoffs, version, unscheduled }
+            }
         };
         let keys = self.keys.as_deref_mut()?;
         let control = Control { header, body, number: keys.next_control() };
@@ -208,6 +213,7 @@ impl Session {
             if let Some(rpc) = self.out.get_mut(&number).filter(|rpc| !rpc.cancelling) {
                 rpc.sent_at = timed.then_some(now);
                 rpc.silent_at = silent_at;
+                rpc.mark = cx.granter.meter.mark(now, silent_at);
                 let due = silent_at.min(rpc.deadline);
                 rpc.timer.set(&mut cx.timers, Wake::Out(session, number), due);
             }
