@@ -14,9 +14,9 @@ use crate::rack::{memory, parallel, show};
 use crate::workload::Workload;
 
 /// Packets that a run has by default, counted at their senders, roughly.
-const DEFAULT_PACKETS: f64 = 3e6;
+const DEFAULT_PACKETS: f64 = 4e6;
 /// Messages of a run by default, at least and at most.
-const DEFAULT_MESSAGES: (f64, f64) = (4_000.0, 400_000.0);
+const DEFAULT_MESSAGES: (f64, f64) = (4_000.0, 1_000_000.0);
 
 /// What runs under the load of a workload have in common.
 #[derive(Clone, Debug, ClapArgs)]
@@ -33,7 +33,7 @@ pub struct Common {
     /// Hosts, in four racks: a multiple of 4
     #[arg(long, default_value_t = 40, value_parser = racks)]
     pub hosts: u32,
-    /// Messages to send [default: as many as make about 3 million packets]
+    /// Messages to send [default: as many as make about 4 million packets]
     #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u32).range(1..))]
     pub messages: Option<u32>,
     /// Simulated seconds in which messages start, instead of their number
@@ -172,8 +172,7 @@ pub fn run_all(
     max_memory_gib: f64,
 ) -> Result<Vec<Report>, Box<dyn Error>> {
     let threads = cores().min(experiments.len());
-    let estimates: Vec<u64> =
-        experiments.iter().map(|experiment| memory::estimate(&experiment.demand)).collect();
+    let estimates: Vec<u64> = experiments.iter().map(memory::estimate).collect();
     memory::check(&estimates, threads, (max_memory_gib * f64::from(1 << 30)) as u64)?;
     let all = experiments.iter().map(|experiment| u64::from(experiment.demand.messages)).sum();
     let bar = progress_bar(all);
@@ -232,7 +231,7 @@ pub fn positive(text: &str) -> Result<f64, String> {
 
 fn racks(text: &str) -> Result<u32, String> {
     let hosts: u32 = text.parse().map_err(|_| "not a number".to_owned())?;
-    let fits = hosts % 4 == 0 && (8..=400).contains(&hosts);
+    let fits = hosts.is_multiple_of(4) && (8..=400).contains(&hosts);
     if fits { Ok(hosts) } else { Err("hosts are a multiple of 4, 8 to 400".to_owned()) }
 }
 

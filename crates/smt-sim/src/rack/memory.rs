@@ -1,6 +1,6 @@
 //! What a run will hold, before it starts.
 
-use super::offered::Demand;
+use super::experiment::{Experiment, Kind};
 
 /// What a session costs at each of its ends, and a pair of hosts in tables, in bytes.
 const PER_PAIR: u64 = 8 << 10;
@@ -8,16 +8,20 @@ const PER_PAIR: u64 = 8 << 10;
 const PER_MESSAGE: u64 = 96;
 /// Packet buffers and queues of a host, and of its switch ports.
 const PER_HOST: u64 = 4 << 20;
-/// Messages of which a host may hold nearly all bytes at the same time, as a rule.
-const LONG_MESSAGES: u64 = 8;
+/// Longest messages that a host of SMT holds in part at the same time, when load is high; streams
+/// count bytes and hold none.
+const LONG_MESSAGES: f64 = 2.5;
 
 /// Bytes that a run may take.
-pub fn estimate(demand: &Demand) -> u64 {
+pub fn estimate(experiment: &Experiment) -> u64 {
+    let demand = &experiment.demand;
     let hosts = u64::from(demand.hosts);
-    let longest = u64::from(demand.workload.quantile(1.0));
-    let messages = u64::from(demand.messages) * PER_MESSAGE;
-    let received = hosts * longest.saturating_mul(LONG_MESSAGES).min(1 << 30);
-    messages + hosts * hosts * PER_PAIR + hosts * PER_HOST + received / 4
+    let longest = f64::from(demand.workload.quantile(1.0));
+    let received = match experiment.transport {
+        Kind::Smt => (longest * LONG_MESSAGES) as u64,
+        Kind::Stream => 0,
+    };
+    u64::from(demand.messages) * PER_MESSAGE + hosts * (hosts * PER_PAIR + PER_HOST + received)
 }
 
 /// Refuses a run of several experiments at a time that may take more than `limit` bytes.
@@ -42,22 +46,22 @@ pub fn check(estimates: &[u64], at_once: usize, limit: u64) -> Result<(), String
 
 #[cfg(test)]
 mod tests {
+    use super::super::experiment::leaf_spine;
+    use super::super::offered::Demand;
     use super::*;
     use crate::workload::Workload;
 
+    fn experiment(messages: u32) -> Experiment {
+        let workload = Workload::W1;
+        let demand = Demand { workload, load: 0.8, messages, hosts: 40, link_gbps: 10.0, seed: 1 };
+        Experiment { net: leaf_spine(40, 10.0), demand, transport: Kind::Smt }
+    }
+
     #[test]
     fn too_many_messages_are_refused() {
-        let demand = Demand {
-            workload: Workload::W1,
-            load: 0.8,
-            messages: 1_000_000,
-            hosts: 40,
-            link_gbps: 10.0,
-            seed: 1,
-        };
-        let small = estimate(&demand);
+        let small = estimate(&experiment(1_000_000));
         assert!(check(&[small, small], 2, 4 << 30).is_ok());
-        let large = estimate(&Demand { messages: 100_000_000, ..demand });
+        let large = estimate(&experiment(100_000_000));
         let refused = check(&[small, large], 2, 4 << 30).unwrap_err();
         assert!(refused.contains("--max-memory"), "{refused}");
     }
