@@ -12,7 +12,7 @@ use smt_proto::Config;
 use super::experiment::{Error, Traffic, config};
 use super::framing::Framing;
 use super::journal::{Entry, Journal};
-use super::mesh::Mesh;
+use super::mesh::{Mesh, settle};
 use super::smt_host::SmtHost;
 use crate::net::{NetConfig, Topology};
 use crate::packet::HostId;
@@ -115,6 +115,7 @@ impl Incast {
         let hosts =
             mesh.build(&journal, |client, _| client == TARGET).map_err(|_| Error::Sessions)?;
         let mut world = World::new(&net, hosts, self.seed);
+        settle(&mut world);
         let rounds = (0..self.rounds).map(|_| self.round(&mut world, &journal));
         let rounds: Vec<Round> = rounds.collect();
         Ok(self.report(&net, &world, &journal, &rounds))

@@ -10,7 +10,7 @@ use smt_proto::Time;
 use super::experiment::{Error, Traffic, config};
 use super::framing::Framing;
 use super::journal::{Entry, Journal};
-use super::mesh::Mesh;
+use super::mesh::{Mesh, settle};
 use super::outcome::percentile;
 use super::smt_host::SmtHost;
 use crate::fault::{Fault, Faults};
@@ -85,6 +85,7 @@ impl Lossy {
         };
         let hosts = mesh.build(&journal, |_, _| true).map_err(|_| Error::Sessions)?;
         let mut world = World::new(&net, hosts, self.seed);
+        settle(&mut world);
         let loss = Fault::Loss { p: self.loss };
         world.add_tap(Box::new(Faults::new(vec![loss.into()], self.seed)));
         let mut calls = Calls { lossy: self, started: Vec::new(), took: Vec::new(), failed: 0 };

@@ -1,6 +1,7 @@
 //! Hosts that have sessions already: handshakes are no part of these experiments.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use smt_proto::error::HandshakeError;
@@ -15,9 +16,13 @@ use super::smt_host::SmtHost;
 use crate::net::address;
 use crate::packet::HostId;
 use crate::rng::Rng;
+use crate::world::World;
 
 /// SMT port of every host.
 const PORT: u16 = 4433;
+
+/// Long enough for a packet of each session.
+const SETTLING: Duration = Duration::from_millis(1);
 
 /// What all hosts of a mesh have in common.
 pub struct Mesh {
@@ -64,6 +69,12 @@ impl Mesh {
         }
         Ok(hosts)
     }
+}
+
+/// Lets hosts say what new sessions have them say, before anything is measured.
+pub fn settle(world: &mut World<SmtHost>) {
+    (0..world.hosts.len() as HostId).for_each(|host| world.poke(host));
+    world.run_until(world.now() + SETTLING);
 }
 
 /// Gives two hosts a session.

@@ -3,14 +3,13 @@
 use super::experiment::{Experiment, Kind, leaf_spine};
 use super::framing::Framing;
 use super::journal::{Entry, Journal};
-use super::mesh::Mesh;
+use super::mesh::{Mesh, settle};
 use super::offered::Demand;
 use crate::net::{NetConfig, Spread};
 use crate::workload::Workload;
 use crate::world::World;
 
 use bytes::Bytes;
-use smt_proto::Time;
 
 /// Nanoseconds that a lone message takes, and how long it should.
 fn alone(net: &NetConfig, bytes: u32) -> (u64, u64) {
@@ -25,13 +24,18 @@ fn alone(net: &NetConfig, bytes: u32) -> (u64, u64) {
     let hosts = mesh.build(&journal, |_, _| true).unwrap();
     let (from, to) = (0, net.hosts() - 1);
     let mut world = World::new(net, hosts, 1);
-    world.hosts[from as usize].send(Time::ZERO, to, bytes, 0);
+    settle(&mut world);
+    let start = world.now();
+    world.hosts[from as usize].send(start, to, bytes, 0);
     world.poke(from);
     let mut entries = Vec::new();
     while world.step() {
         journal.take(&mut entries);
         if let Some(Entry::Arrived { message: 0, at }) = entries.first() {
-            return (at.as_nanos(), Framing::of(bytes).unwrap().ideal_ns(net, from, to));
+            return (
+                at.since(start).as_nanos() as u64,
+                Framing::of(bytes).unwrap().ideal_ns(net, from, to),
+            );
         }
     }
     panic!("{bytes} bytes never arrived");
