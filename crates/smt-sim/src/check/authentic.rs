@@ -182,7 +182,20 @@ impl Before {
                     || self.counters(kind) != after.counters(kind)
             }
         };
-        wrong.then(|| format!("{self:?} became {after:?}"))
+        wrong.then(|| self.differences(&after))
+    }
+
+    /// What has changed, field by field.
+    fn differences(&self, after: &Before) -> String {
+        let (before, after) = (format!("{self:?}"), format!("{after:?}"));
+        let both = before.split(", ").zip(after.split(", "));
+        let changed = both.filter(|(before, after)| before != after);
+        let changed: Vec<String> =
+            changed.map(|(before, after)| format!("{before} became {after}")).collect();
+        match changed.is_empty() {
+            true => "it was not counted as dropped".to_owned(),
+            false => changed.join(", "),
+        }
     }
 
     fn moved(&self, after: &Before) -> bool {
@@ -278,6 +291,7 @@ mod tests {
                 explicit: true,
                 pinned,
                 tso_offset: 0,
+                cutoffs: 0,
             };
             let mut packet = vec![1; DATA_LEN + 122];
             data.emit(packet.first_chunk_mut().unwrap());

@@ -91,6 +91,8 @@ impl fmt::Display for Violation {
 pub struct Watch {
     /// Time of the run, set before each step.
     pub now: Time,
+    /// The host at work.
+    pub at_work: HostId,
     /// The first violation.
     pub violation: Option<Violation>,
     /// All RPCs of the run.
@@ -116,6 +118,7 @@ impl Shared {
     pub fn new(scenario: &Scenario) -> Shared {
         Shared(Rc::new(RefCell::new(Watch {
             now: Time::ZERO,
+            at_work: 0,
             violation: None,
             calls: Vec::new(),
             open: 0,
@@ -138,6 +141,12 @@ impl Shared {
 }
 
 impl Watch {
+    /// A host sets to work.
+    pub fn begin(&mut self, now: Time, host: HostId) {
+        self.now = now;
+        self.at_work = host;
+    }
+
     /// Notes that a rule was broken; only the first counts.
     pub fn violated(&mut self, rule: Rule, host: HostId, detail: String) {
         let at = self.now;
@@ -157,3 +166,6 @@ impl Watch {
         self.calls.get(id as usize)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,8 +164,17 @@ impl Host {
         self.watch.report().violated(rule, self.id, detail);
     }
 
-    /// Lets all events happen, and what follows from them.
+    /// Lets all events happen and what follows from them, and looks at what has come of it.
     fn drain(&mut self) {
+        self.let_happen();
+        self.look_at_prefixes();
+        if let Some(excess) = memory::excess(&self.endpoint, &self.core) {
+            self.violated(Rule::Memory, excess);
+        }
+    }
+
+    /// Lets all events happen and what follows from them.
+    fn let_happen(&mut self) {
         self.endpoint.settle();
         loop {
             let mut events = core::mem::take(&mut self.events);
@@ -190,10 +199,6 @@ impl Host {
             self.endpoint.settle();
         }
         self.check_untaken();
-        self.look_at_prefixes();
-        if let Some(excess) = memory::excess(&self.endpoint, &self.core) {
-            self.violated(Rule::Memory, excess);
-        }
     }
 
     fn happens(&mut self, event: Event, ended: &[(SessionId, CloseReason)]) {
@@ -216,7 +221,7 @@ impl Host {
 
 impl Stack for Host {
     fn receive(&mut self, now: Time, packet: &mut Packet) {
-        self.watch.report().now = now;
+        self.watch.report().begin(now, self.id);
         match self.power {
             Power::On => self.take(packet),
             Power::Paused(_) if self.ring.len() < self.config.ring_packets as usize => {
@@ -227,7 +232,7 @@ impl Stack for Host {
     }
 
     fn timeout(&mut self, now: Time) {
-        self.watch.report().now = now;
+        self.watch.report().begin(now, self.id);
         self.power_up(now);
         while self.power == Power::On
             && let Some(task) = self.agenda.pop(now)
@@ -257,7 +262,7 @@ impl Stack for Host {
         if self.power != Power::On {
             return false;
         }
-        self.watch.report().now = now;
+        self.watch.report().begin(now, self.id);
         let local = self.clock.local(now);
         loop {
             let Some(sent) = self.endpoint.poll_transmit(local, &mut self.frame) else {

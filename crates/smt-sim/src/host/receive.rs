@@ -12,6 +12,8 @@ use crate::packet::Packet;
 impl Host {
     /// Hands a packet to the core.
     pub(super) fn take(&mut self, packet: &mut Packet) {
+        // What the last packets sent have caused is not this packet's doing.
+        self.let_happen();
         let now = self.local();
         let remote = address(packet.src);
         let meta = PacketMeta { remote, local: address(self.id).ip(), ip_id: None };

@@ -9,7 +9,7 @@ use smt_proto::{External, Path, Role, SessionId};
 use super::agenda::Task;
 use super::{Host, SERVER_PORT};
 use crate::check::authentic::Receiver;
-use crate::check::sessions::{Death, Facts, SessionKey};
+use crate::check::sessions::{Death, SessionKey};
 use crate::net::{address, host_of};
 use crate::packet::HostId;
 use crate::rng::Rng;
@@ -151,7 +151,7 @@ impl Host {
         known.receiver = Some(Receiver::new(self.suite, receiving));
         known.heard_at = local;
         let key = known.key;
-        self.watch.report().sessions.insert(key, Facts::default());
+        self.watch.report().sessions.entry(key).or_default();
         // A newer session on its ports makes the core ask an older one's peer.
         for (id, other) in &mut self.sessions {
             other.suspected |= *id != session && other.key == key;
@@ -313,7 +313,7 @@ impl Host {
         };
         let now = self.local();
         if let Ok(session) = self.endpoint.add_session(now, external) {
-            self.watch.report().sessions.insert(key, Facts::default());
+            self.watch.report().sessions.entry(key).or_default();
             let known = self.known(peer, role, key);
             self.sessions.insert(session, Known { receiver: Some(receiver), ..known });
         }

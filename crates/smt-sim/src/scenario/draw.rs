@@ -22,7 +22,15 @@ impl Scenario {
             .filter(|plan| !plan.is_none());
         let intruders = attack.as_ref().map_or(0, Plan::off_path_hosts);
         let net = draw_net(&mut root.fork(4), hosts + intruders);
-        let configs = draw_configs(&mut root.fork(5), hosts, &workload);
+        let host_faults = draw_host_faults(&mut root.fork(7), hosts, faults_stop_us);
+        let mut configs = draw_configs(&mut root.fork(5), hosts, &workload);
+        if host_faults.iter().any(|fault| matches!(fault.kind, HostFaultKind::Crash { .. })) {
+            // Responses kept for a client that has crashed count until its session is idle for long,
+            // and leave no room for calls to it.
+            for config in &mut configs {
+                config.max_outgoing_bytes = HostConfig::default().max_outgoing_bytes;
+            }
+        }
         Scenario {
             seed,
             faults_stop_us,
@@ -38,7 +46,7 @@ impl Scenario {
             },
             early_calls: rng.chance(0.5),
             faults: draw_faults(&mut root.fork(6), hosts, faults_stop_us),
-            host_faults: draw_host_faults(&mut root.fork(7), hosts, faults_stop_us),
+            host_faults,
             workload,
             net,
             hosts: configs,

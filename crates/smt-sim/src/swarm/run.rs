@@ -190,9 +190,10 @@ impl Run<'_> {
                 break;
             }
             if nonces::reused() {
-                let host = HostId::MAX;
+                let mut watch = self.watch.report();
+                let host = watch.at_work;
                 let detail = "a nonce was used for two plaintexts".to_owned();
-                self.watch.report().violated(Rule::Nonces, host, detail);
+                watch.violated(Rule::Nonces, host, detail);
             }
             if self.over() {
                 return false;
@@ -232,7 +233,7 @@ impl Run<'_> {
     fn close(&mut self) {
         let now = self.world.now();
         for id in 0..self.scenario.honest() {
-            self.watch.report().now = now;
+            self.watch.report().begin(now, id);
             if let Some(host) = self.world.hosts.get_mut(id as usize).and_then(Actor::honest_mut) {
                 host.close_all(None);
             }

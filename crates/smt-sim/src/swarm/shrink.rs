@@ -76,7 +76,7 @@ fn candidate(scenario: &Scenario, number: usize) -> Option<Scenario> {
     }
     number -= scenario.host_faults.len();
     let host = smaller.hosts.get_mut(number / 2)?;
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         host.calls /= 2;
     } else {
         *host = crate::scenario::HostConfig {

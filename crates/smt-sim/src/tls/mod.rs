@@ -42,7 +42,7 @@ pub struct Handshake {
 impl Trust {
     /// The secret of the run of a seed.
     pub fn new(seed: u64) -> Trust {
-        let mut rng = Rng::new(seed).fork(0x7472_7573_74);
+        let mut rng = Rng::new(seed).fork(0x0074_7275_7374);
         let mut secret = [0; 32];
         smt_proto::crypto::Random::fill(&mut rng, &mut secret);
         Trust(secret)
