@@ -7,6 +7,7 @@ use super::*;
 use crate::fault::{Fault, Faults};
 use crate::log;
 use crate::net::{Spread, Topology};
+use crate::rng::mix;
 
 /// Bytes of a packet that takes 1000 on the wire, and 80 ns at 100 Gb/s.
 const LEN: usize = 942;
@@ -245,6 +246,10 @@ fn a_flow_keeps_to_its_path() {
     assert_eq!(same.iter().filter(|&&bytes| bytes > 0).count(), 1);
     let flows = (0..400).map(|flow| Packet { flow, ..to(11, 0) }).collect();
     assert!(uplinks(Spread::Flow, flows).iter().all(|&bytes| bytes > 50_000));
+    // The flow may be anything, a hash of the hosts included.
+    let hashed =
+        |i: u32| Packet { flow: mix(u64::from(i % 10) << 32 | 11), src: i % 10, ..to(11, 0) };
+    assert!(uplinks(Spread::Flow, (0..400).map(hashed).collect()).iter().all(|&bytes| bytes > 0));
 }
 
 #[test]

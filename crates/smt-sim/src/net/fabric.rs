@@ -129,7 +129,8 @@ impl Fabric {
         let spine = match self.spread {
             Spread::Flow => {
                 let hosts = u64::from(packet.src) << 32 | u64::from(packet.dst);
-                (mix(mix(hosts) ^ packet.flow) % u64::from(spines)) as u32
+                // Hashed one after the other: a flow may itself be a hash of its hosts.
+                (mix(hosts.rotate_left(32) ^ mix(!packet.flow)) % u64::from(spines)) as u32
             }
             Spread::Packet => self.rng.below(u64::from(spines)) as u32,
             Spread::Message => {
