@@ -49,6 +49,16 @@ pub struct Layout {
     pub records: u32,
 }
 
+/// The longest plaintext, preamble included, that a direction with `id_bits` bits of message ID can
+/// carry in records of `record_size` bytes.
+pub(crate) fn max_plain_len(record_size: u16, id_bits: u8) -> u32 {
+    let size = u64::from(record_size);
+    // The wire length is a 32-bit number.
+    let countable = u64::from(u32::MAX) / (size + u64::from(RECORD_OVERHEAD));
+    let len = max_records(id_bits).min(countable) * size;
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
 impl Layout {
     /// Cuts `plain_len` bytes.
     ///

@@ -91,7 +91,7 @@ impl Session {
             self.new_message(cx, id, kind, body, limit)
         };
         let response = response.or_else(|_| {
-            let text = "the response is larger than the caller takes";
+            let text = "the response is larger than the caller or the session takes";
             self.new_message(cx, id, Kind::Error, error_body(reply_code::TOO_LARGE, text), limit)
         });
         let Ok(mut response) = response else { return false };
@@ -230,11 +230,14 @@ impl Session {
         body: Bytes,
         response_limit: u32,
     ) -> Result<OutMessage, StartError> {
-        let too_large = StartError::TooLarge { limit: u64::from(self.peer.max_message) };
         let room = self.room.saturating_sub(DATA_LEN);
         let record_size = record::record_size_for(room);
+        // What the peer takes, and what record indices and lengths can count.
+        let countable = record::max_plain_len(record_size, self.local.id_bits);
+        let most = countable.min(self.peer.max_message.saturating_add(PREAMBLE_LEN as u32));
+        let too_large = StartError::TooLarge { limit: u64::from(most) - PREAMBLE_LEN as u64 };
         let plain = u32::try_from(PREAMBLE_LEN + body.len()).map_err(|_| too_large)?;
-        let most = self.peer.max_message.saturating_add(PREAMBLE_LEN as u32).max(plain);
+        let most = most.max(plain);
         let padded = cx.config.padding.padded_len(plain).clamp(plain, most);
         let layout = Layout::from_plain(record_size, u64::from(padded), self.local.id_bits)
             .map_err(|_| too_large)?;

@@ -10,6 +10,7 @@ use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, CloseReason};
 use crate::event::Event;
 use crate::keys::Secret;
+use crate::rpc::InState;
 use crate::time::Time;
 use crate::wire::CancelCode;
 
@@ -111,7 +112,14 @@ impl Session {
         if id == 0 {
             return self.probe_at.is_some() || matches!(self.state, State::Closing { .. });
         }
-        self.rpc_of(id).is_some_and(|which| which.ours && self.out.contains_key(&which.number))
+        self.rpc_of(id).is_some_and(|which| match which.ours {
+            true => self.out.contains_key(&which.number),
+            // A response of ours, or our question whether it has come.
+            false => self
+                .inc
+                .get(&which.number)
+                .is_some_and(|rpc| matches!(rpc.state, InState::Responding(_))),
+        })
     }
 
     /// Starts to close: calls end now, the peer is told until it confirms.

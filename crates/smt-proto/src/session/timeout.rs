@@ -46,7 +46,8 @@ impl Session {
         rpc.silences += 1;
         let silences = rpc.silences;
         let due = now + self.silence(silences);
-        let unscheduled = self.local.unscheduled;
+        // A peer that lets nothing come by itself asks for the first packet, at least.
+        let length = self.local.unscheduled.max(1);
         let horizon = self.horizon();
         let request_id = self.request_id(true, number);
         let Some(rpc) = self.out.get_mut(&number) else { return };
@@ -68,7 +69,7 @@ impl Session {
         if !asked && rpc.response.is_none() && (rpc.request.sent() > 0) {
             cx.stats.resends_sent += 1;
             let body =
-                Notice::Resend { offset: 0, length: unscheduled, priority: HIGHEST, pinned: false };
+                Notice::Resend { offset: 0, length, priority: HIGHEST, pinned: false };
             cx.send_control(session, request_id | 1, body);
         }
     }
@@ -206,7 +207,8 @@ impl Session {
 
     pub(crate) fn handshake_failed(&mut self, cx: &mut Shared, error: HandshakeError) {
         cx.stats.handshakes_failed += 1;
-        cx.events.push_back(Event::HandshakeFailed { session: self.id, error });
+        // First its calls, if there were any.
         self.end(cx, None);
+        cx.events.push_back(Event::HandshakeFailed { session: self.id, error });
     }
 }

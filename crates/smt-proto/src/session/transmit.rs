@@ -137,6 +137,11 @@ impl Session {
         notice: Notice,
         frame: &mut [u8],
     ) -> Option<usize> {
+        if matches!(self.state, State::Closing { .. }) && !matches!(notice, Notice::Cancel(_)) {
+            // An ACK would say that the calls ended by closing are finished, of which the peer may
+            // never have heard.
+            return None;
+        }
         let header = self.header(id);
         let body = match notice {
             Notice::Grant { offset, priority } => ControlBody::Grant { offset, priority },

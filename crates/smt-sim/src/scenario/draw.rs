@@ -23,14 +23,7 @@ impl Scenario {
         let intruders = attack.as_ref().map_or(0, Plan::off_path_hosts);
         let net = draw_net(&mut root.fork(4), hosts + intruders);
         let host_faults = draw_host_faults(&mut root.fork(7), hosts, faults_stop_us);
-        let mut configs = draw_configs(&mut root.fork(5), hosts, &workload);
-        if host_faults.iter().any(|fault| matches!(fault.kind, HostFaultKind::Crash { .. })) {
-            // Responses kept for a client that has crashed count until its session is idle for long,
-            // and leave no room for calls to it.
-            for config in &mut configs {
-                config.max_outgoing_bytes = HostConfig::default().max_outgoing_bytes;
-            }
-        }
+        let configs = draw_configs(&mut root.fork(5), hosts, &workload);
         Scenario {
             seed,
             faults_stop_us,
@@ -161,7 +154,7 @@ fn draw_config(rng: &mut Rng, calls: u32, room_for_one: u64) -> HostConfig {
         config.max_rpcs = u32::try_from(rng.between(1, 12)).unwrap_or(1);
     }
     if rng.chance(0.4) {
-        config.unscheduled = *rng.pick(&[1, 1000, 5000, 20_000]).unwrap_or(&1000);
+        config.unscheduled = *rng.pick(&[0, 1000, 5000, 20_000]).unwrap_or(&1000);
     }
     if rng.chance(0.3) {
         config.receive_credit = u32::try_from(rng.between(16 << 10, 100_000)).unwrap_or(16 << 10);
