@@ -11,6 +11,8 @@ use homa::Homa;
 
 /// The least a message may have outstanding, in bytes: below this a round trip per packet looms.
 pub(crate) const MIN_WINDOW: u32 = 16 << 10;
+/// The same where rate and round trip are known: some packets, so that grants keep ahead.
+const MIN_MEASURED_WINDOW: u32 = 8 << 10;
 /// Most messages that are granted at once.
 pub(crate) const MAX_CHOSEN: usize = 17;
 
@@ -176,7 +178,7 @@ impl<P: Policy> Granter<P> {
         enough: Option<u32>,
     ) -> Allowance {
         let share = self.window();
-        let window = enough.map_or(share, |enough| enough.max(MIN_WINDOW).min(share));
+        let window = enough.map_or(share, |enough| enough.max(MIN_MEASURED_WINDOW).min(share));
         let others = self.promised.saturating_sub(u64::from(owed));
         let room = u64::from(self.credit).saturating_sub(others);
         let mut outstanding = u32::try_from(room).unwrap_or(u32::MAX).min(window);
@@ -189,7 +191,8 @@ impl<P: Policy> Granter<P> {
                 outstanding = outstanding.max(MIN_WINDOW);
             }
         }
-        Allowance { outstanding, step: outstanding.max(MIN_WINDOW) / 4 }
+        let least = if enough.is_some() { MIN_MEASURED_WINDOW } else { MIN_WINDOW };
+        Allowance { outstanding, step: outstanding.max(least) / 4 }
     }
 
     /// Bytes each granted message may have outstanding if nothing else is promised.

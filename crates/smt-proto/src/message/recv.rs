@@ -10,6 +10,7 @@ use super::Body;
 use crate::grant::Granter;
 use crate::keys::EpochKeys;
 use crate::ranges::RangeSet;
+use crate::rate::{Mark, Meter};
 use crate::record::{self, Layout};
 use crate::time::Time;
 use crate::wire::{PREAMBLE_LEN, Preamble};
@@ -66,12 +67,22 @@ pub(crate) struct InMessage {
     /// Highest byte seen, and packets that came since the first hole was noticed.
     highest: u32,
     packets_past_hole: u32,
+    /// Where the first hole is, and since when.
+    hole: (u32, Mark),
+    /// Bytes below this may be overtaken by later ones that were granted a higher priority, until they
+    /// have been silent since the mark.
+    raised: (u32, Mark),
+    /// Priority of the latest grant, if there was one.
+    priority: Option<u8>,
     /// When bytes were last asked for, for RTT samples and pacing of requests.
     pub(crate) asked_at: Option<Time>,
     /// What was asked for because the network trimmed it, since the time.
     trimmed: (RangeSet, Time),
     /// The latest grant: its end, where the one before ended, and when it was given.
     timed_grant: Option<(u32, u32, Time)>,
+    /// Before this has been quiet for long enough, holes are not asked for again; and how often they
+    /// were in vain.
+    asked: (Mark, u32),
     /// How often bytes were asked for since the last came that had been sent again.
     asks: u32,
     /// Silent intervals in a row in which the sender owed us bytes.
@@ -97,9 +108,13 @@ impl InMessage {
             promised: 0,
             highest: 0,
             packets_past_hole: 0,
+            hole: (0, Mark::default()),
+            raised: (0, Mark::default()),
+            priority: None,
             asked_at: None,
             trimmed: (RangeSet::default(), Time::ZERO),
             timed_grant: None,
+            asked: (Mark::default(), 0),
             asks: 0,
             silences: 0,
             scheduled: false,
@@ -130,10 +145,20 @@ impl InMessage {
         self.granted = self.granted.max(offset.min(self.layout.wire_len));
     }
 
-    /// Grants bytes below `offset`; the first packet that knows of it gives a round trip.
-    pub(crate) fn grant_timed(&mut self, now: Time, offset: u32) {
+    /// Grants bytes below `offset` at `priority`; the first packet that knows of it gives a round trip.
+    /// If the priority is higher than before, `mark` tells when order can be relied on again.
+    pub(crate) fn grant_timed(&mut self, now: Time, offset: u32, priority: u8, mark: Mark) {
+        if self.priority.is_some_and(|before| priority > before) {
+            self.raised = (self.granted, mark);
+        }
+        self.priority = Some(priority);
         self.timed_grant = Some((offset, self.granted, now));
         self.grant(offset);
+    }
+
+    /// The priority that its latest grant gave it.
+    pub(crate) fn priority(&self) -> Option<u8> {
+        self.priority
     }
 
     /// The round trip since the latest grant, if a packet with this `incoming` shows that the grant had
@@ -275,9 +300,23 @@ impl InMessage {
         })
     }
 
-    /// Whether at least `window` packets have come past the first hole since it was last asked for.
-    pub(crate) fn hole_is_overdue(&self, window: u32) -> bool {
+    /// Whether at least `window` packets have come past the first hole since it was last asked for, and
+    /// it is at least `age` old. Bytes that later ones may overtake at a higher priority are not overdue.
+    pub(crate) fn hole_is_overdue(
+        &mut self,
+        now: Time,
+        meter: &Meter,
+        window: u32,
+        age: Duration,
+    ) -> bool {
+        let Some(first) = self.have.holes(0..self.highest).next() else { return false };
+        if self.hole.0 != first.start {
+            self.hole = (first.start, meter.mark(now, now + age));
+            self.packets_past_hole = 1;
+        }
         self.packets_past_hole >= window
+            && meter.silent_at(self.hole.1) <= now
+            && (first.start >= self.raised.0 || meter.silent_at(self.raised.1) <= now)
     }
 
     /// Where the data seen so far ends.
@@ -290,6 +329,19 @@ impl InMessage {
         self.packets_past_hole = 0;
         self.asked_at = Some(now);
         self.asks += 1;
+    }
+
+    /// Holes were asked for: not again before `pace`, doubling, has passed in which nothing else came.
+    pub(crate) fn asked_for_holes(&mut self, now: Time, meter: &Meter, pace: Duration) {
+        self.asked(now);
+        let (mark, times) = &mut self.asked;
+        *mark = meter.mark(now, now + pace * (1 << (*times).min(4)));
+        *times += 1;
+    }
+
+    /// Whether holes may be asked for.
+    pub(crate) fn may_ask(&self, now: Time, meter: &Meter) -> bool {
+        self.asked.1 == 0 || meter.silent_at(self.asked.0) <= now
     }
 
     /// The network cut the bytes of `range` off their packet. Whether to ask for them now: they are not
@@ -310,6 +362,7 @@ impl InMessage {
     /// Bytes came that had been sent again: a round trip since they were asked for, unless it is
     /// not clear which request they answer.
     pub(crate) fn answered(&mut self, now: Time) -> Option<Duration> {
+        self.asked.1 = 0;
         let asks = core::mem::take(&mut self.asks);
         self.asked_at.filter(|_| asks == 1).map(|at| now.since(at))
     }

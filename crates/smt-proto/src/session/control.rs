@@ -102,9 +102,9 @@ impl Session {
         match self.inc.get_mut(&number).map(|rpc| &mut rpc.state) {
             Some(InState::Receiving(message)) => {
                 let key = (session, request_id);
-                let paced = message.asked_at.is_none_or(|at| now.since(at) >= pace);
+                let paced = message.may_ask(now, &cx.granter.meter);
                 let limit = message.granted();
-                if paced && resend_holes(message, cx, now, key, limit) == 0 {
+                if paced && resend_holes(message, cx, now, key, limit, pace) == 0 {
                     // Nothing is missing below the grant: then perhaps the grant was.
                     let place = cx.granter.place(key, message.remaining());
                     let priority = place.map_or(0, |place| place.priority);

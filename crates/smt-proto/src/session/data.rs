@@ -250,11 +250,12 @@ impl Session {
         let window = self.reorder_window;
         let pace = self.rtt.smoothed();
         let horizon = self.horizon();
+        let age = self.rtt.shortest().unwrap_or_default();
         let Some(rpc) = self.inc.get_mut(&number) else { return };
         let InState::Receiving(message) = &mut rpc.state else { return };
         rpc.mark = cx.granter.meter.mark(now, due);
         rpc.timer.set(&mut cx.timers, Wake::In(session, number), due);
-        ask_for_holes(message, cx, now, (session, id), window, pace);
+        ask_for_holes(message, cx, now, (session, id), (window, age), pace);
         schedule(message, cx, (session, id), horizon);
     }
 
@@ -301,6 +302,7 @@ impl Session {
         let window = self.reorder_window;
         let pace = self.rtt.smoothed();
         let horizon = self.horizon();
+        let age = self.rtt.shortest().unwrap_or_default();
         let session = self.id;
         let limits = self.peer_limits();
         let Some(keys) = self.keys.as_deref_mut() else { return };
@@ -318,7 +320,7 @@ impl Session {
             rpc.mark = cx.granter.meter.mark(now, due);
             let due = rpc.silent_at.min(rpc.deadline);
             rpc.timer.set(&mut cx.timers, Wake::Out(session, number), due);
-            ask_for_holes(message, cx, now, (session, id), window, pace);
+            ask_for_holes(message, cx, now, (session, id), (window, age), pace);
             schedule(message, cx, (session, id), horizon);
         }
         let complete = if message.is_complete() { rpc.response.take() } else { None };

@@ -17,6 +17,11 @@ const MAX_RESENDS: usize = 16;
 /// Silent intervals after which a sender that owes us bytes loses its place among those granted.
 const STALLED: u32 = 3;
 
+/// A window is larger by this part of it than what the measured rate brings in a round trip.
+const HEADROOM: u32 = 8;
+/// How long bytes may be overtaken while no round trip has been measured.
+const UNKNOWN_HORIZON: Duration = Duration::from_millis(1);
+
 /// What new bytes of a message brought.
 pub(super) struct Progress {
     /// Whether records opened.
@@ -150,7 +155,7 @@ fn ask_for_trimmed(
     if message.trimmed(now, range.clone(), pace) {
         cx.stats.resends_sent += 1;
         let (offset, length) = (range.start, range.end - range.start);
-        let priority = cutoffs::priority(cx.sizes.cutoffs(), message.layout().wire_len);
+        let priority = resend_priority(message, cx);
         cx.send_control(session, id, Notice::Resend { offset, length, priority, pinned: false });
     }
 }
@@ -161,14 +166,22 @@ pub(super) fn ask_for_holes(
     cx: &mut Shared,
     now: Time,
     (session, id): (SessionId, u64),
-    window: u32,
+    (window, age): (u32, Duration),
     pace: Duration,
 ) {
-    let paced = message.asked_at.is_none_or(|at| now.since(at) >= pace);
-    if paced && message.hole_is_overdue(window) {
+    if message.may_ask(now, &cx.granter.meter)
+        && message.hole_is_overdue(now, &cx.granter.meter, window, age)
+    {
         let limit = message.highest();
-        resend_holes(message, cx, now, (session, id), limit);
+        resend_holes(message, cx, now, (session, id), limit, pace);
     }
+}
+
+/// The priority to send bytes again at: that of the bytes themselves. Were it higher, what was only late
+/// would arrive twice, win new grants, and pile up.
+fn resend_priority(message: &InMessage, cx: &Shared) -> u8 {
+    let unscheduled = || cutoffs::priority(cx.sizes.cutoffs(), message.layout().wire_len);
+    message.priority().unwrap_or_else(unscheduled)
 }
 
 /// Sends RESENDs for the first holes below `limit`.
@@ -178,9 +191,10 @@ pub(super) fn resend_holes(
     now: Time,
     (session, id): (SessionId, u64),
     limit: u32,
+    pace: Duration,
 ) -> usize {
     let mut asked = 0;
-    let priority = cutoffs::priority(cx.sizes.cutoffs(), message.layout().wire_len);
+    let priority = resend_priority(message, cx);
     for (hole, pinned) in message.holes(limit).take(MAX_RESENDS) {
         let (offset, length) = (hole.start, hole.end - hole.start);
         cx.stats.resends_sent += 1;
@@ -189,7 +203,7 @@ pub(super) fn resend_holes(
         asked += 1;
     }
     if asked > 0 {
-        message.asked(now);
+        message.asked_for_holes(now, &cx.granter.meter, pace);
     }
     asked
 }
@@ -201,10 +215,13 @@ pub(super) fn chase(
     cx: &mut Shared,
     now: Time,
     key: (SessionId, u64),
-    horizon: Option<Duration>,
+    (horizon, pace): (Option<Duration>, Duration),
 ) -> bool {
+    if !message.may_ask(now, &cx.granter.meter) {
+        return true;
+    }
     let limit = message.granted();
-    if resend_holes(message, cx, now, key, limit) == 0 {
+    if resend_holes(message, cx, now, key, limit, pace) == 0 {
         schedule(message, cx, key, horizon);
         return false;
     }
@@ -216,7 +233,7 @@ pub(super) fn chase(
 }
 
 /// Enters a message that needs grants into the schedule and grants it what it may have: enough for a
-/// round trip of `horizon`, and half as much again, so that a rate that was measured too low recovers.
+/// round trip of `horizon`, and some more, so that a rate that was measured too low recovers.
 pub(super) fn schedule(
     message: &mut InMessage,
     cx: &mut Shared,
@@ -234,12 +251,13 @@ pub(super) fn schedule(
     }
     let Some(place) = cx.granter.place(key, left) else { return };
     let enough = horizon.and_then(|horizon| cx.granter.meter.bytes_in(horizon));
-    let enough = enough.map(|enough| enough.saturating_add(enough / 2));
+    let enough = enough.map(|enough| enough.saturating_add(enough / HEADROOM));
     let allowance = cx.granter.allowance(key, place, message.promised(), enough);
     let target = message.received().saturating_add(allowance.outstanding).min(wire_len);
     let step = target.saturating_sub(message.granted());
     if step > 0 && (target == wire_len || step >= allowance.step) {
-        message.grant_timed(cx.now, target);
+        let mark = cx.granter.meter.mark(cx.now, cx.now + horizon.unwrap_or(UNKNOWN_HORIZON));
+        message.grant_timed(cx.now, target, place.priority, mark);
         message.promise(&mut cx.granter, cx.now, false);
         cx.regrant |= cx.granter.granted(place, step);
         cx.stats.grants_sent += 1;

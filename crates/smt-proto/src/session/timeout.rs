@@ -48,7 +48,7 @@ impl Session {
         let due = now + self.silence(silences);
         // A peer that lets nothing come by itself asks for the first packet, at least.
         let length = self.local.unscheduled.max(1);
-        let horizon = self.horizon();
+        let (horizon, pace) = (self.horizon(), self.rtt.smoothed());
         let request_id = self.request_id(true, number);
         let Some(rpc) = self.out.get_mut(&number) else { return };
         if rpc.cancelling {
@@ -62,14 +62,13 @@ impl Session {
         rpc.sent_at = None;
         let key = (session, request_id | 1);
         let asked = match &mut rpc.response {
-            Some(response) => chase(response, cx, now, key, horizon),
+            Some(response) => chase(response, cx, now, key, (horizon, pace)),
             None => false,
         };
         // A request still waiting in our own queue cannot be answered yet.
         if !asked && rpc.response.is_none() && (rpc.request.sent() > 0) {
             cx.stats.resends_sent += 1;
-            let body =
-                Notice::Resend { offset: 0, length, priority: HIGHEST, pinned: false };
+            let body = Notice::Resend { offset: 0, length, priority: HIGHEST, pinned: false };
             cx.send_control(session, request_id | 1, body);
         }
     }
@@ -94,7 +93,7 @@ impl Session {
         let max_silence = cx.config.limits.max_silence;
         let due = now + self.silence(silences);
         let request_id = self.request_id(false, number);
-        let horizon = self.horizon();
+        let (horizon, pace) = (self.horizon(), self.rtt.smoothed());
         let Some(rpc) = self.inc.get_mut(&number) else { return };
         match &mut rpc.state {
             InState::Receiving(message) if message.silences >= max_silence => {
@@ -103,7 +102,7 @@ impl Session {
             InState::Receiving(message) => {
                 rpc.mark = cx.granter.meter.mark(now, due);
                 rpc.timer.set(&mut cx.timers, who, due);
-                chase(message, cx, now, (session, request_id), horizon);
+                chase(message, cx, now, (session, request_id), (horizon, pace));
             }
             InState::Executing => {}
             InState::Responding(_) => {
