@@ -50,8 +50,11 @@ impl Endpoint {
             .transmit_control(frame)
             .or_else(|| self.transmit_flight(now, frame))
             .or_else(|| self.transmit_message(now, frame))
-            // What could not be sent is cancelled.
-            .or_else(|| self.transmit_control(frame))?;
+            // What could not be sent is cancelled, and what came free is granted to others.
+            .or_else(|| {
+                self.sweep();
+                self.transmit_control(frame)
+            })?;
         self.shared.pacer.sent(transmit.len);
         self.shared.stats.packets_sent += 1;
         Some(transmit)
@@ -61,6 +64,7 @@ impl Endpoint {
     pub fn wants_transmit(&self) -> bool {
         let shared = &self.shared;
         !(shared.control.is_empty()
+            && !shared.regrant
             && shared.flights.is_empty()
             && !shared.queue.has_small()
             && (!shared.queue.has_large() || shared.pacer.is_full()))
