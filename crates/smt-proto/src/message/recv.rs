@@ -1,6 +1,7 @@
 //! A message being received: records opened straight into its buffer as they complete, in any
 //! order; pieces of records that arrive apart are gathered first (spec 4.4).
 
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -44,6 +45,20 @@ pub(crate) struct Opener<'a> {
     pub(crate) id_bits: u8,
 }
 
+/// Trimmed packets of a message asked for in a round trip in which nothing of it came whole.
+const FEW_TRIMMED: u32 = 16;
+
+/// What was asked for in one round trip because the network trimmed it.
+#[derive(Debug, Default)]
+struct TrimRound {
+    asked: RangeSet,
+    since: Time,
+    /// Bytes held when it began.
+    had: u32,
+    /// Packets that may still be asked for.
+    left: u32,
+}
+
 /// A message being received.
 #[derive(Debug)]
 pub(crate) struct InMessage {
@@ -76,8 +91,8 @@ pub(crate) struct InMessage {
     priority: Option<u8>,
     /// When bytes were last asked for, for RTT samples and pacing of requests.
     pub(crate) asked_at: Option<Time>,
-    /// What was asked for because the network trimmed it, since the time.
-    trimmed: (RangeSet, Time),
+    /// What the network trimmed and was asked for in this round trip; most messages have none.
+    trimmed: Option<Box<TrimRound>>,
     /// The latest grant: its end, where the one before ended, and when it was given.
     timed_grant: Option<(u32, u32, Time)>,
     /// Before this has been quiet for long enough, holes are not asked for again; and how often they
@@ -112,7 +127,7 @@ impl InMessage {
             raised: (0, Mark::default()),
             priority: None,
             asked_at: None,
-            trimmed: (RangeSet::default(), Time::ZERO),
+            trimmed: None,
             timed_grant: None,
             asked: (Mark::default(), 0),
             asks: 0,
@@ -345,16 +360,29 @@ impl InMessage {
     }
 
     /// The network cut the bytes of `range` off their packet. Whether to ask for them now: they are not
-    /// here, and were not asked for within `pace` for the same reason.
+    /// here and were not asked for within `pace` for the same reason, and no more packets are asked for
+    /// in that time than came whole in the time before, and a few. What is not asked for is a hole as any
+    /// other.
     pub(crate) fn trimmed(&mut self, now: Time, range: Range<u32>, pace: Duration) -> bool {
-        let (asked, since) = &mut self.trimmed;
-        if now.since(*since) >= pace {
-            (*asked, *since) = (RangeSet::default(), now);
-        }
-        if self.have.covers(&range) || asked.overlaps(&range) {
+        if self.have.covers(&range) {
             return false;
         }
-        asked.insert(range);
+        let have = self.have_len;
+        let round = self.trimmed.get_or_insert_default();
+        if now.since(round.since) >= pace {
+            let came = have.saturating_sub(round.had) / (range.end - range.start).max(1);
+            **round = TrimRound {
+                asked: RangeSet::default(),
+                since: now,
+                had: have,
+                left: came.saturating_add(FEW_TRIMMED),
+            };
+        }
+        if round.left == 0 || round.asked.overlaps(&range) {
+            return false;
+        }
+        round.left -= 1;
+        round.asked.insert(range);
         self.asked(now);
         true
     }
