@@ -63,11 +63,11 @@ impl Endpoint {
     /// Whether [`poll_transmit`](Self::poll_transmit) may have something.
     pub fn wants_transmit(&self) -> bool {
         let shared = &self.shared;
-        !(shared.control.is_empty()
-            && !shared.regrant
-            && shared.flights.is_empty()
-            && !shared.queue.has_small()
-            && (!shared.queue.has_large() || shared.pacer.is_full()))
+        !shared.control.is_empty()
+            || shared.regrant
+            || !shared.flights.is_empty()
+            || shared.queue.has_small()
+            || (shared.queue.has_large() && !shared.pacer.is_full())
     }
 
     fn transmit_control(&mut self, frame: &mut [u8]) -> Option<Transmit> {
