@@ -17,6 +17,11 @@ const WINDOW: Duration = Duration::from_secs(5);
 /// Rates are in bytes per nanosecond, times 2 to this power.
 const SHIFT: u32 = 16;
 
+/// Bytes that may be asked for again at once, on the wire.
+const REPAIR_BURST: u64 = 32 << 10;
+/// Bytes that are asked for again wait for their turn no longer than this.
+const MAX_REPAIR_WAIT: Duration = Duration::from_millis(10);
+
 /// However busy the link, silence counts after so many times its length.
 const MAX_STRETCH: u32 = 16;
 
@@ -35,6 +40,8 @@ pub(crate) struct Meter {
     open: Option<Interval>,
     /// Bytes on the wire so far.
     total: u64,
+    /// Until when the link is booked for bytes asked for again.
+    booked: Time,
     /// Highest rates of the window that began at the time, and of the one before.
     best: [u64; 2],
     window: Time,
@@ -115,6 +122,30 @@ impl Meter {
         Some(u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 
+    /// Books the link for `bytes` that are asked for again, and says when to ask: were all that is
+    /// missing asked for at once, it would overflow the same queue again. `now` while the rate is not
+    /// known, and after at most [`MAX_REPAIR_WAIT`], whatever is booked.
+    pub(crate) fn book(&mut self, now: Time, bytes: u32) -> Time {
+        let Some(rate) = self.rate() else { return now };
+        let span = |bytes: u64| Duration::from_nanos(bytes.saturating_mul(1 << SHIFT) / rate);
+        let slot = self.booked.max(now - span(REPAIR_BURST));
+        if slot.since(now) > MAX_REPAIR_WAIT {
+            return now + MAX_REPAIR_WAIT;
+        }
+        self.booked = slot + span(bytes.into());
+        slot.max(now)
+    }
+
+    /// Books the link if `bytes` may be asked for again at once.
+    pub(crate) fn book_now(&mut self, now: Time, bytes: u32) -> bool {
+        let before = self.booked;
+        let free = self.book(now, bytes) <= now;
+        if !free {
+            self.booked = before;
+        }
+        free
+    }
+
     /// From `now` on silence counts that is suspicious at `due`.
     pub(crate) fn mark(&self, now: Time, due: Time) -> Mark {
         Mark { at: now, wait: due.since(now), total: self.total }
@@ -144,6 +175,27 @@ mod tests {
 
     fn at(nanos: u64) -> Time {
         Time::from_nanos(nanos)
+    }
+
+    #[test]
+    fn repairs_take_turns_at_the_rate_of_the_link() {
+        let mut meter = Meter::default();
+        assert_eq!(meter.book(at(5), 1 << 30), at(5));
+        // One byte a nanosecond.
+        (meter.best, meter.samples) = ([1 << SHIFT, 0], MIN_SAMPLES);
+        let now = at(1_000_000);
+        // A burst goes at once, then each when the others' bytes have had their time.
+        assert_eq!(meter.book(now, 32 << 10), now);
+        assert_eq!(meter.book(now, 10_000), now);
+        assert_eq!(meter.book(now, 10_000), now + Duration::from_nanos(10_000));
+        assert_eq!(meter.book(now, 1), now + Duration::from_nanos(20_000));
+        // Nobody books the link for ever.
+        assert!(!meter.book_now(now, 1));
+        assert!(meter.book_now(now + Duration::from_nanos(20_001), 1));
+        meter.book(now, u32::MAX);
+        assert_eq!(meter.book(now, 1), now + MAX_REPAIR_WAIT);
+        let later = now + Duration::from_secs(10);
+        assert_eq!(meter.book(later, 1), later);
     }
 
     #[test]

@@ -91,6 +91,8 @@ pub(crate) struct InMessage {
     priority: Option<u8>,
     /// When bytes were last asked for, for RTT samples and pacing of requests.
     pub(crate) asked_at: Option<Time>,
+    /// Its turn to have what is missing sent again, once it has booked one.
+    repair_at: Option<Time>,
     /// What the network trimmed and was asked for in this round trip; most messages have none.
     trimmed: Option<Box<TrimRound>>,
     /// The latest grant: its end, where the one before ended, and when it was given.
@@ -127,6 +129,7 @@ impl InMessage {
             raised: (0, Mark::default()),
             priority: None,
             asked_at: None,
+            repair_at: None,
             trimmed: None,
             timed_grant: None,
             asked: (Mark::default(), 0),
@@ -352,6 +355,20 @@ impl InMessage {
         let (mark, times) = &mut self.asked;
         *mark = meter.mark(now, now + pace * (1 << (*times).min(4)));
         *times += 1;
+    }
+
+    /// Bytes that the sender may send and that are not here.
+    pub(crate) fn missing(&self) -> u32 {
+        self.granted.saturating_sub(self.have_len)
+    }
+
+    /// When what is missing may be asked for: its turn among all messages (spec 6.3).
+    pub(crate) fn repair_at(&mut self, now: Time, meter: &mut Meter) -> Time {
+        let slot = self.repair_at.take().unwrap_or_else(|| meter.book(now, self.missing()));
+        if slot > now {
+            self.repair_at = Some(slot);
+        }
+        slot.max(now)
     }
 
     /// Whether holes may be asked for.

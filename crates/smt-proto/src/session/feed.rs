@@ -171,6 +171,7 @@ pub(super) fn ask_for_holes(
 ) {
     if message.may_ask(now, &cx.granter.meter)
         && message.hole_is_overdue(now, &cx.granter.meter, window, age)
+        && cx.granter.meter.book_now(now, message.missing())
     {
         let limit = message.highest();
         resend_holes(message, cx, now, (session, id), limit, pace);

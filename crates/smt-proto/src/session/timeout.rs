@@ -42,6 +42,12 @@ impl Session {
                 rpc.timer.set(&mut cx.timers, who, later.min(rpc.deadline));
                 return;
             }
+            let turn = rpc.response.as_mut().map(|m| m.repair_at(now, &mut cx.granter.meter));
+            if let Some(turn) = turn.filter(|turn| *turn > now) {
+                rpc.silent_at = turn;
+                rpc.timer.set(&mut cx.timers, who, turn.min(rpc.deadline));
+                return;
+            }
         }
         rpc.silences += 1;
         let silences = rpc.silences;
@@ -81,8 +87,12 @@ impl Session {
         if !rpc.timer.fired(&mut cx.timers, who, now) {
             return;
         }
-        if matches!(rpc.state, InState::Receiving(_)) {
-            let later = cx.granter.meter.silent_at(rpc.mark);
+        if let InState::Receiving(message) = &mut rpc.state {
+            let meter = &mut cx.granter.meter;
+            let mut later = meter.silent_at(rpc.mark);
+            if later <= now {
+                later = message.repair_at(now, meter);
+            }
             if later > now {
                 rpc.timer.set(&mut cx.timers, who, later);
                 return;
