@@ -10,10 +10,6 @@ use crate::time::Time;
 use crate::timer::Wake;
 use crate::wire::{AckRanges, CancelCode, Control, ControlBody, MAX_ACK_RANGES, UnknownCode};
 
-/// What a request of which nothing came is taken to be long, in bytes, when its turn to be sent again
-/// is looked for.
-const LOST_REQUEST: u32 = 8 << 10;
-
 impl Session {
     pub(crate) fn on_control(&mut self, cx: &mut Shared, now: Time, control: &Control) {
         let id = control.header.message_id;
@@ -124,17 +120,10 @@ impl Session {
                 cx.stats.busy_sent += 1;
                 cx.send_control(session, response_id, Notice::Busy);
             }
-            None if self.seen.contains(number) => {
-                let code = UnknownCode::Forgotten;
-                cx.send_control(session, response_id, Notice::Unknown(code));
-            }
-            // All that others are to send again comes first: the caller asks again later.
-            None if !cx.granter.meter.book_now(now, LOST_REQUEST) => {
-                cx.stats.busy_sent += 1;
-                cx.send_control(session, response_id, Notice::Busy);
-            }
             None => {
-                let code = UnknownCode::NeverAccepted;
+                let forgotten = self.seen.contains(number);
+                let code =
+                    if forgotten { UnknownCode::Forgotten } else { UnknownCode::NeverAccepted };
                 cx.send_control(session, response_id, Notice::Unknown(code));
             }
         }
