@@ -42,6 +42,29 @@ impl Table {
         self.rows.is_empty()
     }
 
+    /// The table with rows and columns exchanged: its first column becomes the head.
+    pub fn transposed(&self) -> Table {
+        let mut head = self.columns.iter().take(1).cloned().collect::<Vec<String>>();
+        head.extend(self.rows.iter().map(|row| row.first().map(Cell::show).unwrap_or_default()));
+        let mut table = Table::new(head);
+        for (i, name) in self.columns.iter().enumerate().skip(1) {
+            let cells = self.rows.iter().map(|row| row.get(i).cloned().unwrap_or(Cell::None));
+            table.row([Cell::from(name.as_str())].into_iter().chain(cells));
+        }
+        table
+    }
+
+    /// The table with only the columns whose names are `wanted`.
+    pub fn only(&self, wanted: impl Fn(&str) -> bool) -> Table {
+        let kept: Vec<usize> =
+            (0..).zip(&self.columns).filter(|(_, name)| wanted(name)).map(|(i, _)| i).collect();
+        let pick = |row: &Vec<Cell>| kept.iter().filter_map(|&i| row.get(i).cloned()).collect();
+        Table {
+            columns: kept.iter().filter_map(|&i| self.columns.get(i).cloned()).collect(),
+            rows: self.rows.iter().map(pick).collect(),
+        }
+    }
+
     /// Lines of text in which the columns stand one below the other, with a head.
     pub fn text(&self) -> String {
         let widths = self.widths(3);
@@ -244,6 +267,19 @@ cut short          -         -
         assert_eq!(json[0]["slowdown"], 2.345);
         assert!(json[1]["slowdown"].is_null());
         assert_eq!(json[1]["who"], "a|b");
+    }
+
+    #[test]
+    fn columns_become_rows_or_are_left_out() {
+        let mut table = table();
+        table.rows[0][2] = 1.5.into();
+        let turned = table.transposed();
+        assert_eq!(turned.columns, ["who", "smt", "a|b", "cut short"]);
+        assert_eq!(turned.json()[0]["who"], "packets");
+        assert_eq!(turned.json()[1]["smt"], 1.5);
+        assert!(turned.json()[0]["cut short"].is_null());
+        assert_eq!(table.only(|name| name != "packets").json()[0]["slowdown"], 1.5);
+        assert_eq!(table.only(|name| name == "who").columns, ["who"]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! The subcommands of the program `smt-sim`, one module each.
+//! The subcommands of the program `smt-sim`, one module each, and what they share.
 
 pub mod incast;
 pub mod loss;
+mod numbers;
+pub mod output;
 pub mod paths;
 pub mod rack;
 pub mod replay;

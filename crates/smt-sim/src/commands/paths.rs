@@ -9,9 +9,20 @@ use super::rack::Common;
 use crate::net::{NetConfig, Spread};
 use crate::rack::experiment::{Experiment, Kind};
 
-/// How packets spread over several paths, and what that does to latency: by flow, by packet, by message
+/// Ways to spread packets over the spines: by flow, by packet, by message
 #[derive(Clone, Debug, ClapArgs)]
-#[command(after_help = "Exit status: 0 done; 1 a message was lost or starved; 2 wrong usage.")]
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
+Runs the load of `smt-sim rack` with SMT three times. Flow: all packets between two hosts take one \
+path. Packet: each takes one by chance. Message: each message keeps to the uplink that had the least \
+to do when it began.
+
+Exit status: 0 done; 1 a message was lost or starved; 2 not done (wrong usage, too much memory).
+
+Example:
+  smt-sim paths --workload w3 --messages 100000"
+)]
 pub struct Args {
     /// What to offer.
     #[command(flatten)]

@@ -7,10 +7,13 @@ use std::time::Instant;
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::numbers::{self, load, positive, racks, rate, spread};
+use super::output::{WIDTH, note, print, wrapped};
 use crate::net::{NetConfig, Spread};
 use crate::rack::experiment::{Experiment, Kind, Report, leaf_spine};
 use crate::rack::offered::{Demand, Offered};
 use crate::rack::{memory, parallel, show};
+use crate::table::Table;
 use crate::workload::Workload;
 
 /// Packets that a run has by default, counted at their senders, roughly.
@@ -21,58 +24,71 @@ const DEFAULT_MESSAGES: (f64, f64) = (4_000.0, 1_000_000.0);
 /// What runs under the load of a workload have in common.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Common {
-    /// Message sizes: w1 to w5
-    #[arg(long, default_value = "w4")]
+    /// Message sizes: w1 to w5, from memcached (short) to web search (long)
+    #[arg(long, value_name = "NAME", default_value = "w4")]
     pub workload: Workload,
-    /// Fraction of the hosts' link bandwidth to use
-    #[arg(long, default_value_t = 0.8, value_parser = fraction)]
+    /// Fraction of the hosts' link bandwidth to use, 0.01 to 1.5
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.8, value_parser = load)]
     pub load: f64,
     /// Link bandwidth of the hosts, in Gb/s
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, value_name = "RATE", default_value_t = 10.0, value_parser = rate)]
     pub gbps: f64,
-    /// Hosts, in four racks: a multiple of 4
-    #[arg(long, default_value_t = 40, value_parser = racks)]
+    /// Hosts, in four racks: a multiple of 4, 8 to 400
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = racks)]
     pub hosts: u32,
-    /// Messages to send [default: as many as make about 4 million packets]
-    #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Messages to send, at least 100 [default: as many as make about 4 million packets, 4,000 to
+    /// 1,000,000]
+    #[arg(long, value_name = "N", conflicts_with = "seconds",
+          value_parser = clap::value_parser!(u32).range(100..))]
     pub messages: Option<u32>,
     /// Simulated seconds in which messages start, instead of their number
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_name = "S", value_parser = positive)]
     pub seconds: Option<f64>,
     /// What decides sizes, times and pairs
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Memory that may be used, in GiB
-    #[arg(long, default_value_t = 4.0, value_parser = positive)]
+    /// Memory that may be used, in GiB; runs that may need more are refused
+    #[arg(long, value_name = "GIB", default_value_t = 4.0, value_parser = positive)]
     pub max_memory: f64,
     /// Print one JSON object for each run instead of tables
     #[arg(long)]
     pub json: bool,
 }
 
-/// A rack of hosts under the load of a workload: slowdown by message size, for SMT and for streams
+/// Racks of hosts under load: slowdown by message size, for SMT and for streams
 #[derive(Clone, Debug, ClapArgs)]
-#[command(after_help = "\
-Slowdown is one-way time, from the call to the whole request at its receiver, over what the same
-message takes through the idle network. Load counts everything that DATA packets take on the wire,
-responses, headers and gaps included.
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
+Slowdown is one-way time, from the call to the whole request at its receiver, over what the same \
+message takes through the idle network; 1 is the best there is. Load counts everything that DATA \
+packets take on the wire, responses, headers and gaps included. The first and the last tenth of the \
+messages do not count.
 
-Exit status: 0 done; 1 a message of SMT was lost or starved; 2 wrong usage.")]
+Streams are what RPCs over TLS over TCP would do: DCTCP, one connection for each pair of hosts.
+
+Exit status: 0 done; 1 a message of SMT was lost or starved; 2 not done (wrong usage, too much memory).
+
+Examples:
+  smt-sim rack --workload w3 --messages 100000
+  smt-sim rack --workload w1 --gbps 100 --load 0.5 --transport smt --json"
+)]
 pub struct Args {
     /// What to offer.
     #[command(flatten)]
     pub common: Common,
-    /// smt, stream, or both
-    #[arg(long, default_value = "both", value_parser = ["smt", "stream", "both"])]
+    /// Whose turn it is
+    #[arg(long, value_name = "WHICH", default_value = "both", value_parser = ["smt", "stream", "both"])]
     pub transport: String,
     /// How packets spread over the spines: flow, packet or message
-    #[arg(long, default_value = "packet", value_parser = spread)]
+    #[arg(long, value_name = "HOW", default_value = "packet", value_parser = spread)]
     pub spread: Spread,
     /// Have switches cut the payload off packets that find no room
     #[arg(long)]
     pub trim: bool,
     /// Buffer of each switch port, in bytes
-    #[arg(long, default_value_t = NetConfig::default().buffer_bytes)]
+    #[arg(long, value_name = "BYTES", default_value_t = NetConfig::default().buffer_bytes,
+          value_parser = clap::value_parser!(u32).range(numbers::BUFFER))]
     pub buffer: u32,
 }
 
@@ -126,34 +142,45 @@ impl Common {
         let seconds = started.elapsed().as_secs_f64();
         if self.json {
             for report in &reports {
-                println!("{}", serde_json::to_string(report)?);
+                print(format_args!("{}\n", serde_json::to_string(report)?))?;
             }
         } else {
-            self.print(&reports, &names, seconds);
+            print(self.text(&reports, &names, seconds))?;
         }
         Ok(exit_code(&reports))
     }
 
-    fn print(&self, reports: &[Report], names: &[String], seconds: f64) {
+    fn text(&self, reports: &[Report], names: &[String], seconds: f64) -> String {
         let Common { workload, load, hosts, gbps, .. } = self;
-        println!("{workload} ({}), load {load}, {hosts} hosts, {gbps} Gb/s", workload.about());
         let all: Vec<&Report> = reports.iter().collect();
-        println!("\nSlowdown by size; the last lines are the longest hundredth, and all.\n");
-        print!("{}", show::by_size(&all, names).text());
-        println!();
-        print!("{}", show::traffic(&all, names).text());
-        println!();
+        let mut out = format!(
+            "{workload} ({}), load {load}, {hosts} hosts, {gbps} Gb/s\n\n\
+             Slowdown by size; the last lines are the longest hundredth, and all.\n\n",
+            workload.about()
+        );
+        for table in narrow(show::by_size(&all, names)) {
+            out += &format!("{}\n", table.text());
+        }
+        out += &format!("{}\n", show::traffic(&all, names).transposed().text());
         for (report, name) in reports.iter().zip(names) {
-            let p99 = report.outcome.short_half.p99;
-            println!("{name}: P99 slowdown of the shortest half of messages: {p99:.2}");
             for line in show::complaints(report) {
-                println!("{name}: {line}");
+                out += &wrapped(&format!("{name}: {line}"));
             }
         }
         let packets: u64 = reports.iter().map(|report| report.traffic.packets).sum();
         let rate = packets as f64 / seconds / 1e6;
-        println!("{packets} packets in {seconds:.1} s, {rate:.2} million a second");
+        out + &format!("{packets} packets in {seconds:.1} s, {rate:.2} million a second\n")
     }
+}
+
+/// A table of slowdowns as it is, or, if lines of a terminal are too short for it, as one for each
+/// statistic.
+fn narrow(table: Table) -> Vec<Table> {
+    if table.text().lines().all(|line| line.chars().count() <= WIDTH) {
+        return vec![table];
+    }
+    let of = |what: &str| table.only(|column| column == "bytes" || column.ends_with(what));
+    [" P50", " P99", " mean"].map(of).into()
 }
 
 /// As many messages of a workload as make `scale` times the usual number of packets.
@@ -205,45 +232,20 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// What is wrong with runs, on standard error.
+pub fn complain(named: &[(String, Experiment)], reports: &[Report]) {
+    for ((name, experiment), report) in named.iter().zip(reports) {
+        for line in show::complaints(report) {
+            note(format_args!(
+                "{name}, {}, {}: {line}",
+                experiment.demand.workload, experiment.transport
+            ));
+        }
+    }
+}
+
 /// 1 if a run of SMT lost a message or let one starve.
 pub fn exit_code(reports: &[Report]) -> ExitCode {
     let smt = |report: &&Report| report.experiment.transport == Kind::Smt;
     ExitCode::from(u8::from(!reports.iter().filter(smt).all(Report::is_sound)))
-}
-
-fn fraction(text: &str) -> Result<f64, String> {
-    let load: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if load > 0.0 && load <= 1.5 {
-        Ok(load)
-    } else {
-        Err("a load is above 0, at most 1.5".to_owned())
-    }
-}
-
-/// Reads a number above 0.
-///
-/// # Errors
-/// It is none.
-pub fn positive(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if number > 0.0 && number.is_finite() { Ok(number) } else { Err("not above 0".to_owned()) }
-}
-
-fn racks(text: &str) -> Result<u32, String> {
-    let hosts: u32 = text.parse().map_err(|_| "not a number".to_owned())?;
-    let fits = hosts.is_multiple_of(4) && (8..=400).contains(&hosts);
-    if fits { Ok(hosts) } else { Err("hosts are a multiple of 4, 8 to 400".to_owned()) }
-}
-
-/// Reads a [`Spread`].
-///
-/// # Errors
-/// Its names.
-pub fn spread(text: &str) -> Result<Spread, String> {
-    match text {
-        "flow" => Ok(Spread::Flow),
-        "packet" => Ok(Spread::Packet),
-        "message" => Ok(Spread::Message),
-        _ => Err("spreads are flow, packet and message".to_owned()),
-    }
 }

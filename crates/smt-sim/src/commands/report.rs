@@ -1,17 +1,22 @@
 //! `smt-sim report`: all experiments on congestion control, written into the documentation.
 
 use std::error::Error;
+use std::fmt::Display;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
 
-use super::rack::{Common, default_messages, exit_code, positive, run_all};
+use super::numbers::positive;
+use super::output::print;
+use super::rack::{Common, complain, default_messages, exit_code, run_all};
 use super::{incast, loss, paths, trim};
 use crate::plot::{Point, Series, slowdown};
 use crate::rack::document::replace;
 use crate::rack::experiment::{Experiment, Kind, Report};
+use crate::rack::incast::IncastReport;
+use crate::rack::lossy::LossyReport;
 use crate::rack::show;
 use crate::table::{Cell, Table};
 use crate::workload::Workload;
@@ -23,25 +28,33 @@ const RATES: [f64; 2] = [10.0, 100.0];
 /// Workload of the experiments on paths and trimming.
 const ELSEWHERE: Workload = Workload::W4;
 
-/// All experiments on congestion control, written into docs/simulation.md and docs/simulation/*.svg
+/// All experiments on congestion control, written into the documentation
 #[derive(Clone, Debug, ClapArgs)]
-#[command(after_help = "\
-The tables go between the markers of the document, and nothing else in it is touched. The same
-seed and scale give the same files.
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
+Writes tables between the markers of simulation.md in the directory --docs, touching nothing else \
+in it, and plots to simulation/*.svg beside it. The same seed and scale give the same files. At \
+full scale this takes long; --scale 0.01 is a quick trial.
 
-Exit status: 0 done; 1 a message of SMT was lost or starved; 2 wrong usage.")]
+Exit status: 0 done; 1 done, and a message of SMT was lost or starved; 2 not done (wrong usage, a \
+file, too much memory).
+
+Example:
+  cp -r docs /tmp/docs && smt-sim report --docs /tmp/docs --scale 0.01"
+)]
 pub struct Args {
     /// Where docs/ is
-    #[arg(long, default_value = "docs")]
+    #[arg(long, value_name = "DIR", default_value = "docs")]
     pub docs: PathBuf,
     /// Messages of each run, over the usual number
-    #[arg(long, default_value_t = 1.0, value_parser = positive)]
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = positive)]
     pub scale: f64,
     /// What decides sizes, times, pairs and losses
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Memory that may be used, in GiB
-    #[arg(long, default_value_t = 8.0, value_parser = positive)]
+    /// Memory that may be used, in GiB; if more may be needed, nothing is run
+    #[arg(long, value_name = "GIB", default_value_t = 8.0, value_parser = positive)]
     pub max_memory: f64,
 }
 
@@ -51,9 +64,13 @@ pub struct Args {
 /// The document cannot be read or written, or lacks a marker; more memory needed than allowed.
 pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let path = args.docs.join("simulation.md");
-    let mut document = fs::read_to_string(&path)
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let mut document = fs::read_to_string(&path).map_err(|error| at(&path, error))?;
     let plan = args.plan();
+    for name in args.markers() {
+        replace(&mut document.clone(), &name, "").map_err(|error| at(&path, error))?;
+    }
+    let directory = args.docs.join("simulation");
+    fs::create_dir_all(&directory).map_err(|error| at(&directory, error))?;
     let experiments: Vec<Experiment> =
         plan.iter().map(|(_, experiment)| experiment.clone()).collect();
     let reports = run_all(&experiments, args.max_memory)?;
@@ -68,17 +85,28 @@ pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
         gbps: 10.0,
         buffer: crate::net::NetConfig::default().buffer_bytes,
         seed: args.seed,
+        max_memory: args.max_memory,
         json: false,
     };
-    parts.table("incast", &incast::table(&incast::reports(&many)?))?;
-    parts.table("loss", &loss::table(&loss::reports(&args.losses())?))?;
+    let incasts = incast::reports(&many)?;
+    parts.table("incast", &incast::table(&incasts))?;
+    let losses = loss::reports(&args.losses())?;
+    parts.table("loss", &loss::table(&losses))?;
     let plots = parts.plots;
-    fs::create_dir_all(args.docs.join("simulation"))?;
-    for (name, svg) in plots {
-        fs::write(args.docs.join("simulation").join(name), svg)?;
+    for (name, svg) in &plots {
+        let path = directory.join(name);
+        fs::write(&path, svg).map_err(|error| at(&path, error))?;
     }
-    fs::write(&path, document)?;
-    Ok(exit_code(&reports))
+    fs::write(&path, document).map_err(|error| at(&path, error))?;
+    complain(&plan, &reports);
+    print(format_args!("{}: tables, and {} plots beside it\n", path.display(), plots.len()))?;
+    let sound =
+        incasts.iter().all(IncastReport::is_sound) && losses.iter().all(LossyReport::is_sound);
+    Ok(if sound { exit_code(&reports) } else { ExitCode::FAILURE })
+}
+
+fn at(path: &Path, error: impl Display) -> String {
+    format!("{}: {error}", path.display())
 }
 
 impl Args {
@@ -117,6 +145,13 @@ impl Args {
         }
     }
 
+    /// The names of all generated parts of the document.
+    fn markers(&self) -> Vec<String> {
+        let racks = RATES.iter().flat_map(|gbps| LOADS.map(|load| rack_name(*gbps, load)));
+        let sizes = Workload::ALL.map(|workload| format!("{}-{workload}", rack_name(10.0, 0.8)));
+        racks.chain(sizes).chain(["paths", "trim", "incast", "loss"].map(str::to_owned)).collect()
+    }
+
     fn losses(&self) -> loss::Args {
         loss::Args {
             loss: 0.01,
@@ -127,6 +162,7 @@ impl Args {
             rtt_us: 10.0,
             gbps: 100.0,
             seed: self.seed,
+            max_memory: self.max_memory,
             json: false,
         }
     }

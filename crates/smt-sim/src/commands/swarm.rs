@@ -1,7 +1,6 @@
 //! `smt-sim swarm`: many hostile networks, each drawn by a seed.
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::thread;
@@ -11,6 +10,8 @@ use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::numbers;
+use super::output::{line, note, print};
 use crate::check::Violation;
 use crate::scenario::Scenario;
 use crate::swarm::{Sum, Swarm, shrink};
@@ -18,37 +19,51 @@ use crate::swarm::{Sum, Swarm, shrink};
 /// Failing seeds that are shrunk.
 const SHRUNK: usize = 3;
 
-/// Run many hostile networks, each drawn by a seed, and check everything
+/// Many hostile networks, each drawn by a seed, with every rule checked
 #[derive(Clone, Debug, ClapArgs)]
-#[command(after_help = "\
-A seed that breaks a rule is told with the command that replays it, and shrunk: the smallest
-scenario that breaks the same rule is written to a file for `smt-sim replay --scenario`.
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
+A seed that breaks a rule is told on standard error with the command that replays it. The first \
+three are shrunk: the smallest scenario found that breaks the same rule is written to seed-N.toml, \
+for `smt-sim replay --scenario`. What the rules are, docs/simulation.md tells.
 
-Exit status: 0 no rule was broken; 1 one was; 2 wrong usage.")]
+The digest at the end is a hash of everything that happened; with the same seeds it is the same on \
+any machine and with any number of threads.
+
+Exit status: 0 no rule was broken; 1 one was; 2 not done (wrong usage, a file, runs refused for memory).
+
+Examples:
+  smt-sim swarm --seeds 100000 --first 1000000
+  smt-sim swarm --stop --json | jq .violations"
+)]
 pub struct Args {
     /// Seeds to run
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
     pub seeds: u64,
     /// The first seed; the others follow it
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "SEED", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(..=1_000_000_000_000_000_000))]
     pub first: u64,
-    /// Threads; by default one for each core
-    #[arg(long)]
-    pub jobs: Option<usize>,
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub jobs: Option<u16>,
     /// Print a JSON object instead of a table
     #[arg(long)]
     pub json: bool,
-    /// End with the first seed that breaks a rule
+    /// End soon after the first seed that breaks a rule
     #[arg(long)]
     pub stop: bool,
     /// Runs spent on making a failing scenario smaller; 0 leaves it as it is
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, value_name = "N", default_value_t = 60)]
     pub shrink: u32,
-    /// Directory for the scenarios of failing seeds
-    #[arg(long, default_value = ".")]
+    /// Directory for the scenarios of failing seeds; it must exist
+    #[arg(long, value_name = "DIR", default_value = ".")]
     pub out: std::path::PathBuf,
-    /// The most memory a run may need, in MiB
-    #[arg(long, default_value_t = 1024)]
+    /// The most memory a run may need, in MiB; those that may need more are not run
+    #[arg(long, value_name = "MIB", default_value_t = 1024,
+          value_parser = clap::value_parser!(u64).range(1..=numbers::MIB))]
     pub max_memory: u64,
     /// Plant a bug in the core of all hosts: the swarm must find it
     #[cfg(feature = "mutations")]
@@ -59,9 +74,14 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// A scenario of a failing seed cannot be written.
+/// The directory is missing, a scenario of a failing seed or standard output cannot be written, or runs
+/// were refused because they might need too much memory.
 pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
-    let jobs = args.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    if args.shrink > 0 && !args.out.is_dir() {
+        return Err(format!("{}: no such directory (--out)", args.out.display()).into());
+    }
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
+    let jobs = args.jobs.map_or_else(cores, usize::from);
     let swarm = Swarm {
         first: args.first,
         seeds: args.seeds,
@@ -76,17 +96,25 @@ pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let sum = swarm.run(|done| bar.set_position(done));
     bar.finish_and_clear();
     for (n, (seed, violation)) in sum.violations.iter().enumerate() {
-        eprintln!("seed {seed}: {violation}");
-        eprintln!("  replay: smt-sim replay --seed {seed}{}", planted(&args));
+        note(format_args!("seed {seed}: {violation}"));
+        note(format_args!("  replay: smt-sim replay --seed {seed}{}", planted(&args)));
         if n < SHRUNK && args.shrink > 0 {
             smaller(&args, &swarm, *seed, violation)?;
         }
     }
     let took = begun.elapsed();
     if args.json {
-        println!("{}", as_json(&sum, took));
+        print(format_args!("{}\n", as_json(&sum, took)))?;
     } else {
-        print!("{}", text(&sum, took));
+        print(text(&sum, took))?;
+    }
+    if sum.refused > 0 && sum.violations.is_empty() {
+        return Err(format!(
+            "{} of {} runs were refused, since they may need more than {} MiB: allow more with \
+             --max-memory",
+            sum.refused, sum.seeds, args.max_memory
+        )
+        .into());
     }
     Ok(if sum.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -112,8 +140,8 @@ fn smaller(
     let path = args.out.join(format!("seed-{seed}.toml"));
     std::fs::write(&path, shrunk.scenario.to_toml()?)
         .map_err(|error| format!("{}: {error}", path.display()))?;
-    eprintln!("  smallest of {} tries: {}", shrunk.tries, shrunk.violation);
-    eprintln!("  replay: smt-sim replay --scenario {}{}", path.display(), planted(args));
+    note(format_args!("  smallest of {} tries: {}", shrunk.tries, shrunk.violation));
+    note(format_args!("  replay: smt-sim replay --scenario {}{}", path.display(), planted(args)));
     Ok(())
 }
 
@@ -131,7 +159,7 @@ fn bar(seeds: u64) -> ProgressBar {
 fn text(sum: &Sum, took: Duration) -> String {
     let total = &sum.total;
     let mut out = String::new();
-    let mut line = |name: &str, value: String| _ = writeln!(out, "{name:<28}{value:>16}");
+    let mut line = |name: &str, value: String| out += &line(name, value);
     line("seeds", sum.seeds.to_string());
     line("rules broken", sum.violations.len().to_string());
     if sum.refused > 0 {

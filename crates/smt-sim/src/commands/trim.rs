@@ -9,19 +9,27 @@ use super::rack::Common;
 use crate::net::{NetConfig, Spread};
 use crate::rack::experiment::{Experiment, Kind};
 
-/// Small switch buffers: packets dropped, or their payload cut off and their header forwarded
+/// Small switch buffers: packets dropped, or trimmed to their headers
 #[derive(Clone, Debug, ClapArgs)]
-#[command(after_help = "\
-Each is run twice: with packets spread one by one, and with switches that keep each message on the
-uplink that has the least to do, which the plain parts of SMT's headers let them.
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
+Runs the load of `smt-sim rack` with SMT four times: what finds no room is dropped, or its payload is \
+cut off and its header forwarded; either with packets spread one by one, or with messages that keep \
+to the uplink that had the least to do when they began (\"message\").
 
-Exit status: 0 done; 1 a message was lost or starved; 2 wrong usage.")]
+Exit status: 0 done; 1 a message was lost or starved; 2 not done (wrong usage, too much memory).
+
+Example:
+  smt-sim trim --buffer 32768 --messages 20000"
+)]
 pub struct Args {
     /// What to offer.
     #[command(flatten)]
     pub common: Common,
     /// Buffer of each switch port, in bytes
-    #[arg(long, default_value_t = BUFFER)]
+    #[arg(long, value_name = "BYTES", default_value_t = BUFFER,
+          value_parser = clap::value_parser!(u32).range(super::numbers::BUFFER))]
     pub buffer: u32,
 }
 

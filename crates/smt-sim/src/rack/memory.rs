@@ -35,12 +35,14 @@ pub fn check(estimates: &[u64], at_once: usize, limit: u64) -> Result<(), String
     if needed <= limit {
         return Ok(());
     }
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let mib = |bytes: u64| bytes >> 20;
+    let gib = needed as f64 / f64::from(1 << 30);
     Err(format!(
-        "this may take {:.1} GiB of memory, more than --max-memory allows ({:.1} GiB): ask for fewer \
-         messages or hosts, or allow more",
-        gib(needed),
-        gib(limit)
+        "this may need {} MiB of memory, more than the {} MiB allowed: ask for less (fewer or shorter \
+         messages, fewer hosts), or allow more with --max-memory {}",
+        mib(needed),
+        mib(limit),
+        (gib * 10.0).ceil().max(1.0) / 10.0
     ))
 }
 

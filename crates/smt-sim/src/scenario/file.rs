@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use toml::de::{DeTable, DeValue};
+
 use super::{Invalid, Scenario};
 
 /// Why a file holds no scenario.
@@ -9,15 +11,20 @@ use super::{Invalid, Scenario};
 pub enum FileError {
     /// It is no TOML, or a field is unknown, missing or out of bounds. Says line, column and field.
     Syntax(String),
-    /// Its fields contradict each other.
-    Invalid(Invalid),
+    /// Its fields contradict each other, or a value makes no sense.
+    Invalid {
+        /// The line in which the field, or what it belongs to, begins; counted from 1.
+        line: usize,
+        /// The field.
+        what: Invalid,
+    },
 }
 
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FileError::Syntax(what) => f.write_str(what.trim_end()),
-            FileError::Invalid(what) => what.fmt(f),
+            FileError::Invalid { line, what } => write!(f, "line {line}: {what}"),
         }
     }
 }
@@ -32,8 +39,10 @@ impl Scenario {
     pub fn from_toml(text: &str) -> Result<Scenario, FileError> {
         let scenario: Scenario =
             toml::from_str(text).map_err(|error| FileError::Syntax(error.to_string()))?;
-        scenario.validate().map_err(FileError::Invalid)?;
-        Ok(scenario)
+        match scenario.validate() {
+            Ok(()) => Ok(scenario),
+            Err(what) => Err(FileError::Invalid { line: line_of(text, &what.field), what }),
+        }
     }
 
     /// The text of a file that holds this scenario.
@@ -45,9 +54,38 @@ impl Scenario {
     }
 }
 
+/// The line of a field by its path, as `hosts` or `faults[2].fault.p`; if the file lacks it, that of
+/// what it would belong to. The text is known to be TOML.
+fn line_of(text: &str, path: &str) -> usize {
+    let Ok(table) = DeTable::parse(text) else { return 1 };
+    let mut table = table.get_ref();
+    let mut start = 0;
+    for step in path.split('.') {
+        let (name, index) = match step.split_once('[') {
+            Some((name, index)) => (name, index.trim_end_matches(']').parse::<usize>().ok()),
+            None => (step, None),
+        };
+        let Some((key, mut value)) = table.iter().find(|(key, _)| key.get_ref() == name) else {
+            break;
+        };
+        start = key.span().start;
+        if let (Some(index), DeValue::Array(array)) = (index, value.get_ref())
+            && let Some(item) = array.get(index)
+        {
+            start = item.span().start;
+            value = item;
+        }
+        let DeValue::Table(inner) = value.get_ref() else { break };
+        table = inner;
+    }
+    text.bytes().take(start).filter(|&byte| byte == b'\n').count() + 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::fault::Fault;
 
     fn text() -> String {
         Scenario::draw(1).to_toml().unwrap()
@@ -119,10 +157,36 @@ mod tests {
         let mut scenario = Scenario::draw(1);
         scenario.workload.medium_share = 1.5;
         let text = scenario.to_toml().unwrap();
-        assert_eq!(error(&text), "workload: medium_share is 1.5, not one of 0..=1");
+        let line = line_of(&text, "medium_share = ");
+        let expected = format!("line {line}: workload.medium_share: 1.5 is not one of 0..=1");
+        assert_eq!(error(&text), expected);
         let mut scenario = Scenario::draw(1);
         scenario.hosts.truncate(1);
         let text = scenario.to_toml().unwrap();
-        assert_eq!(error(&text), "hosts: 1 hosts; at least 2 are needed");
+        let line = line_of(&text, "[[hosts]]");
+        assert_eq!(error(&text), format!("line {line}: hosts: 1 hosts; at least 2 are needed"));
+    }
+
+    #[test]
+    fn networks_and_faults_that_cannot_be_are_told_with_their_line() {
+        for (field, value) in [
+            ("link_gbps", "0.0"),
+            ("link_gbps", "nan"),
+            ("priorities", "9"),
+            ("hosts", "4294967295"),
+        ] {
+            let text = with(&text(), field, value);
+            let message = error(&text);
+            assert!(message.starts_with("line ") && message.contains("net."), "{message}");
+        }
+        let mut scenario = Scenario::draw(1);
+        scenario.faults = vec![Fault::Loss { p: 0.1 }.into(), Fault::Loss { p: 7.0 }.into()];
+        let text = scenario.to_toml().unwrap();
+        let message = error(&text);
+        let second = text.match_indices("[[faults]]").nth(1).unwrap().0;
+        let line = text[..second].lines().count() + 1;
+        assert!(message.contains("faults[1].fault: 7 is no probability"), "{message}");
+        let told: usize = message[5..message.find(':').unwrap()].parse().unwrap();
+        assert!(told >= line && told <= line + 6, "{message}, {line}");
     }
 }

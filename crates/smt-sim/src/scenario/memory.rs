@@ -35,7 +35,7 @@ impl Scenario {
     /// What this scenario may need: sure to be an upper bound for messages unless nearly all of them
     /// are of the largest size, a guess for the rest.
     pub fn memory(&self) -> Estimate {
-        let hosts = u64::from(self.honest() + self.intruders());
+        let hosts = u64::from(self.net.hosts());
         let calls: u64 = self.hosts.iter().map(|host| u64::from(host.calls)).sum();
         // Request and response, each kept by its sender and received by its peer.
         let bodies = calls as f64 * 4.0 * (self.workload.mean() + 64.0);

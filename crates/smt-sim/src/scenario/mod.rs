@@ -16,13 +16,16 @@ use smt_proto::wire::{DATA_LEN, PREAMBLE_LEN};
 
 use crate::attack::Plan;
 use crate::check::nonces;
-use crate::fault::Rule;
-use crate::net::NetConfig;
+use crate::fault::{Fault, Rule};
+use crate::net::{ConfigError, NetConfig};
 use crate::packet::HostId;
 
 pub use file::FileError;
 pub use host::{HostConfig, Padding};
 pub use workload::{CallPlan, Workload};
+
+/// Hosts of a network, those without anybody at them included.
+const MOST_HOSTS: u32 = 1000;
 
 /// One run, wholly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -145,6 +148,20 @@ impl std::fmt::Display for Invalid {
     }
 }
 
+/// All probabilities of a fault.
+fn probabilities(fault: &Fault) -> Vec<f64> {
+    match *fault {
+        Fault::Loss { p }
+        | Fault::Reorder { p, .. }
+        | Fault::Duplicate { p, .. }
+        | Fault::Corrupt { p, .. } => vec![p],
+        Fault::GilbertElliott { p_enter, p_leave, loss_bad, loss_good } => {
+            vec![p_enter, p_leave, loss_bad, loss_good]
+        }
+        Fault::DelaySpike { .. } | Fault::Partition { .. } | Fault::Clog { .. } => Vec::new(),
+    }
+}
+
 impl Suite {
     /// The suite itself, which remembers for the checker of nonces.
     pub fn recording(self) -> &'static dyn smt_proto::crypto::Suite {
@@ -207,10 +224,31 @@ impl Scenario {
         if honest < 2 {
             return invalid("hosts".into(), format!("{honest} hosts; at least 2 are needed"));
         }
-        let (have, need) = (self.net.hosts(), honest + self.intruders());
+        self.net.check().or_else(|why| {
+            let field = match why {
+                ConfigError::Hosts | ConfigError::Switches => "net.topology",
+                ConfigError::Rate => "net.link_gbps",
+                ConfigError::Priorities => "net.priorities",
+                ConfigError::Delay => "net",
+            };
+            invalid(field.into(), why.to_string())
+        })?;
+        let (have, need) = (self.net.hosts(), honest.saturating_add(self.intruders()));
         if have < need {
             let why = format!("the network has room for {have} hosts, {need} are needed");
             return invalid("net.topology".into(), why);
+        }
+        if have > MOST_HOSTS {
+            let why = format!("{have} hosts; at most {MOST_HOSTS} can be");
+            return invalid("net.topology".into(), why);
+        }
+        for (n, rule) in self.faults.iter().enumerate() {
+            if let Some(p) =
+                probabilities(&rule.fault).into_iter().find(|p| !(0.0..=1.0).contains(p))
+            {
+                let why = format!("{p} is no probability: not one of 0..=1");
+                return invalid(format!("faults[{n}].fault"), why);
+            }
         }
         for (n, fault) in self.host_faults.iter().enumerate() {
             let peer = match fault.kind {
@@ -219,9 +257,9 @@ impl Scenario {
             };
             if fault.host >= honest || peer >= honest {
                 let why = format!("there are only hosts 0..{honest}");
-                return invalid(format!("host_faults[{n}].host"), why);
+                return invalid(format!("host_faults[{n}]"), why);
             }
         }
-        self.workload.validate().or_else(|why| invalid("workload".into(), why))
+        self.workload.validate().or_else(|(name, why)| invalid(format!("workload.{name}"), why))
     }
 }

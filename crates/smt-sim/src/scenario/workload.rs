@@ -61,8 +61,8 @@ pub struct Workload {
 
 impl Workload {
     /// # Errors
-    /// What is wrong with the shares.
-    pub(super) fn validate(&self) -> Result<(), String> {
+    /// The field that is no share, and what is wrong with it.
+    pub(super) fn validate(&self) -> Result<(), (&'static str, String)> {
         for (name, share) in [
             ("medium_share", self.medium_share),
             ("large_share", self.large_share),
@@ -71,7 +71,7 @@ impl Workload {
             ("hasty_share", self.hasty_share),
         ] {
             if !(0.0..=1.0).contains(&share) {
-                return Err(format!("{name} is {share}, not one of 0..=1"));
+                return Err((name, format!("{share} is not one of 0..=1")));
             }
         }
         Ok(())
