@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::Serialize;
 use smt_proto::{Config, Stats};
 
@@ -13,7 +12,7 @@ use super::baseline;
 use super::drive::{Transport, drive};
 use super::framing::{Framing, ROOM};
 use super::journal::Journal;
-use super::mesh::Mesh;
+use super::mesh::{Mesh, zeros};
 use super::offered::{Demand, Offered};
 use super::outcome::Outcome;
 use crate::net::{ConfigError, NetConfig, NetStats, Topology};
@@ -172,11 +171,11 @@ impl Experiment {
 
     fn run_smt(&self, progress: &dyn Fn(u64)) -> Result<Report, Error> {
         let journal = Journal::new(self.net.hosts());
-        let longest = self.demand.workload.quantile(1.0) as usize;
+        let longest = self.demand.workload.quantile(1.0);
         let mesh = Mesh {
             hosts: self.net.hosts(),
             config: config(&self.net),
-            zeros: Bytes::from(vec![0; longest]),
+            zeros: zeros(longest),
             response: 0,
             seed: self.demand.seed,
         };

@@ -5,14 +5,13 @@ use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::Serialize;
 use smt_proto::Config;
 
 use super::experiment::{Error, Traffic, config};
 use super::framing::Framing;
 use super::journal::{Entry, Journal};
-use super::mesh::{Mesh, settle};
+use super::mesh::{Mesh, settle, zeros};
 use super::smt_host::SmtHost;
 use crate::net::{NetConfig, Topology};
 use crate::packet::HostId;
@@ -108,7 +107,7 @@ impl Incast {
         let mesh = Mesh {
             hosts: net.hosts(),
             config: Config { incast_control: self.control, ..config(&net) },
-            zeros: Bytes::from(vec![0; self.bytes.max(ASKING) as usize]),
+            zeros: zeros(self.bytes.max(ASKING)),
             response: if self.direction == Direction::Responses { self.bytes } else { 0 },
             seed: self.seed,
         };

@@ -3,14 +3,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::Serialize;
 use smt_proto::Time;
 
 use super::experiment::{Error, Traffic, config};
 use super::framing::Framing;
 use super::journal::{Entry, Journal};
-use super::mesh::{Mesh, settle};
+use super::mesh::{Mesh, settle, zeros};
 use super::outcome::percentile;
 use super::smt_host::SmtHost;
 use crate::fault::{Fault, Faults};
@@ -79,7 +78,7 @@ impl Lossy {
         let mesh = Mesh {
             hosts: self.hosts,
             config: config(&net),
-            zeros: Bytes::from(vec![0; self.bytes as usize]),
+            zeros: zeros(self.bytes),
             response: self.bytes,
             seed: self.seed,
         };

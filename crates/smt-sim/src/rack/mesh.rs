@@ -1,6 +1,8 @@
 //! Hosts that have sessions already: handshakes are no part of these experiments.
 
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +23,9 @@ use crate::world::World;
 /// SMT port of every host.
 const PORT: u16 = 4433;
 
+/// Longest body, in bytes: that of the core's limits as they are by default.
+const MAX_BODY: usize = 64 << 20;
+
 /// Long enough for a packet of each session.
 const SETTLING: Duration = Duration::from_millis(1);
 
@@ -30,7 +35,7 @@ pub struct Mesh {
     pub hosts: HostId,
     /// Of each core.
     pub config: Config,
-    /// As many zeros as the longest message.
+    /// As many [`zeros`] as the longest message.
     pub zeros: Bytes,
     /// Application bytes of every response.
     pub response: u32,
@@ -50,12 +55,13 @@ impl Mesh {
         joined: impl Fn(HostId, HostId) -> bool,
     ) -> Result<Vec<SmtHost>, HandshakeError> {
         let rng = Rng::new(self.seed);
+        let frame = Rc::new(RefCell::new(vec![0; ROOM]));
         let mut hosts: Vec<SmtHost> = (0..self.hosts)
             .map(|me| {
                 let random = Box::new(rng.fork(u64::from(me)));
                 let endpoint = Endpoint::new(self.config.clone(), random);
-                let (zeros, journal) = (self.zeros.clone(), Rc::clone(journal));
-                SmtHost::new(me, endpoint, ROOM, zeros, self.response, journal)
+                let (frame, zeros) = (Rc::clone(&frame), self.zeros.clone());
+                SmtHost::new(me, endpoint, frame, zeros, self.response, Rc::clone(journal))
             })
             .collect();
         for server in 1..self.hosts {
@@ -69,6 +75,14 @@ impl Mesh {
         }
         Ok(hosts)
     }
+}
+
+/// Zeros for bodies, at most [`MAX_BODY`]. They are there until the program ends, so that nobody counts
+/// who has some; nobody writes to them either, so they take next to no memory.
+pub fn zeros(len: u32) -> Bytes {
+    static ZEROS: OnceLock<Vec<u8>> = OnceLock::new();
+    let zeros = ZEROS.get_or_init(|| vec![0; MAX_BODY]);
+    Bytes::from_static(zeros.get(..len as usize).unwrap_or(zeros))
 }
 
 /// Lets hosts say what new sessions have them say, before anything is measured.

@@ -1,5 +1,6 @@
 //! A host that speaks SMT: the real core, and an application that calls and answers.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
@@ -39,23 +40,25 @@ pub struct SmtHost {
     zeros: Bytes,
     /// Application bytes of every response.
     response: u32,
-    /// Largest SMT packet, in bytes.
-    room: usize,
+    /// Where packets are written, as long as the largest. All hosts have the same, which stays in the
+    /// cache.
+    frame: Rc<RefCell<Vec<u8>>>,
     journal: Rc<Journal>,
 }
 
 impl SmtHost {
-    /// Host `me` around a core without sessions. Messages may be as long as `zeros`.
+    /// Host `me` around a core without sessions. Messages may be as long as `zeros`,
+    /// packets as long as `frame`.
     pub fn new(
         me: HostId,
         endpoint: Endpoint,
-        room: usize,
+        frame: Rc<RefCell<Vec<u8>>>,
         zeros: Bytes,
         response: u32,
         journal: Rc<Journal>,
     ) -> SmtHost {
         let (sessions, peers, waiting) = (Vec::new(), Vec::new(), VecDeque::new());
-        SmtHost { endpoint, me, sessions, peers, waiting, zeros, response, room, journal }
+        SmtHost { endpoint, me, sessions, peers, waiting, zeros, response, frame, journal }
     }
 
     /// Tells which session leads to which host.
@@ -174,12 +177,14 @@ impl Stack for SmtHost {
         if !self.endpoint.wants_transmit() {
             return false;
         }
-        packet.bytes.resize(self.room, 0);
-        let Some(transmit) = self.endpoint.poll_transmit(now, &mut packet.bytes) else {
+        let mut frame = self.frame.borrow_mut();
+        let Some(transmit) = self.endpoint.poll_transmit(now, &mut frame) else {
+            drop(frame);
             self.settle(now);
             return false;
         };
-        packet.bytes.truncate(transmit.len);
+        packet.bytes.extend_from_slice(frame.get(..transmit.len).unwrap_or_default());
+        drop(frame);
         packet.src = self.me;
         packet.priority = transmit.priority;
         packet.dst = host_of(transmit.remote.ip()).unwrap_or(self.me);

@@ -3,13 +3,11 @@
 use super::experiment::{Experiment, Kind, leaf_spine};
 use super::framing::Framing;
 use super::journal::{Entry, Journal};
-use super::mesh::{Mesh, settle};
+use super::mesh::{Mesh, settle, zeros};
 use super::offered::Demand;
 use crate::net::{NetConfig, Spread};
 use crate::workload::Workload;
 use crate::world::World;
-
-use bytes::Bytes;
 
 /// Nanoseconds that a lone message takes, and how long it should.
 fn alone(net: &NetConfig, bytes: u32) -> (u64, u64) {
@@ -17,7 +15,7 @@ fn alone(net: &NetConfig, bytes: u32) -> (u64, u64) {
     let mesh = Mesh {
         hosts: net.hosts(),
         config: super::experiment::config(net),
-        zeros: Bytes::from(vec![0; bytes as usize]),
+        zeros: zeros(bytes),
         response: 0,
         seed: 1,
     };
