@@ -293,3 +293,23 @@ fn a_document_without_markers_is_refused_before_anything_runs() {
     assert!(error.contains("simulation.md: ") && error.contains("<!-- begin"), "{error}");
     assert_eq!(fs::read_to_string(path).unwrap(), "# Nothing here\n");
 }
+
+#[test]
+#[cfg(feature = "mutations")]
+fn a_broken_rule_is_status_1_with_a_command_that_replays_it() {
+    let dir = Dir::new("broken");
+    let bug = "--mutation NonceWithoutRole";
+    let arguments = format!("swarm --seeds 200 --stop --jobs 1 --shrink 5 {bug} --json");
+    let output = run(&format!("{arguments} --out {}", dir.0.display()));
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let seed = object["violations"][0]["seed"].as_u64().unwrap();
+    assert!(said.contains(&format!("replay: smt-sim replay --seed {seed} {bug}")), "{said}");
+    let smallest = dir.0.join(format!("seed-{seed}.toml"));
+    for what in [format!("replay --seed {seed}"), scenario(&smallest)] {
+        let output = run(&format!("{what} {bug}"));
+        assert_eq!(output.status.code(), Some(1), "{what}");
+        assert!(text(&output.stdout).starts_with("broken: "), "{what}");
+    }
+}

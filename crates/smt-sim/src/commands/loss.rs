@@ -17,8 +17,7 @@ use crate::table::{Cell, Table};
 #[command(
     allow_negative_numbers = true,
     after_help = "\
-Times are in round trips (P50 to mean): RPC time over that of an RPC that is alone and loses nothing. \
-The more calls are under way between two hosts, the sooner a loss shows by what arrives behind it.
+Times are in round trips (P50 to mean): RPC time over that of an RPC that is alone and loses nothing.
 
 Exit status: 0 done; 1 a call failed; 2 not done (wrong usage, too much memory).
 

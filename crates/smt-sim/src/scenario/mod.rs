@@ -14,7 +14,7 @@ use smt_proto::crypto::SuiteId;
 use smt_proto::record::record_size_for;
 use smt_proto::wire::{DATA_LEN, PREAMBLE_LEN};
 
-use crate::attack::Plan;
+use crate::attack::{Act, Plan};
 use crate::check::nonces;
 use crate::fault::{Fault, Rule};
 use crate::net::{ConfigError, NetConfig};
@@ -26,6 +26,10 @@ pub use workload::{CallPlan, Workload};
 
 /// Hosts of a network, those without anybody at them included.
 const MOST_HOSTS: u32 = 1000;
+/// Packets that an attacker on the path sends at the same time.
+const MOST_COPIES: u32 = 10_000;
+/// The longest delay that a network can have, in nanoseconds.
+const LONGEST_DELAY: u64 = 1_000_000_000;
 
 /// One run, wholly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -227,9 +231,16 @@ impl Scenario {
         self.net.check().or_else(|why| {
             let field = match why {
                 ConfigError::Hosts | ConfigError::Switches => "net.topology",
+                ConfigError::Rate if (0.001..=100_000.0).contains(&self.net.link_gbps) => {
+                    "net.topology"
+                }
                 ConfigError::Rate => "net.link_gbps",
                 ConfigError::Priorities => "net.priorities",
-                ConfigError::Delay => "net",
+                ConfigError::Delay if self.net.host_delay_ns > LONGEST_DELAY => "net.host_delay_ns",
+                ConfigError::Delay if self.net.switch_delay_ns > LONGEST_DELAY => {
+                    "net.switch_delay_ns"
+                }
+                ConfigError::Delay => "net.propagation_ns",
             };
             invalid(field.into(), why.to_string())
         })?;
@@ -258,6 +269,18 @@ impl Scenario {
             if fault.host >= honest || peer >= honest {
                 let why = format!("there are only hosts 0..{honest}");
                 return invalid(format!("host_faults[{n}]"), why);
+            }
+        }
+        let on_path = self.attack.iter().flat_map(|plan| &plan.on_path);
+        for (n, attacker) in on_path.enumerate() {
+            let (name, count) = match attacker.act {
+                Act::Repeat { copies, .. } => ("copies", copies),
+                Act::Haunt { burst, .. } => ("burst", burst),
+                _ => continue,
+            };
+            if count > MOST_COPIES {
+                let why = format!("{count} {name}; at most {MOST_COPIES} at a time");
+                return invalid(format!("attack.on_path[{n}].act"), why);
             }
         }
         self.workload.validate().or_else(|(name, why)| invalid(format!("workload.{name}"), why))
