@@ -199,8 +199,10 @@ impl Events {
             self.free = at;
             at = link.next;
         }
-        self.open.reverse();
-        self.open.sort_by_key(|node| node.at);
+        if self.open.len() > 1 {
+            self.open.reverse();
+            self.open.sort_by_key(|node| node.at);
+        }
     }
 
     /// Moves what is no longer far into the wheel.

@@ -230,7 +230,7 @@ impl<S: Stack> World<S> {
             self.flights[id].tap += 1;
             let now = time_of(self.now);
             let verdict = seat.tap.packet(now, &mut self.flights[id].packet, &mut self.extra);
-            self.wake_tap_later(index as usize);
+            self.wake_tap_later(index.into());
             self.launch_extra(index + 1);
             match verdict {
                 Verdict::Pass => {}
@@ -244,7 +244,7 @@ impl<S: Stack> World<S> {
     }
 
     /// Sends on what a tap has added; `tap` is the first that sees it.
-    fn launch_extra(&mut self, tap: u32) {
+    fn launch_extra(&mut self, tap: u16) {
         if self.extra.is_empty() {
             return;
         }
@@ -315,7 +315,7 @@ impl<S: Stack> World<S> {
                 seat.alarm.rang = Some(now);
             }
             self.wake_tap_later(index);
-            self.launch_extra(index as u32 + 1);
+            self.launch_extra(index as u16 + 1);
         }
     }
 

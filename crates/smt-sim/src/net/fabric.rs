@@ -64,8 +64,8 @@ impl Fabric {
     /// The switch where packets of a host enter; those of hosts that do not exist enter at the
     /// first.
     #[inline]
-    pub(crate) fn entry(&self, host: HostId) -> u32 {
-        self.routes.leaf_of(host).unwrap_or(0)
+    pub(crate) fn entry(&self, host: HostId) -> u16 {
+        self.routes.leaf_of(host).unwrap_or(0) as u16
     }
 
     /// A packet is ready to leave the switch it is at. If that fails, the caller drops it.
@@ -79,7 +79,7 @@ impl Fabric {
         stats: &mut NetStats,
     ) -> Result<(), Why> {
         let flight = &flights[id];
-        let number = match self.routes.way(flight.node, flight.packet.dst) {
+        let number = match self.routes.way(flight.node.into(), flight.packet.dst) {
             None => return Err(Why::Nowhere),
             Some(Way::Port(port)) => port,
             Some(Way::Up(leaf)) => self.choose_uplink(now, leaf, &flight.packet, stats),
@@ -165,7 +165,7 @@ impl Port {
                 events.push(self.busy_until + rules.to_host, Event::Deliver(id));
             }
             End::Switch(node) => {
-                flight.node = node;
+                flight.node = node as u16;
                 events.push(self.busy_until + rules.to_switch, Event::Arrive(id));
             }
         }

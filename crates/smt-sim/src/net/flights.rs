@@ -10,17 +10,20 @@ pub(crate) type FlightId = u32;
 
 const NONE: FlightId = FlightId::MAX;
 
-/// A packet inside the network.
+/// A packet inside the network. It fills one line of the cache.
 #[derive(Default)]
+#[repr(align(64))]
 pub(crate) struct Flight {
     pub(crate) packet: Packet,
     /// The switch it is at or on its way to.
-    pub(crate) node: u32,
+    pub(crate) node: u16,
     /// The next tap that will see it.
-    pub(crate) tap: u32,
+    pub(crate) tap: u16,
     /// The packet behind it in its queue.
     next: FlightId,
 }
+
+const _: () = assert!(size_of::<Flight>() == 64);
 
 /// All packets inside the network.
 #[derive(Default)]
