@@ -33,6 +33,13 @@ pub(crate) struct Mark {
     total: u64,
 }
 
+impl Mark {
+    /// The time since it.
+    pub(crate) fn age(&self, now: Time) -> Duration {
+        now.since(self.at)
+    }
+}
+
 /// The meter of an endpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
@@ -149,6 +156,11 @@ impl Meter {
     /// From `now` on silence counts that is suspicious at `due`.
     pub(crate) fn mark(&self, now: Time, due: Time) -> Mark {
         Mark { at: now, wait: due.since(now), total: self.total }
+    }
+
+    /// Whether the link has been idle for half of the time since `mark`, at least.
+    pub(crate) fn is_idle_since(&self, now: Time, mark: Mark) -> bool {
+        self.busy_since(mark.total) <= mark.age(now) / 2
     }
 
     /// When a message has been silent for so long, counting only the time in which nothing else came:

@@ -35,7 +35,7 @@ impl Default for Sizes {
 }
 
 impl Sizes {
-    /// A message of `wire_len` bytes begins to come in, `unscheduled` of them without a grant.
+    /// A message of `wire_len` bytes has come in, at most `unscheduled` of them without a grant.
     pub(crate) fn note(&mut self, wire_len: u32, unscheduled: u32) {
         let free = wire_len.min(unscheduled);
         if let Some(bucket) = self.unscheduled.get_mut(bucket_of(wire_len)) {

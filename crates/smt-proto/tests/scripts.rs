@@ -335,7 +335,7 @@ fn a_request_whose_epoch_died_may_have_run_if_any_of_it_was_sent() {
 }
 
 #[test]
-fn a_sender_that_says_busy_keeps_its_request_and_its_turn() {
+fn a_sender_that_says_busy_keeps_its_request_but_not_others_waiting() {
     let mut script = Script::new(SERVER, Config::default());
     let layout = Layout::from_plain(RECORD, 300_000, 48).unwrap();
     let first_record = |script: &mut Script, number| {
@@ -355,14 +355,16 @@ fn a_sender_that_says_busy_keeps_its_request_and_its_turn() {
         let Sent::Control { id, body: ControlBody::Grant { .. } } = sent else { return false };
         *id == script.my_id(number)
     };
+    let mut granted = false;
     for _ in 0..60 {
         for number in 0..8 {
             script.give_control(script.my_id(number), ControlBody::Busy);
         }
         for (_, sent) in script.wait(10 * MILLI) {
-            assert!(!grant_of(8, &sent, &script), "a busy sender lost its turn");
+            granted |= grant_of(8, &sent, &script);
         }
     }
+    assert!(granted, "others wait for senders that say they are busy");
     for number in 0..9 {
         let id = script.my_id(number);
         let known = script.give_control(id | 1, resend(0, 1000));

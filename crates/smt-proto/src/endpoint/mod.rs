@@ -112,7 +112,8 @@ impl Shared {
         if limits { share } else { 0 }
     }
 
-    /// A message of `wire_len` bytes begins to come in, `unscheduled` of them without grants.
+    /// A message of `wire_len` bytes has come in, `unscheduled` of them without grants. Only whole ones
+    /// count, so that a peer weighs as much as it has sent, whatever it announces.
     pub(crate) fn note_size(&mut self, wire_len: u32, unscheduled: u32) {
         let generation = self.sizes.generation();
         self.sizes.note(wire_len, unscheduled);

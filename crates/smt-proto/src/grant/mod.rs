@@ -4,7 +4,10 @@
 
 mod homa;
 
-use crate::rate::Meter;
+use core::time::Duration;
+
+use crate::rate::{Mark, Meter};
+use crate::rtt::MIN_SILENCE;
 use crate::session::SessionId;
 use crate::time::Time;
 use homa::Homa;
@@ -66,6 +69,8 @@ pub(crate) struct Granter<P = Homa> {
     starved: bool,
     /// The message that goes on although all credit is promised.
     reserve: Option<Granted>,
+    /// The message that goes on because those before it leave the link idle, and when that was found.
+    rescued: (Option<Granted>, Mark),
     /// How fast promises are kept.
     pub(crate) meter: Meter,
 }
@@ -96,6 +101,7 @@ impl<P: Policy> Granter<P> {
             promised: 0,
             starved: false,
             reserve: None,
+            rescued: (None, Mark::default()),
             meter: Meter::default(),
         }
     }
@@ -116,6 +122,20 @@ impl<P: Policy> Granter<P> {
         if self.reserve == Some(message) {
             self.reserve = None;
         }
+        if self.rescued.0 == Some(message) {
+            self.rescued.0 = None;
+        }
+    }
+
+    /// A message that owes nothing was silent until it counted. If the link has been idle for half of
+    /// the time since this was found last, which is not less than `pace`, those that hold places and
+    /// credit do not use them: this one goes on with a little beyond the credit.
+    pub(crate) fn waits_in_vain(&mut self, now: Time, message: Granted, pace: Duration) {
+        if self.rescued.1.age(now) < pace.max(MIN_SILENCE) {
+            return;
+        }
+        let idle = self.meter.is_idle_since(now, self.rescued.1);
+        self.rescued = (idle.then_some(message), self.meter.mark(now, now));
     }
 
     /// Priorities below `levels` are for what is granted.
@@ -127,7 +147,12 @@ impl<P: Policy> Granter<P> {
     pub(crate) fn place(&self, message: Granted, left: u32) -> Option<Place> {
         let place = self.policy.place(message, left);
         let reserved = Place { priority: 0, first: false, extra: false };
-        place.or_else(|| (self.reserve == Some(message)).then_some(reserved))
+        place.or_else(|| self.goes_on(message).then_some(reserved))
+    }
+
+    /// Whether a message gets a little although the credit is promised to others.
+    fn goes_on(&self, message: Granted) -> bool {
+        self.reserve == Some(message) || self.rescued.0 == Some(message)
     }
 
     /// The messages granted now.
@@ -187,7 +212,7 @@ impl<P: Policy> Granter<P> {
             if outstanding < MIN_WINDOW && place.first && self.reserve.is_none() {
                 self.reserve = Some(message);
             }
-            if self.reserve == Some(message) {
+            if self.goes_on(message) {
                 outstanding = outstanding.max(MIN_WINDOW);
             }
         }

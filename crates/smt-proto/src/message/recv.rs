@@ -47,6 +47,9 @@ pub(crate) struct Opener<'a> {
 
 /// Trimmed packets of a message asked for in a round trip in which nothing of it came whole.
 const FEW_TRIMMED: u32 = 16;
+/// Pieces that may lie apart among what was asked for in a round trip: what is cut off honest packets
+/// mostly touches.
+const MAX_TRIMMED_PIECES: usize = 256;
 
 /// What was asked for in one round trip because the network trimmed it.
 #[derive(Debug, Default)]
@@ -104,6 +107,8 @@ pub(crate) struct InMessage {
     asks: u32,
     /// Silent intervals in a row in which the sender owed us bytes.
     pub(crate) silences: u32,
+    /// The same, however often the sender said BUSY meanwhile: it lives, but does not send.
+    pub(crate) stalls: u32,
     /// Whether the grant scheduler knows it.
     pub(crate) scheduled: bool,
 }
@@ -135,6 +140,7 @@ impl InMessage {
             asked: (Mark::default(), 0),
             asks: 0,
             silences: 0,
+            stalls: 0,
             scheduled: false,
         }
     }
@@ -395,7 +401,8 @@ impl InMessage {
                 left: came.saturating_add(FEW_TRIMMED),
             };
         }
-        if round.left == 0 || round.asked.overlaps(&range) {
+        let full = round.left == 0 || round.asked.count() >= MAX_TRIMMED_PIECES;
+        if full || round.asked.overlaps(&range) {
             return false;
         }
         round.left -= 1;

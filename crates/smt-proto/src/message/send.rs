@@ -121,8 +121,9 @@ impl OutMessage {
 
     /// Bytes that it has left to send, granted or not.
     pub(crate) fn left(&self) -> u32 {
-        let again: u32 = self.resend.iter().map(|(range, _)| range.end - range.start).sum();
-        (self.layout.wire_len - self.sent).saturating_add(again)
+        // What was asked for may overlap, and come to more than a message can have.
+        let again = self.resend.iter().map(|(range, _)| range.end - range.start);
+        again.fold(self.layout.wire_len - self.sent, u32::saturating_add)
     }
 
     pub(crate) fn all_sent(&self) -> bool {

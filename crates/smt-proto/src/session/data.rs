@@ -101,7 +101,7 @@ impl Session {
         if packet.is_whole() {
             return self.on_whole_request(cx, now, number, layout, epoch, packet);
         }
-        let mut message = self.new_incoming(cx, layout, epoch);
+        let mut message = Box::new(InMessage::new(layout, epoch));
         let Some(keys) = self.keys.as_deref_mut() else { return };
         let fed = feed(&mut message, keys, cx, now, self.id, limits, packet);
         let sound = match fed {
@@ -224,6 +224,7 @@ impl Session {
             }
         };
         unschedule(&mut message, cx, (self.id, id));
+        cx.note_size(message.layout().wire_len, self.telling.content().1);
         match message.into_body() {
             Some((Preamble { kind: Kind::Application, response_limit, .. }, body)) => {
                 if let Some(rpc) = self.inc.get_mut(&number) {
@@ -287,7 +288,7 @@ impl Session {
                         packet,
                     );
                 }
-                let message = self.new_incoming(cx, layout, epoch);
+                let message = Box::new(InMessage::new(layout, epoch));
                 self.charge(cx, message.charge());
                 if let Some(sent_at) = sample {
                     self.rtt.sample(now, now.since(sent_at));
@@ -327,6 +328,7 @@ impl Session {
         self.progress_made(cx, now, &progress);
         if let Some(mut message) = complete {
             self.release_incoming(cx, id, &mut message);
+            cx.note_size(message.layout().wire_len, self.telling.content().1);
             match message.into_body() {
                 Some((Preamble { kind: Kind::Application, .. }, body)) => {
                     self.finish(cx, number, Ok(body));
@@ -367,12 +369,6 @@ impl Session {
         if !self.on_preamble(cx, &preamble) {
             self.violation(cx, now);
         }
-    }
-
-    /// A message of several packets that begins to come in.
-    fn new_incoming(&self, cx: &mut Shared, layout: Layout, epoch: u32) -> Box<InMessage> {
-        cx.note_size(layout.wire_len, self.telling.content().1);
-        Box::new(InMessage::new(layout, epoch))
     }
 
     /// Checks whether a new message may come in. Not charged yet.

@@ -98,7 +98,11 @@ pub(super) fn feed(
     }
     let end = packet.offset.saturating_add(u32::try_from(packet.payload.len()).unwrap_or(u32::MAX));
     message.announced(data.incoming, packet.offset..end, peer.unscheduled);
-    cx.regrant |= message.promise(&mut cx.granter, now, false);
+    if matches!(taken, Taken::New { opened, gathered, .. } if opened + gathered > 0) {
+        message.stalls = 0;
+    }
+    // A stalled sender is not counted on again for what is repeated or forged.
+    cx.regrant |= message.promise(&mut cx.granter, now, message.stalls >= STALLED);
     if let Some(range) = packet.trimmed() {
         ask_for_trimmed(message, cx, now, (session, data.header.message_id), range, peer.pace);
     }
@@ -223,11 +227,13 @@ pub(super) fn chase(
     }
     let limit = message.granted();
     if resend_holes(message, cx, now, key, limit, pace) == 0 {
+        cx.granter.waits_in_vain(now, key, pace);
         schedule(message, cx, key, horizon);
         return false;
     }
     message.silences += 1;
-    if message.silences >= STALLED {
+    message.stalls += 1;
+    if message.stalls >= STALLED {
         unschedule(message, cx, key);
     }
     true

@@ -4,6 +4,8 @@
 #[path = "../net/mod.rs"]
 mod net;
 
+mod congestion;
+mod driver;
 mod handshake;
 mod nonces;
 mod on_path;
