@@ -68,7 +68,8 @@ pub(crate) struct InMessage {
     layout: Layout,
     /// The epoch its records are sealed under.
     pub(crate) epoch: u32,
-    /// Plaintext, and one byte more that the last record's inner type spills into.
+    /// Plaintext as far as records have opened, and one byte more that the last one's inner type
+    /// spills into. Room for all is reserved, but no memory touched before its bytes come.
     buffer: Vec<u8>,
     /// Wire bytes held, opened or gathered.
     have: RangeSet,
@@ -119,7 +120,7 @@ impl InMessage {
         InMessage {
             layout,
             epoch,
-            buffer: vec![0; layout.plain_len as usize + 1],
+            buffer: Vec::with_capacity(layout.plain_len as usize + 1),
             have: RangeSet::default(),
             have_len: 0,
             partial: Vec::new(),
@@ -423,7 +424,8 @@ impl InMessage {
     pub(crate) fn into_body(mut self) -> Option<(Preamble, Body)> {
         let preamble = self.preamble?;
         let end = PREAMBLE_LEN + preamble.app_len as usize;
-        let padding = self.buffer.get(end..self.layout.plain_len as usize)?;
+        self.buffer.resize(self.layout.plain_len as usize, 0);
+        let padding = self.buffer.get(end..)?;
         if padding.iter().any(|byte| *byte != 0) {
             return None;
         }
@@ -499,7 +501,11 @@ impl InMessage {
             return false;
         };
         let plain = self.layout.plain_range(index);
-        let Some(out) = self.buffer.get_mut(plain.start as usize..plain.end as usize + 1) else {
+        let end = plain.end as usize + 1;
+        if self.buffer.len() < end {
+            self.buffer.resize(end, 0);
+        }
+        let Some(out) = self.buffer.get_mut(plain.start as usize..end) else {
             return false;
         };
         record::open(opener.keys, seq, wire, out).is_ok()
