@@ -2,6 +2,7 @@
 
 pub(crate) mod recv;
 pub(crate) mod send;
+mod trim;
 pub(crate) mod whole;
 
 use alloc::vec::Vec;

@@ -8,6 +8,7 @@ use core::ops::Range;
 use core::time::Duration;
 
 use super::Body;
+use super::trim::TrimRound;
 use crate::grant::Granter;
 use crate::keys::EpochKeys;
 use crate::ranges::RangeSet;
@@ -43,23 +44,6 @@ pub(crate) struct Opener<'a> {
     pub(crate) keys: &'a EpochKeys,
     pub(crate) id: u64,
     pub(crate) id_bits: u8,
-}
-
-/// Trimmed packets of a message asked for in a round trip in which nothing of it came whole.
-const FEW_TRIMMED: u32 = 16;
-/// Pieces that may lie apart among what was asked for in a round trip: what is cut off honest packets
-/// mostly touches.
-const MAX_TRIMMED_PIECES: usize = 256;
-
-/// What was asked for in one round trip because the network trimmed it.
-#[derive(Debug, Default)]
-struct TrimRound {
-    asked: RangeSet,
-    since: Time,
-    /// Bytes held when it began.
-    had: u32,
-    /// Packets that may still be asked for.
-    left: u32,
 }
 
 /// A message being received.
@@ -383,33 +367,17 @@ impl InMessage {
         self.asked.1 == 0 || meter.silent_at(self.asked.0) <= now
     }
 
-    /// The network cut the bytes of `range` off their packet. Whether to ask for them now: they are not
-    /// here and were not asked for within `pace` for the same reason, and no more packets are asked for
-    /// in that time than came whole in the time before, and a few. What is not asked for is a hole as any
-    /// other.
+    /// The network cut the bytes of `range` off their packet. Whether to ask for them now.
     pub(crate) fn trimmed(&mut self, now: Time, range: Range<u32>, pace: Duration) -> bool {
         if self.have.covers(&range) {
             return false;
         }
-        let have = self.have_len;
         let round = self.trimmed.get_or_insert_default();
-        if now.since(round.since) >= pace {
-            let came = have.saturating_sub(round.had) / (range.end - range.start).max(1);
-            **round = TrimRound {
-                asked: RangeSet::default(),
-                since: now,
-                had: have,
-                left: came.saturating_add(FEW_TRIMMED),
-            };
+        let ask = round.may_ask(now, range, pace, self.have_len);
+        if ask {
+            self.asked(now);
         }
-        let full = round.left == 0 || round.asked.count() >= MAX_TRIMMED_PIECES;
-        if full || round.asked.overlaps(&range) {
-            return false;
-        }
-        round.left -= 1;
-        round.asked.insert(range);
-        self.asked(now);
-        true
+        ask
     }
 
     /// Bytes came that had been sent again: a round trip since they were asked for, unless it is
