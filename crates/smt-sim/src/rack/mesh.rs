@@ -77,7 +77,7 @@ impl Mesh {
     }
 }
 
-/// Zeros for bodies, at most [`MAX_BODY`]. They are there until the program ends, so that nobody counts
+/// Zeros for bodies, at most 64 MiB. They are there until the program ends, so that nobody counts
 /// who has some; nobody writes to them either, so they take next to no memory.
 pub fn zeros(len: u32) -> Bytes {
     static ZEROS: OnceLock<Vec<u8>> = OnceLock::new();
