@@ -340,12 +340,7 @@ fn trimmed_headers_of_a_byte_each_ask_for_little() {
     }
     assert!(asked <= 300, "{asked} bytes asked for one by one in a round trip");
     // And it still gets there.
-    for record in 1000..layout.records {
-        let wire = layout.wire_range(record);
-        let data = script.data_header(id, &layout, wire.start);
-        let packet = script.data(data, &stream[wire.start as usize..wire.end as usize]);
-        script.give(&packet);
-    }
+    script.give_records(id, &layout, &stream, 1000..layout.records);
     assert_eq!(script.net.hosts[SERVER].requests.len(), 1);
 }
 

@@ -78,12 +78,7 @@ fn preambles_that_contradict_close_the_session() {
             let mut preamble = script.preamble(&layout, size);
             change(&mut preamble);
             let stream = script.seal(id, &layout, preamble, &vec![0; size as usize]);
-            for record in 0..layout.records {
-                let wire = layout.wire_range(record);
-                let data = script.data_header(id, &layout, wire.start);
-                let packet = script.data(data, &stream[wire.start as usize..wire.end as usize]);
-                script.give(&packet);
-            }
+            script.give_records(id, &layout, &stream, 0..layout.records);
             assert_eq!(
                 script.net.hosts[SERVER].closed,
                 Some(CloseReason::Violation),
@@ -160,12 +155,7 @@ fn gaps_without_end_are_bounded() {
     let stats = script.net.hosts[SERVER].endpoint.stats();
     assert!(stats.limit_gaps > 300_000, "{stats:?}");
     // Sent properly it still gets there.
-    for record in 0..layout.records {
-        let wire = layout.wire_range(record);
-        let data = script.data_header(id, &layout, wire.start);
-        let packet = script.data(data, &stream[wire.start as usize..wire.end as usize]);
-        script.give(&packet);
-    }
+    script.give_records(id, &layout, &stream, 0..layout.records);
     assert_eq!(script.net.hosts[SERVER].requests.len(), 1);
 }
 

@@ -1,6 +1,7 @@
 //! One end played by hand: authentic packets made one by one, and the other end's packets read back.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use smt_proto::keys::{EpochKeys, HeaderKey, Secret};
@@ -176,6 +177,16 @@ impl Script {
         self.net.most_incoming = self.net.most_incoming.max(most);
         self.net.pump(self.tested);
         self.taken()
+    }
+
+    /// Gives the core these records of a message whose wire stream is `stream`, a packet each.
+    pub fn give_records(&mut self, id: u64, layout: &Layout, stream: &[u8], records: Range<u32>) {
+        for record in records {
+            let wire = layout.wire_range(record);
+            let data = self.data_header(id, layout, wire.start);
+            let packet = self.data(data, &stream[wire.start as usize..wire.end as usize]);
+            self.give(&packet);
+        }
     }
 
     pub fn give_control(&mut self, id: u64, body: ControlBody) -> Vec<Sent> {

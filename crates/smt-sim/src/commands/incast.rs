@@ -7,10 +7,9 @@ use clap::Args as ClapArgs;
 
 use super::numbers::{self, positive, rate};
 use super::output::print;
-use super::rack::cores;
+use super::runs;
 use crate::net::NetConfig;
 use crate::rack::incast::{Direction, Incast, IncastReport};
-use crate::rack::{memory, parallel};
 use crate::table::{Cell, Table};
 
 /// Hundreds of hosts send to one at the same time, as responses or unasked
@@ -75,9 +74,7 @@ pub const SENDERS: [u32; 6] = [50, 100, 200, 400, 700, 1000];
 pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let reports = reports(&args)?;
     if args.json {
-        for report in &reports {
-            print(format_args!("{}\n", serde_json::to_string(report)?))?;
-        }
+        runs::print_json(&reports)?;
     } else {
         print(text(&reports))?;
     }
@@ -91,7 +88,6 @@ pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
 pub fn reports(args: &Args) -> Result<Vec<IncastReport>, Box<dyn Error>> {
     let estimate = |senders: &u32| u64::from(*senders) * (PER_SENDER + u64::from(args.bytes));
     let estimates: Vec<u64> = args.senders.iter().map(estimate).flat_map(|one| [one; 3]).collect();
-    memory::check(&estimates, cores(), (args.max_memory * f64::from(1 << 30)) as u64)?;
     let ways =
         [(Direction::Responses, true), (Direction::Responses, false), (Direction::Requests, true)];
     let incasts = ways.into_iter().flat_map(|(direction, control)| {
@@ -106,12 +102,7 @@ pub fn reports(args: &Args) -> Result<Vec<IncastReport>, Box<dyn Error>> {
             seed: args.seed,
         })
     });
-    let reports = parallel::map(&incasts.collect::<Vec<_>>(), cores(), Incast::run);
-    let reports = reports.into_iter().map(|report| match report {
-        Some(report) => report.map_err(Box::from),
-        None => Err(Box::from("a run stopped half-way")),
-    });
-    reports.collect()
+    runs::run_all(&incasts.collect::<Vec<_>>(), &estimates, args.max_memory, Incast::run)
 }
 
 /// A table for each way to send, narrow enough for terminals.

@@ -7,9 +7,8 @@ use clap::Args as ClapArgs;
 
 use super::numbers::{loss, positive, rate, round_trip};
 use super::output::print;
-use super::rack::cores;
+use super::runs;
 use crate::rack::lossy::{Lossy, LossyReport};
-use crate::rack::{memory, parallel};
 use crate::table::{Cell, Table};
 
 /// Small RPCs while packets are lost: how many round trips they take
@@ -66,9 +65,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let reports = reports(&args)?;
     if args.json {
-        for report in &reports {
-            print(format_args!("{}\n", serde_json::to_string(report)?))?;
-        }
+        runs::print_json(&reports)?;
     } else {
         print(table(&reports).transposed().text())?;
     }
@@ -81,8 +78,7 @@ pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
 /// More memory needed than allowed, or a run that cannot be made.
 pub fn reports(args: &Args) -> Result<Vec<LossyReport>, Box<dyn Error>> {
     let estimates: Vec<u64> = args.outstanding.iter().map(|&n| args.estimate(n)).collect();
-    memory::check(&estimates, cores(), (args.max_memory * f64::from(1 << 30)) as u64)?;
-    let runs = args.outstanding.iter().map(|&outstanding| Lossy {
+    let lossy = args.outstanding.iter().map(|&outstanding| Lossy {
         hosts: args.hosts,
         outstanding,
         bytes: args.bytes,
@@ -92,12 +88,7 @@ pub fn reports(args: &Args) -> Result<Vec<LossyReport>, Box<dyn Error>> {
         rtt_us: args.rtt_us,
         seed: args.seed,
     });
-    let reports = parallel::map(&runs.collect::<Vec<_>>(), cores(), Lossy::run);
-    let reports = reports.into_iter().map(|report| match report {
-        Some(report) => report.map_err(Box::from),
-        None => Err(Box::from("a run stopped half-way")),
-    });
-    reports.collect()
+    runs::run_all(&lossy.collect::<Vec<_>>(), &estimates, args.max_memory, Lossy::run)
 }
 
 impl Args {

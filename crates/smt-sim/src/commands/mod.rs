@@ -8,5 +8,6 @@ pub mod paths;
 pub mod rack;
 pub mod replay;
 pub mod report;
+mod runs;
 pub mod swarm;
 pub mod trim;

@@ -9,10 +9,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::numbers::{self, load, positive, racks, rate, spread};
 use super::output::{WIDTH, note, print, wrapped};
+use super::runs;
 use crate::net::{NetConfig, Spread};
 use crate::rack::experiment::{Experiment, Kind, Report, leaf_spine};
 use crate::rack::offered::{Demand, Offered};
-use crate::rack::{memory, parallel, show};
+use crate::rack::{memory, show};
 use crate::table::Table;
 use crate::workload::Workload;
 
@@ -141,9 +142,7 @@ impl Common {
         let reports = run_all(&experiments, self.max_memory)?;
         let seconds = started.elapsed().as_secs_f64();
         if self.json {
-            for report in &reports {
-                print(format_args!("{}\n", serde_json::to_string(report)?))?;
-            }
+            runs::print_json(&reports)?;
         } else {
             print(self.text(&reports, &names, seconds))?;
         }
@@ -198,9 +197,7 @@ pub fn run_all(
     experiments: &[Experiment],
     max_memory_gib: f64,
 ) -> Result<Vec<Report>, Box<dyn Error>> {
-    let threads = cores().min(experiments.len());
     let estimates: Vec<u64> = experiments.iter().map(memory::estimate).collect();
-    memory::check(&estimates, threads, (max_memory_gib * f64::from(1 << 30)) as u64)?;
     let all = experiments.iter().map(|experiment| u64::from(experiment.demand.messages)).sum();
     let bar = progress_bar(all);
     let run = |experiment: &Experiment| {
@@ -212,24 +209,15 @@ pub fn run_all(
         bar.inc(u64::from(experiment.demand.messages).saturating_sub(told.get()));
         report
     };
-    let reports = parallel::map(experiments, threads, run);
+    let reports = runs::run_all(experiments, &estimates, max_memory_gib, run);
     bar.finish_and_clear();
-    let reports = reports.into_iter().map(|report| match report {
-        Some(report) => report.map_err(Box::from),
-        None => Err(Box::from("a run stopped half-way")),
-    });
-    reports.collect()
+    reports
 }
 
 /// A progress bar over messages; nothing unless standard error is a terminal.
 pub fn progress_bar(messages: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {eta} left");
     ProgressBar::new(messages).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// Cores of this machine.
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What is wrong with runs, on standard error.

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
@@ -13,6 +12,7 @@ use serde_json::json;
 use super::numbers;
 use super::output::{line, note, print};
 use crate::check::Violation;
+use crate::rack::parallel;
 use crate::scenario::Scenario;
 use crate::swarm::{Sum, Swarm, shrink};
 
@@ -80,8 +80,7 @@ pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     if args.shrink > 0 && !args.out.is_dir() {
         return Err(format!("{}: no such directory (--out)", args.out.display()).into());
     }
-    let cores = || thread::available_parallelism().map_or(1, usize::from);
-    let jobs = args.jobs.map_or_else(cores, usize::from);
+    let jobs = args.jobs.map_or_else(parallel::threads, usize::from);
     let swarm = Swarm {
         first: args.first,
         seeds: args.seeds,
