@@ -103,6 +103,47 @@ pub fn key_context(
     context[..hash_len].to_vec()
 }
 
+/// The context that binds the secrets of early data to the ticket and to what the client said in the
+/// clear (spec 5.7): a hash of `suite.hash_len()` bytes. `ticket` is the whole ticket, `client_block`
+/// the client's parameter block with its length prefix, as sent, and `tls_flight0` the TLS bytes of
+/// flight 0.
+///
+/// # Panics
+/// If `alpn` is longer than 255 bytes, which TLS and the ticket's format rule out.
+#[must_use]
+pub fn early_context(
+    suite: &dyn Suite,
+    alpn: &[u8],
+    client_port: u16,
+    server_port: u16,
+    ticket: &[u8],
+    client_block: &[u8],
+    tls_flight0: &[u8],
+) -> Vec<u8> {
+    assert!(alpn.len() <= 255, "ALPN too long");
+    let hash_len = suite.hash_len();
+    let hash = |bytes: &[u8]| {
+        let mut out = [0; MAX_HASH_LEN];
+        suite.hash(&[bytes], &mut out);
+        out
+    };
+    let (ticket, block, flight) = (hash(ticket), hash(client_block), hash(tls_flight0));
+    let parts: [&[u8]; 9] = [
+        b"smt/1 early context",
+        &(suite.id() as u16).to_be_bytes(),
+        &[alpn.len() as u8],
+        alpn,
+        &client_port.to_be_bytes(),
+        &server_port.to_be_bytes(),
+        &ticket[..hash_len],
+        &block[..hash_len],
+        &flight[..hash_len],
+    ];
+    let mut context = [0; MAX_HASH_LEN];
+    suite.hash(&parts, &mut context);
+    context[..hash_len].to_vec()
+}
+
 /// The first secret of a direction from an application traffic secret of a TLS handshake done
 /// elsewhere; nobody else may use that secret from then on.
 #[must_use]
@@ -245,6 +286,28 @@ mod tests {
             assert_eq!(context.len(), 32);
             assert!(!contexts[..i].contains(context));
         }
+    }
+
+    #[test]
+    fn every_input_of_the_early_context_counts() {
+        let suite_a = suite(SuiteId::Aes128GcmSha256);
+        let suite_b = suite(SuiteId::ChaCha20Poly1305Sha256);
+        let contexts = [
+            early_context(suite_a, b"smt/1", 1, 2, b"t", b"c", b"h"),
+            early_context(suite_b, b"smt/1", 1, 2, b"t", b"c", b"h"),
+            early_context(suite_a, b"smt/2", 1, 2, b"t", b"c", b"h"),
+            early_context(suite_a, b"smt/1", 3, 2, b"t", b"c", b"h"),
+            early_context(suite_a, b"smt/1", 1, 3, b"t", b"c", b"h"),
+            early_context(suite_a, b"smt/1", 1, 2, b"u", b"c", b"h"),
+            early_context(suite_a, b"smt/1", 1, 2, b"t", b"d", b"h"),
+            early_context(suite_a, b"smt/1", 1, 2, b"t", b"c", b"i"),
+        ];
+        for (i, context) in contexts.iter().enumerate() {
+            assert_eq!(context.len(), 32);
+            assert!(!contexts[..i].contains(context));
+        }
+        let long = suite(SuiteId::Aes256GcmSha384);
+        assert_eq!(early_context(long, b"smt/1", 1, 2, b"t", b"c", b"h").len(), 48);
     }
 
     #[test]
