@@ -42,6 +42,8 @@
 
 #![forbid(unsafe_code)]
 
+mod checksum;
+mod delay;
 #[cfg(feature = "harness")]
 mod harness;
 mod namespace;
@@ -49,6 +51,7 @@ mod netlink;
 mod pair;
 mod privilege;
 
+pub use delay::{DelayLink, DelayStats};
 #[cfg(feature = "harness")]
 pub use harness::{Trial, main, test};
 pub use namespace::{Namespace, loopback};

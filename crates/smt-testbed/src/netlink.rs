@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +19,9 @@ use netlink_packet_route::link::{
     LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -41,6 +43,8 @@ pub(crate) struct NewLink<'a> {
     /// The kernel chooses one if `None`.
     pub(crate) mac: Option<Mac>,
     pub(crate) mtu: u32,
+    /// Most segments the stack may hand over as one packet; the kernel's own bound if `None`.
+    pub(crate) max_segments: Option<u32>,
 }
 
 /// A netlink socket in the namespace of the thread that opened it.
@@ -138,6 +142,28 @@ impl Netlink {
         }
         let message = RouteNetlinkMessage::NewAddress(message);
         self.request("add an address", message, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Adds a route to an IPv4 network by way of `gateway`.
+    pub(crate) fn add_route(
+        &mut self,
+        network: Ipv4Addr,
+        prefix_bits: u8,
+        gateway: Ipv4Addr,
+    ) -> io::Result<()> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = prefix_bits;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Static;
+        message.header.scope = RouteScope::Universe;
+        message.header.kind = RouteType::Unicast;
+        message.attributes = vec![
+            RouteAttribute::Destination(network.into()),
+            RouteAttribute::Gateway(gateway.into()),
+        ];
+        let message = RouteNetlinkMessage::NewRoute(message);
+        self.request("add a route", message, NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Adds a neighbour entry that never expires.
@@ -261,6 +287,7 @@ fn attributes(link: &NewLink<'_>) -> Vec<LinkAttribute> {
         LinkAttribute::Mtu(link.mtu),
     ];
     attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
+    attributes.extend(link.max_segments.map(LinkAttribute::GsoMaxSegs));
     attributes
 }
 

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
 
 use crate::Namespace;
+use crate::delay::DelayLink;
 use crate::netlink::{Mac, Netlink, NewLink};
 
 /// Names of the bridge and of its ports to the two hosts.
@@ -25,6 +27,10 @@ pub enum Wire {
     /// Two macvlan devices upon a bridge in a third namespace: unlike veth, macvlan takes TCP-segmentation
     /// requests from user space (AF_PACKET with a virtio-net header).
     Macvlan,
+    /// Two veth pairs and between them, in a third namespace, a thread that holds every packet for this long each
+    /// way: half of the round trip. It takes a core while packets are under way; [`Pair::delay`] tells how
+    /// precise it is. Hosts upon it send packets no larger than the MTU, whatever the interface offers.
+    Delay(Duration),
 }
 
 /// How to build a [`Pair`].
@@ -39,11 +45,14 @@ pub struct PairOptions {
     /// anything crosses the link but what a test sends (the kernel reports its IPv6 multicast groups in any
     /// case); false lets ARP and neighbour discovery do their work.
     pub static_neighbours: bool,
+    /// An IPv4 network, with the bits of its prefix, that `b` believes to lie behind `a`: packets that `a` sends
+    /// under addresses in it are plausible, and answers to them go to `a`, which drops them. None unless set.
+    pub behind_a: Option<(Ipv4Addr, u8)>,
 }
 
 impl Default for PairOptions {
     fn default() -> Self {
-        PairOptions { mtu: 1500, wire: Wire::Veth, static_neighbours: true }
+        PairOptions { mtu: 1500, wire: Wire::Veth, static_neighbours: true, behind_a: None }
     }
 }
 
@@ -57,8 +66,10 @@ pub struct Pair {
     pub a: Namespace,
     /// The second host.
     pub b: Namespace,
-    /// The namespace of the bridge, unless the hosts are joined directly.
+    /// The namespace of the bridge or of the delaying forwarder, unless the hosts are joined directly.
     pub bridge: Option<Namespace>,
+    /// The forwarder of [`Wire::Delay`].
+    pub delay: Option<DelayLink>,
     /// IPv4 address of `a`.
     pub a_v4: Ipv4Addr,
     /// IPv4 address of `b`.
@@ -92,12 +103,13 @@ pub fn pair(options: PairOptions) -> io::Result<Pair> {
     }
     let middle = match options.wire {
         Wire::Veth => None,
-        Wire::Bridge | Wire::Macvlan => Some(Namespace::new()?),
+        Wire::Bridge | Wire::Macvlan | Wire::Delay(_) => Some(Namespace::new()?),
     };
-    let pair = Pair {
+    let mut pair = Pair {
         a: Namespace::new()?,
         b: Namespace::new()?,
         bridge: middle,
+        delay: None,
         a_v4: Ipv4Addr::new(10, 0, 0, 1),
         b_v4: Ipv4Addr::new(10, 0, 0, 2),
         a_v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1),
@@ -111,18 +123,41 @@ pub fn pair(options: PairOptions) -> io::Result<Pair> {
     pair.connect(&options)?;
     pair.configure(&options)?;
     pair.await_ready(&options)?;
+    if let (Some(middle), Wire::Delay(one_way)) = (&pair.bridge, options.wire) {
+        pair.delay = Some(DelayLink::start(middle, PORTS, one_way)?);
+    }
     Ok(pair)
 }
 
 impl Pair {
     /// Makes the interfaces, each in its namespace.
     fn connect(&self, options: &PairOptions) -> io::Result<()> {
-        let link = |name, namespace, mac| NewLink { name, namespace, mac, mtu: options.mtu };
+        let delayed = matches!(options.wire, Wire::Delay(_));
+        let link = |name, namespace, mac| NewLink {
+            name,
+            namespace,
+            mac,
+            mtu: options.mtu,
+            // The forwarder sends frames as it got them, so they have to be of a size that fits.
+            max_segments: delayed.then_some(1),
+        };
         let a = link(&self.a_name, &self.a, Some(self.a_mac));
         let b = link(&self.b_name, &self.b, Some(self.b_mac));
         let Some(middle) = &self.bridge else {
             return self.a.run(|| Netlink::open()?.add_veth(&a, &b))?;
         };
+        if delayed {
+            return middle.run(|| {
+                let mut netlink = Netlink::open()?;
+                for (end, port) in [&a, &b].into_iter().zip(PORTS) {
+                    netlink.add_veth(&link(port, middle, None), end)?;
+                    let index = if_nametoindex(port)?;
+                    netlink.set_no_link_local(index)?;
+                    netlink.set_up(index)?;
+                }
+                Ok(())
+            })?;
+        }
         middle.run(|| {
             let mut netlink = Netlink::open()?;
             // A bridge given an address works out its ports' states and, having none yet, loses its carrier,
@@ -158,12 +193,15 @@ impl Pair {
             let other = options.static_neighbours.then_some(other);
             host.run(|| configure_end(name, addresses, other))??;
         }
+        if let Some((network, prefix_bits)) = options.behind_a {
+            self.b.run(|| Netlink::open()?.add_route(network, prefix_bits, self.a_v4))??;
+        }
         Ok(())
     }
 
     /// Waits until a packet sent by either host arrives at the other.
     fn await_ready(&self, options: &PairOptions) -> io::Result<()> {
-        if let (Some(middle), Wire::Bridge) = (&self.bridge, options.wire) {
+        if let (Some(middle), Wire::Bridge | Wire::Delay(_)) = (&self.bridge, options.wire) {
             middle.run(|| {
                 let mut netlink = Netlink::open()?;
                 PORTS.iter().try_for_each(|port| netlink.await_up(if_nametoindex(*port)?))

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // These are tests, though not #[test] functions.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt::Ipv6DontFrag};
 use smt_testbed::{Namespace, Pair, PairOptions, Wire, loopback, pair, test};
@@ -15,6 +15,8 @@ fn main() -> ExitCode {
         test("udp_crosses_the_pair", udp_crosses_the_pair),
         test("udp_crosses_a_bridge", || udp_crosses(Wire::Bridge)),
         test("udp_crosses_macvlan", || udp_crosses(Wire::Macvlan)),
+        test("a_delaying_wire_delays_and_loses_nothing", a_delaying_wire_delays_and_loses_nothing),
+        test("addresses_behind_a_host_are_answered", addresses_behind_a_host_are_answered),
         test("neighbours_can_be_left_to_discovery", neighbours_can_be_left_to_discovery),
         test("the_mtu_is_the_one_asked_for", the_mtu_is_the_one_asked_for),
         test("an_mtu_out_of_range_is_refused", an_mtu_out_of_range_is_refused),
@@ -33,6 +35,38 @@ fn udp_crosses_the_pair() {
 fn udp_crosses(wire: Wire) {
     let pair = pair(PairOptions { wire, ..PairOptions::default() }).unwrap();
     echo_both_families(&pair);
+}
+
+fn a_delaying_wire_delays_and_loses_nothing() {
+    let one_way = Duration::from_millis(5);
+    let pair = pair(PairOptions { wire: Wire::Delay(one_way), ..PairOptions::default() }).unwrap();
+    let start = Instant::now();
+    echo_both_families(&pair);
+    assert!(start.elapsed() >= 2 * one_way, "{:?}", start.elapsed());
+    let listener = pair.b.run(|| TcpListener::bind("0.0.0.0:7000")).unwrap().unwrap();
+    let sent = vec![7; 1 << 20];
+    let length = sent.len();
+    let server = pair.b.spawn(move || {
+        let mut received = vec![0; length];
+        listener.accept().unwrap().0.read_exact(&mut received).unwrap();
+        received
+    });
+    let mut client = pair.a.run(|| TcpStream::connect((pair.b_v4, 7000))).unwrap().unwrap();
+    client.write_all(&sent).unwrap();
+    assert!(server.unwrap().join().unwrap() == sent);
+    let stats = pair.delay.as_ref().unwrap().stats();
+    assert!(stats.forwarded > 700 && stats.dropped == 0, "{stats:?}");
+}
+
+fn addresses_behind_a_host_are_answered() {
+    let network = Ipv4Addr::new(172, 16, 0, 0);
+    let pair =
+        pair(PairOptions { behind_a: Some((network, 12)), ..PairOptions::default() }).unwrap();
+    let sent = pair.b.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.send_to(b"answer", (Ipv4Addr::new(172, 31, 255, 1), 9))
+    });
+    assert_eq!(sent.unwrap().unwrap(), 6);
 }
 
 fn neighbours_can_be_left_to_discovery() {
