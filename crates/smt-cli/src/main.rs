@@ -88,8 +88,8 @@ impl Command {
             Command::Serve(arguments) => arguments.transport.json,
             Command::Call(arguments) => arguments.transport.json,
             Command::Ping(arguments) => arguments.transport.json,
-            // It writes nothing else in case of an error.
-            Command::Pki(_) | Command::DemoHost => false,
+            Command::Pki(arguments) => arguments.is_json(),
+            Command::DemoHost => false,
         }
     }
 }

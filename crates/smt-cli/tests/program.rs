@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         test("a_missing_client_certificate_is_named", a_missing_client_certificate_is_named),
         test("an_absent_server_is_told", an_absent_server_is_told),
         test("a_missing_file_is_named", a_missing_file_is_named),
+        test("an_unknown_host_is_no_session", an_unknown_host_is_no_session),
+        test("errors_of_pki_are_json_on_request", errors_of_pki_are_json_on_request),
         test("the_demo_holds", the_demo_holds),
     ])
 }
@@ -267,6 +269,22 @@ fn a_missing_file_is_named() {
     let failed = run("call localhost hello --ca /nowhere/ca.pem");
     assert_eq!(failed.status.code(), Some(1));
     assert!(text(&failed.stderr).contains("/nowhere/ca.pem"));
+}
+
+fn an_unknown_host_is_no_session() {
+    let certificates = Certificates::new("unknown-host");
+    let ca = certificates.file("ca.pem");
+    let failed = run(&format!("call nobody.invalid hello --ca {}", ca.display()));
+    assert_eq!(failed.status.code(), Some(3));
+    assert!(text(&failed.stderr).contains("nobody.invalid"));
+}
+
+fn errors_of_pki_are_json_on_request() {
+    let certificates = Certificates::new("pki-json");
+    let failed = run(&format!("pki dev {} --json", certificates.0.display()));
+    assert_eq!(failed.status.code(), Some(1));
+    let error = event(&objects(&failed.stdout), "error");
+    assert!(error["text"].as_str().unwrap().contains("--force"), "{error}");
 }
 
 fn the_demo_holds() {

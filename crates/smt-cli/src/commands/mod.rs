@@ -34,6 +34,14 @@ pub enum Error {
         /// Why.
         error: ConnectError,
     },
+    /// The server's name has no address.
+    #[error("cannot find the address of `{host}`")]
+    Resolve {
+        /// The name as the user gave it.
+        host: String,
+        /// Why it was not found.
+        source: io::Error,
+    },
     /// A call has no response.
     #[error("the call has no response: {0}")]
     Call(#[from] CallError),
@@ -58,7 +66,7 @@ impl Error {
     pub fn exit_status(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
-            Error::Connect { .. } => 3,
+            Error::Connect { .. } | Error::Resolve { .. } => 3,
             _ => 1,
         }
     }

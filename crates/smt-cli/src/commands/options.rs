@@ -359,7 +359,7 @@ impl Client {
             .ok_or_else(|| Error::Usage(format!("`{}` is not HOST[:PORT]", self.target)))?;
         let found = (host, port)
             .to_socket_addrs()
-            .map_err(Error::io(format!("cannot find the address of `{host}`")))?;
+            .map_err(|source| Error::Resolve { host: host.to_owned(), source })?;
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for address in found {
             if addresses.iter().all(|known| known.is_ipv4() != address.is_ipv4()) {

@@ -140,9 +140,23 @@ struct Style {
     /// Replace files that exist
     #[arg(long)]
     force: bool,
-    /// Say what was made as one line of JSON: {"files": [{"path", "holds", "secret"}]}
+    /// Say what was made as one line of JSON: {"files": [{"path", "holds", "secret"}]}, or why it was not:
+    /// {"event": "error", "exit_status", "text"}
     #[arg(long)]
     json: bool,
+}
+
+impl Arguments {
+    /// Whether programs read what is said.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        match &self.command {
+            Command::Ca { common, .. }
+            | Command::Server { common, .. }
+            | Command::Client { common, .. } => common.style.json,
+            Command::Dev { style, .. } => style.json,
+        }
+    }
 }
 
 /// Makes the files that `arguments` ask for and says on standard output which.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 use smt::engine::SessionInfo;
-use smt::tls::{ClientAuth, Identity, Roots, ServerTls};
+use smt::tls::{ClientAuth, Identity, Roots, ServerTls, TlsError};
 use smt::{CloseReason, Engine, Event, SessionId};
 
 use super::Error;
@@ -47,11 +47,14 @@ Examples:
 Exit status: 0 after Ctrl-C or SIGTERM, 1 if it cannot serve, 2 for wrong usage.
 
 JSON events: listening {address, datapath, protocol}; session {session, peer, remote, suite}; handshake_failed \
-{remote, text}; closed {session, reason, rpcs, bytes}; summary {seconds, sessions, rpcs, bytes, ...}; error \
+{remote, text, untold}; closed {session, reason, rpcs, bytes}; summary {seconds, sessions, rpcs, bytes, ...}; error \
 {exit_status, text}. Bytes are those of requests.";
 
 /// How long sessions may take to end after Ctrl-C.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Failed handshakes told per second; the others are counted.
+const MAX_FAILURES_PER_SECOND: u32 = 10;
 
 /// The arguments of `smt serve`.
 #[derive(Debug, Args)]
@@ -133,6 +136,7 @@ struct Service {
     total_sessions: u64,
     rpcs: u64,
     bytes: u64,
+    failures: Failures,
 }
 
 struct Tally {
@@ -141,10 +145,45 @@ struct Tally {
     bytes: u64,
 }
 
+/// Failed handshakes told in the second at hand, and those kept back.
+struct Failures {
+    second: Instant,
+    told: u32,
+    untold: u64,
+}
+
+impl Failures {
+    fn new(now: Instant) -> Failures {
+        Failures { second: now, told: 0, untold: 0 }
+    }
+
+    /// How many were not told since the last that was, if another one may be told now.
+    fn tell(&mut self, now: Instant) -> Option<u64> {
+        if now.duration_since(self.second) >= Duration::from_secs(1) {
+            self.second = now;
+            self.told = 0;
+        }
+        if self.told >= MAX_FAILURES_PER_SECOND {
+            self.untold += 1;
+            return None;
+        }
+        self.told += 1;
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
 impl Service {
     fn new(printer: Printer) -> Service {
         let start = Instant::now();
-        Service { printer, start, sessions: HashMap::new(), total_sessions: 0, rpcs: 0, bytes: 0 }
+        Service {
+            printer,
+            start,
+            sessions: HashMap::new(),
+            total_sessions: 0,
+            rpcs: 0,
+            bytes: 0,
+            failures: Failures::new(start),
+        }
     }
 
     fn handle(&mut self, engine: &mut Engine, event: Event) -> Result<(), Error> {
@@ -163,12 +202,25 @@ impl Service {
             }
             Event::Accepted { session, info } => self.begin(session, &info),
             Event::Closed { session, reason } => self.end(session, reason),
-            Event::HandshakeFailed { remote, error } => Ok(self.printer.say(
-                format!("handshake with {remote} failed: {error}"),
-                &json!({"event": "handshake_failed", "remote": remote, "text": error.to_string()}),
-            )?),
+            Event::HandshakeFailed { remote, error } => self.handshake_failed(remote, &error),
             _ => Ok(()),
         }
+    }
+
+    /// Tells of failed handshakes, but not of more than so many per second: anybody can cause them.
+    fn handshake_failed(&mut self, remote: SocketAddr, error: &TlsError) -> Result<(), Error> {
+        let Some(untold) = self.failures.tell(Instant::now()) else { return Ok(()) };
+        let before = match untold {
+            0 => String::new(),
+            _ => format!(" ({} more before it)", number(untold)),
+        };
+        Ok(self.printer.say(
+            format!("handshake with {remote} failed: {error}{before}"),
+            &json!({
+                "event": "handshake_failed", "remote": remote, "text": error.to_string(),
+                "untold": untold,
+            }),
+        )?)
     }
 
     fn begin(&mut self, session: SessionId, info: &Arc<SessionInfo>) -> Result<(), Error> {
@@ -223,4 +275,22 @@ impl Service {
 
 fn rpcs_and_bytes(rpcs: u64, bytes: u64) -> String {
     format!("{} RPCs, {} of requests", number(rpcs), output::bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_told_at_a_limited_rate() {
+        let start = Instant::now();
+        let mut failures = Failures::new(start);
+        for _ in 0..MAX_FAILURES_PER_SECOND {
+            assert_eq!(failures.tell(start), Some(0));
+        }
+        assert_eq!([failures.tell(start), failures.tell(start)], [None, None]);
+        let later = start + Duration::from_secs(1);
+        assert_eq!(failures.tell(later), Some(2));
+        assert_eq!(failures.tell(later), Some(0));
+    }
 }

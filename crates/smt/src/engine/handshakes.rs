@@ -2,38 +2,20 @@
 //! back here and move the session on.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use smt_proto::crypto::aws_lc;
 use smt_proto::error::HandshakeError;
 use smt_proto::keys::Secret;
-use smt_proto::{KeyContext, Path, SessionId, Time};
+use smt_proto::{KeyContext, SessionId};
 
 use super::{ConnectId, Engine, Event, SessionInfo};
-use crate::error::{CallError, ConnectError};
+use crate::error::ConnectError;
 use crate::tls::pool::{Completed, Job, Pool, PoolConfig, Waker};
 use crate::tls::{
     ClientHandshake, ClientTls, Established, HandshakeState, Progress, ServerHandshake, ServerTls,
     TlsError,
 };
-
-/// Attempts after which a definite cause is believed (spec 5.1).
-const MAX_ATTEMPTS: u32 = 3;
-/// Pause before the next attempt after those, doubling up to the longest (spec 5.1).
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Early calls kept per connect.
-const MAX_EARLY_CALLS: usize = 1024;
-
-/// A call made before its session was there.
-pub(super) struct EarlyCall {
-    pub(super) body: Bytes,
-    pub(super) deadline: Time,
-    pub(super) user: u64,
-}
 
 /// A handshake object on its way through the pool.
 enum Tls {
@@ -68,27 +50,12 @@ struct Running {
     info: Option<Arc<SessionInfo>>,
 }
 
-/// What the application asked for, over all attempts.
-struct Connect {
-    remote: SocketAddr,
-    server_name: String,
-    deadline: Time,
-    attempts: u32,
-    session: Option<SessionId>,
-    last_error: Option<TlsError>,
-    early: Vec<EarlyCall>,
-}
-
 /// All handshakes of an engine.
 pub(super) struct Handshakes {
     server: Option<ServerTls>,
     client: Option<ClientTls>,
     pool: Pool<SessionId, Step>,
     running: HashMap<SessionId, Running>,
-    connects: HashMap<ConnectId, Connect>,
-    next_connect: u64,
-    /// Connects that pause before their next attempt, and until when.
-    paused: Vec<(Time, ConnectId)>,
 }
 
 impl Handshakes {
@@ -98,62 +65,15 @@ impl Handshakes {
         pool: PoolConfig,
         waker: Waker,
     ) -> Self {
-        Handshakes {
-            server,
-            client,
-            pool: Pool::new(pool, waker),
-            running: HashMap::new(),
-            connects: HashMap::new(),
-            next_connect: 0,
-            paused: Vec::new(),
-        }
+        Handshakes { server, client, pool: Pool::new(pool, waker), running: HashMap::new() }
     }
 
-    pub(super) fn new_connect(
-        &mut self,
-        remote: SocketAddr,
-        server_name: &str,
-        deadline: Time,
-    ) -> Result<ConnectId, ConnectError> {
-        if self.client.is_none() {
-            return Err(ConnectError::NotAClient);
-        }
-        self.next_connect += 1;
-        let id = ConnectId(self.next_connect);
-        let connect = Connect {
-            remote,
-            server_name: server_name.to_owned(),
-            deadline,
-            attempts: 0,
-            session: None,
-            last_error: None,
-            early: Vec::new(),
-        };
-        self.connects.insert(id, connect);
-        Ok(id)
-    }
-
-    pub(super) fn forget_connect(&mut self, id: ConnectId) -> Option<SessionId> {
-        let session = self.connects.remove(&id)?.session?;
-        self.running.remove(&session);
-        Some(session)
+    pub(super) fn is_client(&self) -> bool {
+        self.client.is_some()
     }
 
     pub(super) fn forget_session(&mut self, session: SessionId) {
         self.running.remove(&session);
-    }
-
-    pub(super) fn queue_early(&mut self, id: ConnectId, call: EarlyCall) -> Result<(), EarlyCall> {
-        match self.connects.get_mut(&id) {
-            Some(connect) if connect.early.len() < MAX_EARLY_CALLS => connect.early.push(call),
-            _ => return Err(call),
-        }
-        Ok(())
-    }
-
-    /// When the next connect wants to try again.
-    pub(super) fn next_attempt(&self) -> Option<Time> {
-        self.paused.iter().map(|(at, _)| *at).min()
     }
 
     /// Has the pool do a step of a session's handshake. False if the pool is full.
@@ -169,33 +89,25 @@ impl Handshakes {
 }
 
 impl Engine {
-    /// Begins the next attempt of a connect: a new session from a fresh port.
-    pub(super) fn start_attempt(&mut self, id: ConnectId) -> Result<(), ConnectError> {
+    /// Begins the handshake of an attempt to connect.
+    pub(super) fn begin_client(
+        &mut self,
+        session: SessionId,
+        connect: ConnectId,
+        server_name: String,
+    ) -> Result<(), ConnectError> {
         let Some(tls) = self.handshakes.client.clone() else {
             return Err(ConnectError::NotAClient);
         };
-        let Some(connect) = self.handshakes.connects.get(&id) else { return Ok(()) };
-        let (remote, deadline) = (connect.remote, connect.deadline);
-        let room = self.room(remote).ok_or(ConnectError::Unreachable)?;
-        let path = self.fresh_path(remote).ok_or(ConnectError::Limit("client ports"))?;
-        let now = self.now();
-        let session = self
-            .core
-            .connect(now, path, room, deadline)
-            .map_err(|_| ConnectError::Limit("max_sessions"))?;
-        let Some(connect) = self.handshakes.connects.get_mut(&id) else { return Ok(()) };
-        connect.attempts += 1;
-        connect.session = Some(session);
-        let name = connect.server_name.clone();
         let running = Running {
             tls: None,
             waiting: VecDeque::new(),
-            connect: Some(id),
+            connect: Some(connect),
             done: false,
             info: None,
         };
         self.handshakes.running.insert(session, running);
-        let job = Box::new(move || match ClientHandshake::start(&tls, &name) {
+        let job = Box::new(move || match ClientHandshake::start(&tls, &server_name) {
             Ok((handshake, flight)) => Step {
                 tls: Some(Tls::Client(Box::new(handshake))),
                 progress: Progress { send: Some(flight), state: HandshakeState::Continue },
@@ -204,35 +116,12 @@ impl Engine {
             Err(error) => Step::failed(error),
         });
         if !self.handshakes.submit(session, job) {
+            self.handshakes.running.remove(&session);
+            let now = self.now();
             self.core.fail_handshake(now, session, None);
             return Err(ConnectError::Limit("handshake steps waiting"));
         }
         Ok(())
-    }
-
-    /// A 5-tuple towards `remote` that no session uses, from the next of our client ports.
-    fn fresh_path(&mut self, remote: SocketAddr) -> Option<Path> {
-        let outer = self.outer(remote);
-        let local = Some(self.local).filter(|local| !local.is_unspecified());
-        let path =
-            |local_port| Path { remote: outer, remote_port: remote.port(), local_port, local };
-        self.client_port(|engine, port| !engine.core.has_path(&path(port))).map(path)
-    }
-
-    /// The peer's address as the datapath wants it, of its address and SMT port.
-    pub(super) fn outer(&self, remote: SocketAddr) -> SocketAddr {
-        let encapsulated = self.caps.name == "udp";
-        SocketAddr::new(remote.ip(), if encapsulated { remote.port() } else { 0 })
-    }
-
-    /// The next of our client ports that is `free`.
-    pub(super) fn client_port(&mut self, free: impl Fn(&Engine, u16) -> bool) -> Option<u16> {
-        let span = u16::try_from(self.client_ports.len()).unwrap_or(u16::MAX);
-        (0..span).find_map(|_| {
-            let port = self.client_ports.start + self.next_port % span;
-            self.next_port = (self.next_port + 1) % span;
-            free(self, port).then_some(port)
-        })
     }
 
     /// A flight of the peer's is complete.
@@ -330,13 +219,8 @@ impl Engine {
         let connect = running.connect;
         let (client, server) = (Secret::new(&client_secret), Secret::new(&server_secret));
         self.core.install_keys(now, session, aws_lc::suite(suite), client, server);
-        let early = connect.and_then(|id| self.handshakes.connects.get_mut(&id));
-        for call in early.map(|connect| std::mem::take(&mut connect.early)).unwrap_or_default() {
-            let started = self.core.start_call(session, call.body, call.deadline, call.user);
-            if let Err(error) = started {
-                let error = CallError::NotStarted(error);
-                self.events.push_back(Event::EarlyCallFailed { user: call.user, error });
-            }
+        if let Some(connect) = connect {
+            self.start_queued_calls(connect, session);
         }
     }
 
@@ -346,7 +230,7 @@ impl Engine {
         self.sessions.insert(session, Arc::clone(&info));
         let event = match running.connect {
             Some(connect) => {
-                self.handshakes.connects.remove(&connect);
+                self.connects.remove(connect);
                 Event::Connected { connect, session, info }
             }
             None => Event::Accepted { session, info },
@@ -360,67 +244,20 @@ impl Engine {
         let remote = self.remote_of(session);
         let Some(running) = self.handshakes.running.remove(&session) else { return };
         self.core.fail_handshake(now, session, alert);
-        let Some(id) = running.connect else {
-            if let Some(remote) = remote {
+        match (running.connect, remote) {
+            (Some(connect), _) => self.attempt_failed(connect, error),
+            (None, Some(remote)) => {
                 self.events.push_back(Event::HandshakeFailed { remote, error });
             }
-            return;
-        };
-        let Some(connect) = self.handshakes.connects.get_mut(&id) else { return };
-        connect.session = None;
-        let hopeless = matches!(error, TlsError::InvalidServerName { .. });
-        let attempts_left = !hopeless && (!error.is_definite() || connect.attempts < MAX_ATTEMPTS);
-        connect.last_error = Some(error.clone());
-        if attempts_left && now < connect.deadline {
-            tracing::debug!(%error, attempt = connect.attempts, "handshake failed, trying again");
-            let pause = match connect.attempts.checked_sub(MAX_ATTEMPTS) {
-                None => Duration::ZERO,
-                Some(times) => (FIRST_PAUSE * (1 << times.min(8))).min(LONGEST_PAUSE),
-            };
-            let at = (now + pause).min(connect.deadline);
-            self.handshakes.paused.push((at, id));
-            return self.try_again(now);
-        }
-        self.connect_failed(id, ConnectError::Tls(error));
-    }
-
-    /// Begins the next attempts of connects whose pause is over; fails those out of time.
-    pub(super) fn try_again(&mut self, now: Time) {
-        while let Some(at) = self.handshakes.paused.iter().position(|(at, _)| *at <= now) {
-            let (_, id) = self.handshakes.paused.swap_remove(at);
-            let Some(connect) = self.handshakes.connects.get_mut(&id) else { continue };
-            let result = match connect.last_error.clone().filter(|_| connect.deadline <= now) {
-                Some(cause) => Err(ConnectError::Tls(cause)),
-                None => self.start_attempt(id),
-            };
-            if let Err(error) = result {
-                self.connect_failed(id, error);
-            }
+            (None, None) => {}
         }
     }
 
     pub(super) fn on_handshake_failed(&mut self, session: SessionId, error: HandshakeError) {
         let Some(running) = self.handshakes.running.remove(&session) else { return };
-        let Some(id) = running.connect else { return };
-        let last = self.handshakes.connects.get_mut(&id).and_then(|c| c.last_error.take());
-        let error = match (error, last) {
-            (HandshakeError::TimedOut, Some(cause)) => ConnectError::Tls(cause),
-            (HandshakeError::TimedOut, None) => ConnectError::TimedOut(self.connect_timeout),
-            (HandshakeError::Refused, _) => ConnectError::Refused,
-            (HandshakeError::Unreachable, _) => ConnectError::Unreachable,
-            (HandshakeError::BadParameters, _) => ConnectError::BadParameters,
-            (HandshakeError::TooManySessions, _) => ConnectError::Limit("max_sessions"),
-        };
-        self.connect_failed(id, error);
-    }
-
-    fn connect_failed(&mut self, id: ConnectId, error: ConnectError) {
-        let Some(connect) = self.handshakes.connects.remove(&id) else { return };
-        for call in connect.early {
-            let error = CallError::NotConnected(error.clone());
-            self.events.push_back(Event::EarlyCallFailed { user: call.user, error });
+        if let Some(connect) = running.connect {
+            self.attempt_ended(connect, error);
         }
-        self.events.push_back(Event::ConnectFailed { connect: id, error });
     }
 }
 

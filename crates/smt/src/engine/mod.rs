@@ -21,6 +21,7 @@
 //! stall established sessions ([`Builder::handshakes_inline`](crate::Builder::handshakes_inline)
 //! keeps them on the caller's thread).
 
+mod connects;
 mod event;
 mod external;
 mod handshakes;
@@ -41,10 +42,12 @@ use smt_proto::crypto::aws_lc::OsRandom;
 use smt_proto::{Config, Endpoint as Core, RpcId, SessionId, Stats, Time};
 
 use crate::builder::{Builder, Wait};
-use crate::error::{CallError, ConnectError, StartError};
+use crate::error::{ConnectError, StartError};
+use connects::{Connects, QueuedCall};
 use handshakes::Handshakes;
 use wait::Waiter;
 
+pub use connects::{ConnectOptions, MAX_QUEUED_CALLS};
 pub use event::{ConnectId, Event, SessionInfo};
 pub use external::{ExternalOffer, TrafficSecrets};
 
@@ -69,6 +72,7 @@ pub struct Engine {
     waiter: Waiter,
     wait: Wait,
     handshakes: Handshakes,
+    connects: Connects,
     /// What is known of the sessions that work.
     sessions: HashMap<SessionId, Arc<SessionInfo>>,
     events: VecDeque<Event>,
@@ -103,6 +107,7 @@ impl Engine {
             waiter,
             wait,
             handshakes,
+            connects: Connects::default(),
             sessions: HashMap::new(),
             events: VecDeque::new(),
             listen,
@@ -137,20 +142,25 @@ impl Engine {
         remote: SocketAddr,
         server_name: &str,
     ) -> Result<ConnectId, ConnectError> {
-        let deadline = self.now() + self.connect_timeout;
-        let id = self.handshakes.new_connect(remote, server_name, deadline)?;
-        match self.start_attempt(id) {
-            Ok(()) => Ok(id),
-            Err(error) => {
-                self.handshakes.forget_connect(id);
-                Err(error)
-            }
-        }
+        self.connect_with(remote, ConnectOptions::new(server_name))
+    }
+
+    /// As [`connect`](Self::connect), with all that can be chosen.
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect).
+    pub fn connect_with(
+        &mut self,
+        remote: SocketAddr,
+        options: ConnectOptions,
+    ) -> Result<ConnectId, ConnectError> {
+        self.begin_connect(remote, options)
     }
 
     /// Gives up an attempt to connect. No event follows.
     pub fn cancel_connect(&mut self, connect: ConnectId) {
-        if let Some(session) = self.handshakes.forget_connect(connect) {
+        if let Some(session) = self.connects.remove(connect).and_then(|connect| connect.session) {
+            self.handshakes.forget_session(session);
             self.core.close(self.now(), session);
         }
     }
@@ -171,14 +181,17 @@ impl Engine {
 
     /// Queues a call for a session that is still being made: its request leaves right behind the
     /// client's Finished, one round trip before [`Event::Connected`]. [`Event::Response`] follows, or
-    /// [`Event::EarlyCallFailed`]. The deadline counts from now.
-    pub fn call_early(&mut self, connect: ConnectId, body: impl Into<Bytes>, options: CallOptions) {
+    /// [`Event::EarlyCallFailed`]. The deadline counts from now. At most [`MAX_QUEUED_CALLS`] wait per
+    /// connect.
+    pub fn call_queued(
+        &mut self,
+        connect: ConnectId,
+        body: impl Into<Bytes>,
+        options: CallOptions,
+    ) {
         let deadline = self.now() + options.deadline.unwrap_or(self.call_deadline);
-        let early = handshakes::EarlyCall { body: body.into(), deadline, user: options.user };
-        if let Err(early) = self.handshakes.queue_early(connect, early) {
-            let error = CallError::NotStarted(StartError::NoSession);
-            self.events.push_back(Event::EarlyCallFailed { user: early.user, error });
-        }
+        let call = QueuedCall { body: body.into(), deadline, user: options.user };
+        self.queue_call(connect, call);
     }
 
     /// Answers a request. False if nobody waits for the answer any more.
@@ -353,8 +366,7 @@ impl Engine {
 
     /// When the engine next has something to do by itself.
     fn next_due(&self) -> Option<Instant> {
-        let timer =
-            [self.core.poll_timeout(), self.handshakes.next_attempt()].into_iter().flatten();
+        let timer = [self.core.poll_timeout(), self.connects.next_attempt()].into_iter().flatten();
         let timer = timer.min().map(|time| self.origin + Duration::from_nanos(time.as_nanos()));
         [timer, self.datapath.next_due()].into_iter().flatten().min()
     }

@@ -30,7 +30,7 @@ pub(crate) fn tests() -> Vec<Trial> {
     tests.push(test("large_message_with_loss", large_message_with_loss));
     tests.push(test("ed25519_and_other_suites", suites));
     tests.push(test("engine_without_a_runtime", engine));
-    tests.push(test("early_call_saves_a_round_trip", early_call));
+    tests.push(test("queued_call_saves_a_round_trip", queued_call));
     tests
 }
 
@@ -267,7 +267,7 @@ fn engine() {
     }
 }
 
-fn early_call() {
+fn queued_call() {
     use smt::{CallOptions, Event};
     let pair = pair(PairOptions::default()).unwrap();
     let ca = Arc::new(Ca::new());
@@ -279,7 +279,7 @@ fn early_call() {
         .run(move || {
             let mut engine = builder.engine().unwrap();
             let connect = engine.connect(to, NAME).unwrap();
-            engine.call_early(connect, "early", CallOptions { user: 9, ..CallOptions::default() });
+            engine.call_queued(connect, "early", CallOptions { user: 9, ..CallOptions::default() });
             let mut seen = Vec::new();
             while seen.len() < 2 {
                 match engine.next(Some(Duration::from_secs(5))).unwrap().unwrap() {

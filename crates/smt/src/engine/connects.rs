@@ -1,0 +1,240 @@
+//! What the application asked to be connected, over all attempts (spec 5.1).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use smt_proto::error::HandshakeError;
+use smt_proto::{Path, SessionId, Time};
+
+use super::{ConnectId, Engine, Event};
+use crate::error::{CallError, ConnectError, StartError};
+use crate::tls::TlsError;
+
+/// Attempts after which a definite cause is believed (spec 5.1).
+const MAX_ATTEMPTS: u32 = 3;
+/// Pause before the next attempt after those, doubling up to the longest (spec 5.1).
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Calls kept per connect until there is a session for them.
+pub const MAX_QUEUED_CALLS: usize = 1024;
+
+/// How to connect.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    /// The name for which the server's certificate must be valid: a DNS name or an IP address.
+    pub server_name: String,
+}
+
+impl ConnectOptions {
+    /// The defaults, for the server of this name.
+    #[must_use]
+    pub fn new(server_name: &str) -> Self {
+        ConnectOptions { server_name: server_name.to_owned() }
+    }
+}
+
+/// A call made before its session was there.
+pub(super) struct QueuedCall {
+    pub(super) body: Bytes,
+    pub(super) deadline: Time,
+    pub(super) user: u64,
+}
+
+/// What the application asked for.
+pub(super) struct Connect {
+    pub(super) remote: SocketAddr,
+    pub(super) options: ConnectOptions,
+    pub(super) deadline: Time,
+    pub(super) attempts: u32,
+    /// That of the attempt at hand.
+    pub(super) session: Option<SessionId>,
+    pub(super) last_error: Option<TlsError>,
+    pub(super) queued: Vec<QueuedCall>,
+}
+
+/// All connects that are not over.
+#[derive(Default)]
+pub(super) struct Connects {
+    running: HashMap<ConnectId, Connect>,
+    last_id: u64,
+    /// Those that pause before their next attempt, and until when.
+    paused: Vec<(Time, ConnectId)>,
+}
+
+impl Connects {
+    pub(super) fn get_mut(&mut self, id: ConnectId) -> Option<&mut Connect> {
+        self.running.get_mut(&id)
+    }
+
+    pub(super) fn remove(&mut self, id: ConnectId) -> Option<Connect> {
+        self.running.remove(&id)
+    }
+
+    /// When the next one wants to try again.
+    pub(super) fn next_attempt(&self) -> Option<Time> {
+        self.paused.iter().map(|(at, _)| *at).min()
+    }
+
+    fn add(&mut self, remote: SocketAddr, options: ConnectOptions, deadline: Time) -> ConnectId {
+        self.last_id += 1;
+        let id = ConnectId(self.last_id);
+        let connect = Connect {
+            remote,
+            options,
+            deadline,
+            attempts: 0,
+            session: None,
+            last_error: None,
+            queued: Vec::new(),
+        };
+        self.running.insert(id, connect);
+        id
+    }
+}
+
+impl Engine {
+    pub(super) fn begin_connect(
+        &mut self,
+        remote: SocketAddr,
+        options: ConnectOptions,
+    ) -> Result<ConnectId, ConnectError> {
+        if !self.handshakes.is_client() {
+            return Err(ConnectError::NotAClient);
+        }
+        let deadline = self.now() + self.connect_timeout;
+        let id = self.connects.add(remote, options, deadline);
+        let started = self.start_attempt(id);
+        if started.is_err() {
+            self.connects.remove(id);
+        }
+        started.map(|()| id)
+    }
+
+    /// Has a call wait for its session.
+    pub(super) fn queue_call(&mut self, id: ConnectId, call: QueuedCall) {
+        match self.connects.get_mut(id) {
+            Some(connect) if connect.queued.len() < MAX_QUEUED_CALLS => connect.queued.push(call),
+            _ => {
+                let error = CallError::NotStarted(StartError::NoSession);
+                self.events.push_back(Event::EarlyCallFailed { user: call.user, error });
+            }
+        }
+    }
+
+    /// Starts the calls that waited for a session; it has its keys now.
+    pub(super) fn start_queued_calls(&mut self, id: ConnectId, session: SessionId) {
+        let Some(connect) = self.connects.get_mut(id) else { return };
+        for call in std::mem::take(&mut connect.queued) {
+            let started = self.core.start_call(session, call.body, call.deadline, call.user);
+            if let Err(error) = started {
+                let error = CallError::NotStarted(error);
+                self.events.push_back(Event::EarlyCallFailed { user: call.user, error });
+            }
+        }
+    }
+
+    /// Begins the next attempt of a connect: a new session from a fresh port.
+    fn start_attempt(&mut self, id: ConnectId) -> Result<(), ConnectError> {
+        let Some(connect) = self.connects.get_mut(id) else { return Ok(()) };
+        let (remote, deadline) = (connect.remote, connect.deadline);
+        let room = self.room(remote).ok_or(ConnectError::Unreachable)?;
+        let path = self.fresh_path(remote).ok_or(ConnectError::Limit("client ports"))?;
+        let now = self.now();
+        let session = self
+            .core
+            .connect(now, path, room, deadline)
+            .map_err(|_| ConnectError::Limit("max_sessions"))?;
+        let Some(connect) = self.connects.get_mut(id) else { return Ok(()) };
+        connect.attempts += 1;
+        connect.session = Some(session);
+        let name = connect.options.server_name.clone();
+        self.begin_client(session, id, name)
+    }
+
+    /// A 5-tuple towards `remote` that no session uses, from the next of our client ports.
+    fn fresh_path(&mut self, remote: SocketAddr) -> Option<Path> {
+        let outer = self.outer(remote);
+        let local = Some(self.local).filter(|local| !local.is_unspecified());
+        let path =
+            |local_port| Path { remote: outer, remote_port: remote.port(), local_port, local };
+        self.client_port(|engine, port| !engine.core.has_path(&path(port))).map(path)
+    }
+
+    /// The peer's address as the datapath wants it, of its address and SMT port.
+    pub(super) fn outer(&self, remote: SocketAddr) -> SocketAddr {
+        let encapsulated = self.caps.name == "udp";
+        SocketAddr::new(remote.ip(), if encapsulated { remote.port() } else { 0 })
+    }
+
+    /// The next of our client ports that is `free`.
+    pub(super) fn client_port(&mut self, free: impl Fn(&Engine, u16) -> bool) -> Option<u16> {
+        let span = u16::try_from(self.client_ports.len()).unwrap_or(u16::MAX);
+        (0..span).find_map(|_| {
+            let port = self.client_ports.start + self.next_port % span;
+            self.next_port = (self.next_port + 1) % span;
+            free(self, port).then_some(port)
+        })
+    }
+
+    /// TLS has failed in an attempt: another one may succeed, unless the cause is definite.
+    pub(super) fn attempt_failed(&mut self, id: ConnectId, error: TlsError) {
+        let now = self.now();
+        let Some(connect) = self.connects.get_mut(id) else { return };
+        connect.session = None;
+        let hopeless = matches!(error, TlsError::InvalidServerName { .. });
+        let attempts_left = !hopeless && (!error.is_definite() || connect.attempts < MAX_ATTEMPTS);
+        connect.last_error = Some(error.clone());
+        if !attempts_left || now >= connect.deadline {
+            return self.connect_failed(id, ConnectError::Tls(error));
+        }
+        tracing::debug!(%error, attempt = connect.attempts, "handshake failed, trying again");
+        let pause = match connect.attempts.checked_sub(MAX_ATTEMPTS) {
+            None => Duration::ZERO,
+            Some(times) => (FIRST_PAUSE * (1 << times.min(8))).min(LONGEST_PAUSE),
+        };
+        let at = (now + pause).min(connect.deadline);
+        self.connects.paused.push((at, id));
+        self.try_again(now);
+    }
+
+    /// Begins the next attempts of connects whose pause is over; fails those out of time.
+    pub(super) fn try_again(&mut self, now: Time) {
+        while let Some(at) = self.connects.paused.iter().position(|(at, _)| *at <= now) {
+            let (_, id) = self.connects.paused.swap_remove(at);
+            let Some(connect) = self.connects.get_mut(id) else { continue };
+            let result = match connect.last_error.clone().filter(|_| connect.deadline <= now) {
+                Some(cause) => Err(ConnectError::Tls(cause)),
+                None => self.start_attempt(id),
+            };
+            if let Err(error) = result {
+                self.connect_failed(id, error);
+            }
+        }
+    }
+
+    /// The transport has given an attempt up, and with it the connect.
+    pub(super) fn attempt_ended(&mut self, id: ConnectId, error: HandshakeError) {
+        let last = self.connects.get_mut(id).and_then(|connect| connect.last_error.take());
+        let error = match (error, last) {
+            (HandshakeError::TimedOut, Some(cause)) => ConnectError::Tls(cause),
+            (HandshakeError::TimedOut, None) => ConnectError::TimedOut(self.connect_timeout),
+            (HandshakeError::Refused, _) => ConnectError::Refused,
+            (HandshakeError::Unreachable, _) => ConnectError::Unreachable,
+            (HandshakeError::BadParameters, _) => ConnectError::BadParameters,
+            (HandshakeError::TooManySessions, _) => ConnectError::Limit("max_sessions"),
+        };
+        self.connect_failed(id, error);
+    }
+
+    fn connect_failed(&mut self, id: ConnectId, error: ConnectError) {
+        let Some(connect) = self.connects.remove(id) else { return };
+        for call in connect.queued {
+            let error = CallError::NotConnected(error.clone());
+            self.events.push_back(Event::EarlyCallFailed { user: call.user, error });
+        }
+        self.events.push_back(Event::ConnectFailed { connect: id, error });
+    }
+}
