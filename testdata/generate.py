@@ -21,6 +21,7 @@ from reference import (
     GRANT,
     NEED_ACK,
     RESEND,
+    RETRY,
     SUITES,
     UNKNOWN,
     Keys,
@@ -34,6 +35,7 @@ from reference import (
     hash_len,
     header_key,
     preamble,
+    retry_packet,
 )
 
 CLIENT_PARAMS = {
@@ -383,6 +385,42 @@ def control_file():
     }
 
 
+def retries_file():
+    valid = []
+    for ports, new_token, token in [
+        ((4791, 40000), int.from_bytes(seeded("new token", 8), "big"), 0x0123456789ABCDEF),
+        ((65535, 1), 0, 2**64 - 1),
+    ]:
+        valid.append(
+            {
+                "src_port": ports[0],
+                "dst_port": ports[1],
+                "new_token": new_token,
+                "token": token,
+                "packet": retry_packet(ports, new_token, token),
+            }
+        )
+    good = valid[0]["packet"]
+
+    def with_byte(why, at, value):
+        return {"why": why, "packet": good[:at] + bytes([value]) + good[at + 1 :]}
+
+    invalid = [
+        {"why": "cut short", "packet": good[:-1]},
+        {"why": "too long", "packet": good + b"\0"},
+        with_byte("another type", 11, UNKNOWN),
+        with_byte("a code", 7, 1),
+        with_byte("an epoch", 8, 3),
+        with_byte("record size", 10, 1),
+        with_byte("data offset", 12, 0xD0),
+        with_byte("segment size", 15, 1),
+        with_byte("urgent", 19, 1),
+        with_byte("message ID", 27, 1),
+    ]
+    assert RETRY == good[11]
+    return {"valid": valid, "invalid": invalid}
+
+
 def offsets_file():
     """Spec 4.3, each expectation worked out by hand."""
     cases = []
@@ -514,6 +552,7 @@ def main():
         "records": records_file(),
         "data": data_file(),
         "control": control_file(),
+        "retries": retries_file(),
         "offsets": offsets_file(),
         "params": params_file(),
         "preambles": preambles_file(),

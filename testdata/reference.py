@@ -14,7 +14,7 @@ SUITES = {
 }
 
 DATA, GRANT, RESEND, UNKNOWN, BUSY, CUTOFFS = 0x10, 0x11, 0x12, 0x13, 0x14, 0x15
-NEED_ACK, ACK, CANCEL = 0x17, 0x18, 0x20
+NEED_ACK, ACK, CANCEL, RETRY = 0x17, 0x18, 0x20, 0x21
 RETRANSMIT, EXPLICIT, PINNED = 1, 2, 4
 
 
@@ -202,6 +202,10 @@ def data_packet(key, d, payload):
         covered += payload
     tag = siphash(key, covered) if d["epoch"] else d["tag"]
     return head + lengths + struct.pack(">Q", tag) + tail + payload
+
+
+def retry_packet(ports, new_token, token):
+    return common(RETRY, ports, 0, 0, 0) + struct.pack(">QQ", new_token, token)
 
 
 def control_packet(key, kind, epoch, message_id, number, body=b"", code=0):

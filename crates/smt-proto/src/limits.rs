@@ -8,6 +8,13 @@ use core::time::Duration;
 pub struct Limits {
     /// Handshakes not finished yet, over all peers. Further first flights are dropped.
     pub max_half_open: usize,
+    /// Half-open handshakes from which on a client has to prove its address first, by a RETRY (spec
+    /// 5.8). 0: every client.
+    pub retry_threshold: usize,
+    /// RETRYs sent per second. Further first flights are dropped.
+    pub max_retries_per_second: u32,
+    /// RETRYs waiting to be sent. Further first flights are dropped.
+    pub max_retries_waiting: usize,
     /// Sessions, half-open ones included. Further ones are refused.
     pub max_sessions: usize,
     /// RPCs a peer may have between its oldest unfinished one and its newest, per session
@@ -57,6 +64,9 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             max_half_open: 1024,
+            retry_threshold: 256,
+            max_retries_per_second: 100_000,
+            max_retries_waiting: 256,
             max_sessions: 65_536,
             max_rpcs: 4096,
             max_message: 64 << 20,

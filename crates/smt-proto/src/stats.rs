@@ -36,6 +36,7 @@ pub struct Stats {
     pub violations: u64,
     // Limits hit, by name.
     pub limit_half_open: u64,
+    pub limit_retries: u64,
     pub limit_sessions: u64,
     pub limit_rpcs: u64,
     pub limit_message: u64,
@@ -54,6 +55,8 @@ pub struct Stats {
     pub handshakes_started: u64,
     pub handshakes_completed: u64,
     pub handshakes_failed: u64,
+    pub retries_sent: u64,
+    pub retries_received: u64,
     pub sessions_dead: u64,
     pub key_updates: u64,
     pub probes_sent: u64,

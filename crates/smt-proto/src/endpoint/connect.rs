@@ -243,6 +243,14 @@ impl Endpoint {
             stats.limit_flight += 1;
             return None;
         }
+        let proven = self.retries.proves(now, &path, data.tag);
+        if !proven && self.half_open >= limits.retry_threshold {
+            // One RETRY for a flight, however many packets it has.
+            if data.sequence == 0 {
+                self.ask_for_proof(now, path, data.tag);
+            }
+            return None;
+        }
         if self.half_open >= limits.max_half_open {
             stats.limit_half_open += 1;
             return None;
@@ -264,6 +272,9 @@ impl Endpoint {
         session.token = data.tag;
         session.room = room;
         session.wake_at(&mut self.shared, deadline);
+        if let Some(handshake) = session.handshake.as_deref_mut() {
+            handshake.proven = proven;
+        }
         Some(id)
     }
 

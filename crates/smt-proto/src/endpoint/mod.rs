@@ -11,6 +11,7 @@ pub(crate) mod deferred;
 mod pacer;
 pub(crate) mod queue;
 mod receive;
+mod retry;
 mod table;
 mod transmit;
 
@@ -35,6 +36,7 @@ use crate::timer::{Timers, Wake};
 use crate::wire::{CancelCode, Kind, UnknownCode};
 use pacer::Pacer;
 use queue::SendQueue;
+use retry::Retries;
 use table::Table;
 
 pub use connect::External;
@@ -166,6 +168,7 @@ pub struct Endpoint {
     random: Box<dyn Random>,
     /// UNKNOWN answers given in the second that began at the time.
     no_session: (Time, u32),
+    retries: Retries,
 }
 
 impl Endpoint {
@@ -198,7 +201,8 @@ impl Endpoint {
         };
         let no_session = (Time::ZERO, 0);
         let sessions = Table::new(&mut *random);
-        Endpoint { sessions, half_open: 0, shared, random, no_session }
+        let retries = Retries::new(&mut *random);
+        Endpoint { sessions, half_open: 0, shared, random, no_session, retries }
     }
 
     /// Starts an RPC. `user` comes back in [`Event::Response`].

@@ -45,6 +45,7 @@ impl Endpoint {
         match (kind, header.epoch) {
             (PacketType::Data, 0) => self.handle_flight_packet(now, first, path, packet),
             (PacketType::Unknown, 0) => self.handle_no_session(now, first, packet),
+            (PacketType::Retry, _) => self.handle_retry(now, first, packet),
             (_, 0) => self.shared.stats.dropped_malformed += 1,
             (PacketType::Data, _) => self.handle_data(now, first, path, meta, packet),
             (_, _) => self.handle_control(now, first, path, meta, kind, packet),
@@ -171,7 +172,7 @@ impl Endpoint {
     }
 
     /// The session of a chain for which `check` holds.
-    fn find(
+    pub(super) fn find(
         &self,
         first: Option<SessionId>,
         check: impl Fn(&crate::session::Session) -> bool,

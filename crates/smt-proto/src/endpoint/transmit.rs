@@ -1,4 +1,4 @@
-//! Packets out: control first, then flights, then messages by the bytes they have left.
+//! Packets out: control first, then flights, RETRYs, and messages by the bytes they have left.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -24,10 +24,10 @@ pub struct Transmit {
 }
 
 /// Priority of what others wait for: control packets and flights.
-const URGENT: u8 = HIGHEST;
+pub(super) const URGENT: u8 = HIGHEST;
 
 impl Transmit {
-    fn new(path: &Path, len: usize, priority: u8) -> Self {
+    pub(super) fn new(path: &Path, len: usize, priority: u8) -> Self {
         Transmit { remote: path.remote, local: path.local, len, priority }
     }
 }
@@ -49,6 +49,7 @@ impl Endpoint {
         let transmit = self
             .transmit_control(frame)
             .or_else(|| self.transmit_flight(now, frame))
+            .or_else(|| self.transmit_retry(now, frame))
             .or_else(|| self.transmit_message(now, frame))
             // What could not be sent is cancelled, and what came free is granted to others.
             .or_else(|| {
@@ -66,6 +67,7 @@ impl Endpoint {
         !shared.control.is_empty()
             || shared.regrant
             || !shared.flights.is_empty()
+            || self.retries.is_waiting()
             || shared.queue.has_small()
             || (shared.queue.has_large() && !shared.pacer.is_full())
     }

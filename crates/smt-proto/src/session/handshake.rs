@@ -98,6 +98,10 @@ pub(crate) struct Handshake {
     answered_at: Option<Time>,
     bytes_in: u64,
     bytes_out: u64,
+    /// At a server: the client's address is proven, and nothing is held back (spec 5.8).
+    pub(crate) proven: bool,
+    /// At a client: a RETRY was taken.
+    retried: bool,
     /// Packets that came before we had keys.
     pub(crate) early: Vec<Early>,
     /// Parameter blocks of the peer's that made no sense.
@@ -125,6 +129,8 @@ impl Handshake {
             answered_at: None,
             bytes_in: 0,
             bytes_out: 0,
+            proven: false,
+            retried: false,
             early: Vec::new(),
             bad_blocks: 0,
             sent_at: None,
@@ -162,6 +168,21 @@ impl Handshake {
         self.repeated = true;
         self.repeat_interval = (self.repeat_interval * 2).min(MAX_REPEAT);
         self.repeat_at = now + self.repeat_interval;
+    }
+
+    /// Sends flight 0 again at once, for a RETRY (spec 5.8), and returns when it is due again. `None` if
+    /// a RETRY was taken before, or something of the server's first flight has come.
+    pub(crate) fn begin_again(&mut self, now: Time) -> Option<Time> {
+        let waits = matches!(self.flight, Some((0, _)))
+            && self.next_receive == 1
+            && self.assembly.is_none();
+        if !waits || core::mem::replace(&mut self.retried, true) {
+            return None;
+        }
+        self.send_from = Some(0);
+        self.repeat_interval = FIRST_REPEAT;
+        self.repeat_at = now + FIRST_REPEAT;
+        Some(self.repeat_at.min(self.deadline))
     }
 
     /// Whether the server's pace allows to answer a repeated flight now.
@@ -210,8 +231,7 @@ impl Handshake {
         };
         let rest = flight.get(from as usize..).unwrap_or_default();
         let piece = rest.get(..room.min(rest.len())).unwrap_or_default();
-        if self.role == Role::Server {
-            // Only a Finished proves the address, and then the handshake is over.
+        if self.role == Role::Server && !self.proven {
             let cost = self.bytes_out + (DATA_LEN + piece.len()) as u64;
             if cost > AMPLIFICATION * self.bytes_in {
                 self.stopped_at = self.send_from.take();

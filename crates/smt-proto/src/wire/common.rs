@@ -28,7 +28,7 @@ pub enum PacketType {
     Ack = 0x18,
     /// A message is no longer wanted, or the session closes.
     Cancel = 0x20,
-    /// Reserved; no packet of this type is ever accepted.
+    /// A client is to begin again under another token ([`Retry`](super::Retry)).
     Retry = 0x21,
 }
 
@@ -45,6 +45,7 @@ impl PacketType {
             0x17 => Self::NeedAck,
             0x18 => Self::Ack,
             0x20 => Self::Cancel,
+            0x21 => Self::Retry,
             _ => return None,
         })
     }
@@ -178,7 +179,8 @@ mod tests {
             let mut packet = busy();
             packet[11] = byte;
             packet[12] = if byte == 0x10 { 13 << 4 } else { 5 << 4 };
-            let known = [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x17, 0x18, 0x20].contains(&byte);
+            let known =
+                [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x17, 0x18, 0x20, 0x21].contains(&byte);
             match packet_type(&packet) {
                 Ok(kind) => assert!(known && kind as u8 == byte),
                 Err(error) => assert!(!known && error == Malformed::Type),

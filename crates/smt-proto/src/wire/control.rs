@@ -1,4 +1,4 @@
-//! Control packets: every type but DATA (spec 2.3).
+//! Control packets: every type but DATA and RETRY (spec 2.3).
 
 use super::common::Typed;
 use super::fields::{Fields, FieldsMut};
@@ -290,7 +290,7 @@ impl Control {
     /// Reads a control packet and its tag, which is not checked here.
     ///
     /// # Errors
-    /// [`Malformed`] if the packet is DATA, is not exactly as long as its layout, or has a field the
+    /// [`Malformed`] if the packet is DATA or RETRY, is not exactly as long as its layout, or has a field the
     /// specification does not allow. In epoch 0 there is only the UNKNOWN of spec 5.6.
     #[inline]
     pub fn parse(packet: &[u8]) -> Result<(Self, u64), Malformed> {

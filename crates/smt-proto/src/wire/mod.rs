@@ -13,6 +13,7 @@ mod malformed;
 mod offset;
 mod params;
 mod preamble;
+mod retry;
 
 pub use common::{COMMON_LEN, Header, PacketType, packet_type, peek};
 pub use control::{
@@ -26,3 +27,4 @@ pub use malformed::Malformed;
 pub use offset::{IpVersion, payload_offset};
 pub use params::{ID_BITS, MAX_FIRST_ID, Params};
 pub use preamble::{Kind, PREAMBLE_LEN, Preamble};
+pub use retry::{RETRY_LEN, Retry};

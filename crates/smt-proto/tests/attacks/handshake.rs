@@ -17,27 +17,27 @@ use crate::net::{CLIENT, PORTS, SERVER, Seeded, address};
 const ROOM: usize = 1232;
 
 /// A client and a server whose "TLS" takes three flights of the lengths given.
-struct Pair {
-    ends: [Endpoint; 2],
-    now: Time,
+pub(crate) struct Pair {
+    pub(crate) ends: [Endpoint; 2],
+    pub(crate) now: Time,
     /// To whom, and the bytes.
-    link: VecDeque<(usize, Vec<u8>)>,
-    lengths: [usize; 3],
+    pub(crate) link: VecDeque<(usize, Vec<u8>)>,
+    pub(crate) lengths: [usize; 3],
     /// Makes secrets of both ends agree, or not.
-    secret: u8,
-    client: Option<SessionId>,
-    server: Vec<SessionId>,
-    established: [Vec<SessionId>; 2],
-    failed: Vec<(usize, HandshakeError)>,
-    closed: Vec<(usize, SessionId, CloseReason)>,
-    answered: Vec<Result<Vec<u8>, CallError>>,
-    executed: u32,
+    pub(crate) secret: u8,
+    pub(crate) client: Option<SessionId>,
+    pub(crate) server: Vec<SessionId>,
+    pub(crate) established: [Vec<SessionId>; 2],
+    pub(crate) failed: Vec<(usize, HandshakeError)>,
+    pub(crate) closed: Vec<(usize, SessionId, CloseReason)>,
+    pub(crate) answered: Vec<Result<Vec<u8>, CallError>>,
+    pub(crate) executed: u32,
     /// Whether the server answers requests.
-    echo: bool,
+    pub(crate) echo: bool,
 }
 
 impl Pair {
-    fn new(config: Config, lengths: [usize; 3]) -> Pair {
+    pub(crate) fn new(config: Config, lengths: [usize; 3]) -> Pair {
         let ends = [1, 2].map(|seed| Endpoint::new(config.clone(), Box::new(Seeded(seed))));
         Pair {
             ends,
@@ -56,7 +56,7 @@ impl Pair {
         }
     }
 
-    fn connect(&mut self) -> SessionId {
+    pub(crate) fn connect(&mut self) -> SessionId {
         let path = Path {
             remote: address(SERVER),
             remote_port: PORTS[SERVER],
@@ -81,7 +81,7 @@ impl Pair {
         (client, Secret::new(&base))
     }
 
-    fn pump(&mut self) {
+    pub(crate) fn pump(&mut self) {
         let suite = aws_lc::suite(SuiteId::Aes128GcmSha256);
         for end in [CLIENT, SERVER] {
             while let Some(event) = self.ends[end].poll_event() {
@@ -126,18 +126,18 @@ impl Pair {
         }
     }
 
-    fn deliver(&mut self, to: usize, mut packet: Vec<u8>) {
+    pub(crate) fn deliver(&mut self, to: usize, mut packet: Vec<u8>) {
         self.deliver_from(address(1 - to), to, &mut packet);
     }
 
-    fn deliver_from(&mut self, remote: SocketAddr, to: usize, packet: &mut [u8]) {
+    pub(crate) fn deliver_from(&mut self, remote: SocketAddr, to: usize, packet: &mut [u8]) {
         let meta = PacketMeta { remote, local: address(to).ip(), ip_id: None };
         self.ends[to].handle_packet(self.now, &meta, packet);
         self.pump();
     }
 
     /// Lets `span` pass; `fate` says how often a packet arrives.
-    fn run(&mut self, span: Duration, mut fate: impl FnMut(usize, &[u8]) -> usize) {
+    pub(crate) fn run(&mut self, span: Duration, mut fate: impl FnMut(usize, &[u8]) -> usize) {
         let end = self.now + span;
         loop {
             while let Some((to, packet)) = self.link.pop_front() {
@@ -157,7 +157,7 @@ impl Pair {
         self.now = self.now.max(end);
     }
 
-    fn call(&mut self) {
+    pub(crate) fn call(&mut self) {
         let deadline = self.now + Duration::from_secs(3);
         let id = self.client.unwrap();
         self.ends[CLIENT].start_call(id, Bytes::from_static(b"hello"), deadline, 1).unwrap();
@@ -165,8 +165,8 @@ impl Pair {
     }
 }
 
-const SECOND: Duration = Duration::from_secs(1);
-const LENGTHS: [usize; 3] = [300, 900, 100];
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const LENGTHS: [usize; 3] = [300, 900, 100];
 
 #[test]
 fn completes_and_carries_calls() {
@@ -269,7 +269,7 @@ fn a_repeated_client_hello_after_a_retry_request_is_paid_for_too() {
 }
 
 /// A whole flight of a client in one packet; flight 0 with its parameters.
-fn hello_packet(token: u64, flight: u64, len: usize) -> Vec<u8> {
+pub(crate) fn hello_packet(token: u64, flight: u64, len: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     if flight == 0 {
         let params = Endpoint::new(Config::default(), Box::new(Seeded(2))).parameters(Role::Client);
@@ -314,7 +314,7 @@ fn a_guessed_token_gets_nothing() {
     assert_eq!(pair.established[CLIENT].len(), 1);
 }
 
-fn first_flight(token: u64, source: u16) -> Vec<u8> {
+pub(crate) fn first_flight(token: u64, source: u16) -> Vec<u8> {
     let data = Data {
         header: Header { src_port: source, dst_port: PORTS[SERVER], epoch: 0, message_id: 0 },
         sequence: 0,

@@ -10,3 +10,4 @@ mod handshake;
 mod nonces;
 mod on_path;
 mod peer;
+mod retry;

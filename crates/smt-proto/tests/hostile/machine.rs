@@ -10,7 +10,7 @@ use smt_proto::keys::{HeaderKey, Secret};
 use smt_proto::record::Layout;
 use smt_proto::wire::{
     AckRanges, CancelCode, Control, ControlBody, DATA_LEN, Data, Header, Kind, MAX_CONTROL_LEN,
-    PREAMBLE_LEN, Params, Preamble, UnknownCode, epoch_to_wire,
+    PREAMBLE_LEN, Params, Preamble, RETRY_LEN, Retry, UnknownCode, epoch_to_wire,
 };
 use smt_proto::{
     AeadLimits, Config, Endpoint, Event, External, Limits, PacketMeta, Path, Role, RpcId,
@@ -56,6 +56,8 @@ struct Machine {
 fn limits() -> Limits {
     Limits {
         max_half_open: 4,
+        retry_threshold: 2,
+        max_retries_waiting: 2,
         max_sessions: 8,
         max_rpcs: 64,
         max_message: 100_000,
@@ -395,12 +397,16 @@ impl Machine {
 
     /// What the network says about packets of ours, or somebody in its name.
     fn rumour(&mut self, input: &mut Input<'_>) {
+        let choice = input.u8();
+        if choice >= 128 {
+            return self.retry(input, choice);
+        }
         let header = Header { epoch: 0, ..self.header(input) };
         let body = ControlBody::Unknown(UnknownCode::NoSession);
         let mut packet = vec![0; MAX_CONTROL_LEN];
         let len = Control { header, body, number: 0 }.emit(&mut packet);
         packet.truncate(len);
-        if input.u8() & 1 == 0 {
+        if choice & 1 == 0 {
             return self.give(packet);
         }
         let at = usize::from(input.u8());
@@ -408,6 +414,19 @@ impl Machine {
             let refused = input.u8() & 1 == 0;
             self.endpoint.handle_unreachable(self.now, peer_address(), refused, quoted);
         }
+    }
+
+    /// A RETRY, mostly to the endpoint's latest flight.
+    fn retry(&mut self, input: &mut Input<'_>, choice: u8) {
+        let retry = Retry {
+            src_port: THEIR_PORT,
+            dst_port: OUR_PORT,
+            new_token: u64::from(input.u8() % 8),
+            token: if choice & 7 != 0 { self.token } else { input.u64() },
+        };
+        let mut packet = vec![0; RETRY_LEN];
+        retry.emit((&mut packet[..]).try_into().unwrap());
+        self.give(packet);
     }
 
     /// Events and packets out, all of them.
@@ -429,7 +448,13 @@ impl Machine {
                         self.token = data.tag;
                     }
                 }
-                Err(_) => assert!(Control::parse(&packet).is_ok(), "sent nonsense: {packet:?}"),
+                Err(_) => match Retry::parse(&packet) {
+                    // Its client knows the token from now on.
+                    Ok(retry) => self.token = retry.new_token,
+                    Err(_) => {
+                        assert!(Control::parse(&packet).is_ok(), "sent nonsense: {packet:?}");
+                    }
+                },
             }
             self.remember(packet);
         }

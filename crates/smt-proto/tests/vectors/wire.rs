@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use smt_proto::wire::{
     AckRanges, CancelCode, Control, ControlBody, Data, Header, IpVersion, MAX_CONTROL_LEN,
-    PREAMBLE_LEN, PacketType, Params, Preamble, UnknownCode, epoch_to_wire, packet_type,
-    payload_offset,
+    PREAMBLE_LEN, PacketType, Params, Preamble, RETRY_LEN, Retry, UnknownCode, epoch_to_wire,
+    packet_type, payload_offset,
 };
 
 use crate::messages::PreambleFields;
@@ -104,6 +104,44 @@ fn control_packets() {
         assert_eq!(Control::parse(&v.packet), Ok((control, tag)), "{}", v.name);
     }
     assert_eq!(kinds.len(), 8, "a vector of every type");
+}
+
+#[derive(Deserialize)]
+struct Retries {
+    valid: Vec<ValidRetry>,
+    invalid: Vec<InvalidRetry>,
+}
+
+#[derive(Deserialize)]
+struct ValidRetry {
+    src_port: u16,
+    dst_port: u16,
+    new_token: u64,
+    token: u64,
+    packet: Hex,
+}
+
+#[derive(Deserialize)]
+struct InvalidRetry {
+    why: String,
+    packet: Hex,
+}
+
+#[test]
+fn retries() {
+    let file: Retries = read("retries");
+    for v in file.valid {
+        let ValidRetry { src_port, dst_port, new_token, token, packet } = v;
+        let retry = Retry { src_port, dst_port, new_token, token };
+        let mut out = [0xff; RETRY_LEN];
+        retry.emit(&mut out);
+        assert_eq!(out[..], packet[..]);
+        assert_eq!(Retry::parse(&packet), Ok(retry));
+        assert!(Control::parse(&packet).is_err(), "a RETRY is no packet of a session");
+    }
+    for v in file.invalid {
+        assert!(Retry::parse(&v.packet).is_err(), "{}", v.why);
+    }
 }
 
 #[derive(Deserialize)]

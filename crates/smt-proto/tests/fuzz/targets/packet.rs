@@ -2,7 +2,8 @@
 
 use smt_proto::record::Layout;
 use smt_proto::wire::{
-    Control, DATA_LEN, Data, IpVersion, MAX_CONTROL_LEN, PacketType, payload_offset, peek,
+    Control, DATA_LEN, Data, Header, IpVersion, MAX_CONTROL_LEN, PacketType, RETRY_LEN, Retry,
+    payload_offset, peek,
 };
 
 pub fn run(packet: &[u8]) {
@@ -17,6 +18,14 @@ pub fn run(packet: &[u8]) {
         let len = control.emit(&mut out);
         out[len - 8..len].copy_from_slice(&tag.to_be_bytes());
         assert_eq!(out[..len], without_nic_fields(packet));
+    }
+    if let Ok(retry) = Retry::parse(packet) {
+        let Retry { src_port, dst_port, .. } = retry;
+        let header = Header { src_port, dst_port, epoch: 0, message_id: 0 };
+        assert_eq!(peeked, Ok((PacketType::Retry, header)));
+        let mut out = [0; RETRY_LEN];
+        retry.emit(&mut out);
+        assert_eq!(out[..], without_nic_fields(packet));
     }
 }
 

@@ -83,6 +83,7 @@ fn config(choice: u8) -> Config {
     let tight = choice & 1 != 0;
     let limits = Limits {
         max_half_open: 4,
+        retry_threshold: if tight { 0 } else { 2 },
         max_sessions: 12,
         max_rpcs: if tight { 4 } else { 64 },
         max_message: 100_000,
