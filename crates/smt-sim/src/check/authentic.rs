@@ -31,6 +31,8 @@ pub struct Receiver {
 pub enum Kind {
     /// Part of a handshake: never authentic, and meant to be acted on.
     Flight,
+    /// RETRY: never authentic, and meant to be acted on by a client whose token it echoes.
+    Retry,
     /// UNKNOWN, no session: never authentic, and a reason to ask.
     NoSession,
     /// No session of the receiver vouches for it, or it makes no sense.
@@ -91,6 +93,7 @@ pub fn classify(packet: &[u8], candidates: &mut [&mut Receiver]) -> Kind {
     match (kind, header.epoch) {
         (PacketType::Data, 0) => return Kind::Flight,
         (PacketType::Unknown, 0) => return Kind::NoSession,
+        (PacketType::Retry, 0) => return Kind::Retry,
         (_, 0) => return Kind::Nobody,
         _ => {}
     }
@@ -171,7 +174,7 @@ impl Before {
                     || (after.wants && !self.wants)
                     || self.counters(kind) != after.counters(kind)
             }
-            Kind::NoSession => {
+            Kind::Retry | Kind::NoSession => {
                 self.moved(&after)
                     || after.sessions > self.sessions
                     || self.counters(kind) != after.counters(kind)
@@ -215,6 +218,12 @@ impl Before {
                 rest.limit_control_queue = 0;
             }
             Kind::Repeated => rest.dropped_replayed_control = 0,
+            Kind::Retry => {
+                rest.dropped_malformed = 0;
+                rest.dropped_bad_token = 0;
+                rest.dropped_unexpected = 0;
+                rest.retries_received = 0;
+            }
             Kind::NoSession => {
                 rest.dropped_malformed = 0;
                 rest.dropped_unexpected = 0;
@@ -225,6 +234,7 @@ impl Before {
                 rest.dropped_malformed = 0;
                 rest.dropped_bad_token = 0;
                 rest.limit_half_open = 0;
+                rest.limit_retries = 0;
                 rest.limit_sessions = 0;
                 rest.limit_per_path = 0;
                 rest.limit_flight = 0;
