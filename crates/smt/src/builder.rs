@@ -67,7 +67,8 @@ pub enum BindError {
         /// The host's answer.
         source: io::Error,
     },
-    /// Neither a server's nor a client's TLS configuration was given.
+    /// Neither a server's nor a client's TLS configuration was given, nor a role for sessions on
+    /// secrets negotiated elsewhere.
     #[error("give the builder a server TLS configuration, a client TLS configuration, or both")]
     NoTls,
     /// `listen` and `server` go together.
@@ -83,6 +84,8 @@ pub struct Builder {
     listen: Option<u16>,
     pub(crate) server: Option<ServerTls>,
     pub(crate) client: Option<ClientTls>,
+    /// Ports for sessions on secrets negotiated elsewhere, as client.
+    external_client: bool,
     datapath: DatapathKind,
     protocol: u8,
     dscp: Option<[u8; PRIORITIES]>,
@@ -102,6 +105,7 @@ impl Default for Builder {
             listen: None,
             server: None,
             client: None,
+            external_client: false,
             datapath: DatapathKind::Raw,
             protocol: smt_datapath::DEFAULT_PROTOCOL,
             dscp: Some(smt_datapath::CLASS_SELECTORS),
@@ -142,6 +146,22 @@ impl Builder {
     #[must_use]
     pub fn client(mut self, tls: ClientTls) -> Self {
         self.client = Some(tls);
+        self
+    }
+
+    /// Takes an SMT port (0: any free one) for sessions on secrets that another TLS stack has
+    /// negotiated as server ([`Engine::offer_external`]). Needs no TLS configuration.
+    #[must_use]
+    pub fn external_server(mut self, port: u16) -> Self {
+        self.listen = Some(port);
+        self
+    }
+
+    /// Takes client ports for sessions on secrets that another TLS stack has negotiated as client
+    /// ([`Engine::offer_external`]). Needs no TLS configuration.
+    #[must_use]
+    pub fn external_client(mut self) -> Self {
+        self.external_client = true;
         self
     }
 
@@ -253,14 +273,15 @@ impl Builder {
     /// # Errors
     /// [`BindError`].
     pub fn engine(self) -> Result<Engine, BindError> {
-        if self.server.is_none() && self.client.is_none() {
+        let client = self.client.is_some() || self.external_client;
+        if self.listen.is_none() && !client {
             return Err(BindError::NoTls);
         }
         let opened = smt_datapath::open(OpenOptions {
             kind: self.datapath,
             bind: self.bind,
             listen: self.listen,
-            client: self.client.is_some(),
+            client,
             protocol: self.protocol,
             dscp: self.dscp,
         })?;

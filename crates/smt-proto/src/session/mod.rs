@@ -41,6 +41,19 @@ pub struct SessionId {
 }
 
 impl SessionId {
+    /// This name as a number, for programs in other languages.
+    #[must_use]
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// The name that [`to_bits`](Self::to_bits) gave the number of. Any other number names no
+    /// session, or another one.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Self {
+        SessionId { index: bits as u32, generation: (bits >> 32) as u32 }
+    }
+
     #[cfg(test)]
     pub(crate) fn for_tests(index: u32) -> Self {
         SessionId { index, generation: 0 }

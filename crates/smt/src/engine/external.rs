@@ -16,6 +16,7 @@ use crate::error::ConnectError;
 pub struct ExternalOffer {
     role: Role,
     port: u16,
+    udp_port: Option<u16>,
     block: Vec<u8>,
     params: Params,
 }
@@ -24,6 +25,12 @@ impl ExternalOffer {
     /// Our SMT port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Our UDP port, if the datapath is UDP: the peer needs it where it is not the SMT port, which
+    /// it is at servers alone.
+    pub fn udp_port(&self) -> Option<u16> {
+        self.udp_port
     }
 
     /// Our parameter block.
@@ -58,11 +65,20 @@ impl Engine {
         };
         let port = port.ok_or(ConnectError::NotAClient)?;
         let params = self.core.parameters(role);
-        Ok(ExternalOffer { role, port, block: params.emit(0), params })
+        let udp_port = self.udp_port();
+        Ok(ExternalOffer { role, port, udp_port, block: params.emit(0), params })
+    }
+
+    /// The UDP port of our datapath, if it is UDP.
+    fn udp_port(&self) -> Option<u16> {
+        let address = rustix::net::getsockname(self.datapath.fd()).ok()?;
+        let address = SocketAddr::try_from(address).ok()?;
+        (self.caps.name == "udp").then(|| address.port())
     }
 
     /// Makes the session: `remote` is the peer's address and SMT port, `peer_block` its parameter
-    /// block. It works at once; no event announces it.
+    /// block. It works at once; no event announces it. Over UDP the peer's UDP port is taken to be
+    /// its SMT port, as that of a server is.
     ///
     /// # Errors
     /// [`ConnectError::BadParameters`], [`ConnectError::Unreachable`], [`ConnectError::Limit`].
@@ -70,6 +86,23 @@ impl Engine {
         &mut self,
         offer: &ExternalOffer,
         remote: SocketAddr,
+        peer_block: &[u8],
+        secrets: &TrafficSecrets<'_>,
+    ) -> Result<SessionId, ConnectError> {
+        self.add_external_at(offer, remote, remote.port(), peer_block, secrets)
+    }
+
+    /// [`add_external`](Self::add_external) with a peer whose UDP port (its
+    /// [`ExternalOffer::udp_port`]) may differ from its SMT port. Without UDP, `udp_port` means
+    /// nothing.
+    ///
+    /// # Errors
+    /// Those of [`add_external`](Self::add_external).
+    pub fn add_external_at(
+        &mut self,
+        offer: &ExternalOffer,
+        remote: SocketAddr,
+        udp_port: u16,
         peer_block: &[u8],
         secrets: &TrafficSecrets<'_>,
     ) -> Result<SessionId, ConnectError> {
@@ -86,7 +119,7 @@ impl Engine {
         };
         let context = key_context(suite, secrets.alpn, client.0, server.0, client.1, server.1);
         let path = Path {
-            remote: self.outer(remote),
+            remote: self.outer(SocketAddr::new(remote.ip(), udp_port)),
             remote_port: remote.port(),
             local_port: offer.port,
             local: Some(self.local).filter(|local| !local.is_unspecified()),
