@@ -32,7 +32,7 @@ struct Step {
 
 impl Step {
     fn failed(error: TlsError) -> Step {
-        let progress = Progress { send: None, state: HandshakeState::Failed(error) };
+        let progress = Progress { send: None, post: None, state: HandshakeState::Failed(error) };
         Step { tls: None, progress, established: None }
     }
 }
@@ -110,7 +110,11 @@ impl Engine {
         let job = Box::new(move || match ClientHandshake::start(&tls, &server_name) {
             Ok((handshake, flight)) => Step {
                 tls: Some(Tls::Client(Box::new(handshake))),
-                progress: Progress { send: Some(flight), state: HandshakeState::Continue },
+                progress: Progress {
+                    send: Some(flight),
+                    post: None,
+                    state: HandshakeState::Continue,
+                },
                 established: None,
             },
             Err(error) => Step::failed(error),
@@ -195,7 +199,7 @@ impl Engine {
         let now = self.now();
         let Some(running) = self.handshakes.running.get_mut(&session) else { return };
         running.tls = step.tls;
-        let Step { progress: Progress { send, state }, established, .. } = step;
+        let Step { progress: Progress { send, state, .. }, established, .. } = step;
         if let HandshakeState::Failed(error) = state {
             return self.on_tls_failure(session, error, send.as_deref());
         }
@@ -210,7 +214,7 @@ impl Engine {
 
     fn install(&mut self, session: SessionId, established: Established) {
         let now = self.now();
-        let Established { suite, client_secret, server_secret, alpn, peer } = established;
+        let Established { suite, client_secret, server_secret, alpn, peer, .. } = established;
         let Some(remote) = self.remote_of(session) else { return };
         let info = Arc::new(SessionInfo { remote, peer, suite, alpn });
         let Some(running) = self.handshakes.running.get_mut(&session) else { return };
@@ -269,7 +273,7 @@ fn step(mut tls: Tls, flight: &[u8], context: Option<&KeyContext>, done: bool) -
                 Some(error) => HandshakeState::Failed(error),
                 None => HandshakeState::Continue,
             };
-            Progress { send: None, state }
+            Progress { send: None, post: None, state }
         }
         Tls::Client(client) => client.read_flight(flight),
         Tls::Server(server) => server.read_flight(flight),

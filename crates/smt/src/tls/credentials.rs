@@ -173,7 +173,9 @@ impl fmt::Debug for Identity {
 
 /// CA certificates that are trusted to vouch for peers.
 #[derive(Clone)]
-pub struct Roots(pub(super) Arc<RootCertStore>);
+pub struct Roots {
+    pub(super) store: Arc<RootCertStore>,
+}
 
 impl Roots {
     /// Reads the CA certificates from a PEM file.
@@ -221,13 +223,18 @@ impl Roots {
                 detail: e.to_string(),
             })?;
         }
-        Ok(Self(Arc::new(store)))
+        Ok(Self { store: Arc::new(store) })
+    }
+
+    /// Whether both trust the same authorities, in the same order.
+    pub(super) fn same_authorities(&self, other: &Roots) -> bool {
+        self.store.roots == other.store.roots
     }
 }
 
 impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Roots").field("certificates", &self.0.len()).finish()
+        f.debug_struct("Roots").field("certificates", &self.store.len()).finish()
     }
 }
 

@@ -3,6 +3,7 @@
 use rustls::{CertificateError, Error, PeerIncompatible};
 
 use super::alert::Alert;
+use super::verify::take_refusal;
 
 /// Why a handshake failed. Each end has its own view: what one end finds wrong in its peer, the
 /// other learns from an alert, as [`TlsError::PeerAlert`] or, where the alert leaves no doubt, as
@@ -61,6 +62,21 @@ pub enum TlsError {
         /// The reason.
         detail: String,
     },
+    /// The peer's certificate was revoked by its CA.
+    #[error("the peer's certificate was revoked by its CA")]
+    Revoked,
+    /// Revocation lists are in use, and there is none for a CA of the peer's certificate chain.
+    #[error(
+        "there is no revocation list that covers the peer's certificate: every CA of its chain \
+         needs one once one is given"
+    )]
+    RevocationUnknown,
+    /// The peer is who it says it is, and the application does not let it in.
+    #[error("the peer is not authorised: {reason}")]
+    NotAuthorised {
+        /// The application's words.
+        reason: String,
+    },
     /// The server requires a client certificate, and the client sent none.
     #[error("the server requires a client certificate, and the client sent none")]
     NoClientCertificate,
@@ -110,6 +126,20 @@ impl TlsError {
         }
     }
 
+    /// The alert that tells the peer, for a cause that TLS did not find itself.
+    pub(super) fn alert(&self) -> Alert {
+        match self {
+            Self::Revoked => Alert::CERTIFICATE_REVOKED,
+            Self::Expired { .. } | Self::NotYetValid { .. } => Alert::CERTIFICATE_EXPIRED,
+            Self::UnknownIssuer | Self::RevocationUnknown => Alert::UNKNOWN_CA,
+            Self::NotAuthorised { .. } => Alert::ACCESS_DENIED,
+            Self::NoClientCertificate => Alert::CERTIFICATE_REQUIRED,
+            Self::NoCommonAlpn => Alert::NO_APPLICATION_PROTOCOL,
+            Self::Corrupt { .. } => Alert::DECODE_ERROR,
+            _ => Alert::CERTIFICATE_UNKNOWN,
+        }
+    }
+
     pub(super) fn corrupt(detail: impl Into<String>) -> Self {
         Self::Corrupt { detail: detail.into() }
     }
@@ -154,6 +184,11 @@ fn from_certificate(cause: CertificateError) -> TlsError {
     match cause {
         CertificateError::UnknownIssuer => TlsError::UnknownIssuer,
         CertificateError::BadSignature => TlsError::BadSignature,
+        CertificateError::Revoked => TlsError::Revoked,
+        CertificateError::UnknownRevocationStatus => TlsError::RevocationUnknown,
+        CertificateError::ApplicationVerificationFailure => {
+            TlsError::NotAuthorised { reason: take_refusal() }
+        }
         CertificateError::ExpiredContext { time, not_after } => {
             TlsError::Expired { now: time.as_secs(), not_after: not_after.as_secs() }
         }

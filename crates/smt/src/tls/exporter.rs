@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rustls::ConnectionCommon;
+use rustls::{ConnectionCommon, HandshakeKind};
 use smt_proto::crypto::SuiteId;
 use zeroize::Zeroizing;
 
@@ -24,8 +24,12 @@ pub struct Established {
     pub server_secret: Zeroizing<Vec<u8>>,
     /// The negotiated application protocol.
     pub alpn: Vec<u8>,
-    /// Who the peer is.
+    /// Who the peer is. In a resumed session it is who it was when it last showed its certificate,
+    /// which was checked again.
     pub peer: PeerIdentity,
+    /// Whether an earlier session was resumed (spec 5.9): no certificates were exchanged. The
+    /// secrets are as fresh and as forward secret as those of a full handshake.
+    pub resumed: bool,
 }
 
 impl fmt::Debug for Established {
@@ -34,6 +38,7 @@ impl fmt::Debug for Established {
             .field("suite", &self.suite)
             .field("alpn", &String::from_utf8_lossy(&self.alpn))
             .field("peer", &self.peer)
+            .field("resumed", &self.resumed)
             .finish_non_exhaustive()
     }
 }
@@ -77,5 +82,6 @@ pub(super) fn export<D>(
     let (client_secret, server_secret) = (secret(CLIENT_LABEL)?, secret(SERVER_LABEL)?);
     key_log.secret("SMT_CLIENT_SECRET_3", &client_secret);
     key_log.secret("SMT_SERVER_SECRET_3", &server_secret);
-    Ok(Established { suite, client_secret, server_secret, alpn, peer })
+    let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+    Ok(Established { suite, client_secret, server_secret, alpn, peer, resumed })
 }

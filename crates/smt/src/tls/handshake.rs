@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use rustls::SideData;
 use rustls::pki_types::ServerName;
 use rustls::server::{Accepted, AcceptedAlert, Acceptor};
-use rustls::{ClientConnection, ConnectionCommon, ServerConnection, SideData};
+use rustls::{ClientConnection, ConnectionCommon, HandshakeKind, ServerConfig, ServerConnection};
 use smt_proto::crypto::SuiteId;
 
 use super::alert::Alert;
-use super::config::{ClientTls, ServerTls};
+use super::config::{ClientState, ClientTls, ServerState as Configured, ServerTls};
 use super::error::TlsError;
 use super::exporter::{Established, KeyLogLines, export};
 use super::key_log::client_random;
@@ -29,13 +30,16 @@ pub enum HandshakeState {
 pub struct Progress {
     /// The TLS bytes of this end's next flight, if it has one: the alert, after a failure.
     pub send: Option<Vec<u8>>,
+    /// A server's TLS tickets, once its handshake is done: for clients that want them, in a
+    /// post-handshake message (spec 5.9) rather than a flight.
+    pub post: Option<Vec<u8>>,
     /// Where the handshake is now. What is to be sent is sent in every state.
     pub state: HandshakeState,
 }
 
 impl Progress {
     fn failed(failure: Failure) -> Self {
-        Self { send: failure.alert, state: HandshakeState::Failed(failure.error) }
+        Self { send: failure.alert, post: None, state: HandshakeState::Failed(failure.error) }
     }
 }
 
@@ -45,15 +49,17 @@ struct Failure {
     alert: Option<Vec<u8>>,
 }
 
-impl Failure {
-    fn with_alert(error: TlsError, alert: Alert) -> Self {
-        Self { error, alert: Some(alert.plaintext_record()) }
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Self {
+        let alert = Some(error.alert().plaintext_record());
+        Self { error, alert }
     }
 }
 
 /// The client's end.
 pub struct ClientHandshake {
-    tls: ClientTls,
+    tls: Arc<ClientState>,
+    name: ServerName<'static>,
     connection: ClientConnection,
     client_random: Option<[u8; 32]>,
     failed: Option<TlsError>,
@@ -68,17 +74,19 @@ impl ClientHandshake {
     pub fn start(tls: &ClientTls, server_name: &str) -> Result<(Self, Vec<u8>), TlsError> {
         let name = ServerName::try_from(server_name.to_owned())
             .map_err(|_| TlsError::InvalidServerName { name: server_name.to_owned() })?;
-        let mut connection = ClientConnection::new(Arc::clone(&tls.config), name)?;
+        let tls = tls.state();
+        let mut connection = ClientConnection::new(Arc::clone(&tls.config), name.clone())?;
         let flight =
             output(&mut connection).ok_or_else(|| TlsError::internal("TLS gave no ClientHello"))?;
         let client_random = client_random(&flight);
-        Ok((Self { tls: tls.clone(), connection, client_random, failed: None }, flight))
+        Ok((Self { tls, name, connection, client_random, failed: None }, flight))
     }
 
     /// Takes the TLS bytes of the server's next flight.
     pub fn read_flight(&mut self, bytes: &[u8]) -> Progress {
         if let Some(error) = &self.failed {
-            return Progress { send: None, state: HandshakeState::Failed(error.clone()) };
+            let state = HandshakeState::Failed(error.clone());
+            return Progress { send: None, post: None, state };
         }
         match self.step(bytes) {
             Ok(progress) => progress,
@@ -91,11 +99,28 @@ impl ClientHandshake {
 
     fn step(&mut self, bytes: &[u8]) -> Result<Progress, Failure> {
         let progress = advance(&mut self.connection, bytes)?;
-        if progress.state == HandshakeState::Done && self.connection.alpn_protocol().is_none() {
-            let alert = Alert::NO_APPLICATION_PROTOCOL;
-            return Err(Failure::with_alert(TlsError::NoCommonAlpn, alert));
+        if progress.state != HandshakeState::Done {
+            return Ok(progress);
+        }
+        if self.connection.alpn_protocol().is_none() {
+            return Err(TlsError::NoCommonAlpn.into());
+        }
+        if self.connection.handshake_kind() == Some(HandshakeKind::Resumed) {
+            self.check_resumption()?;
         }
         Ok(progress)
+    }
+
+    /// In a resumed handshake TLS asks nobody about the certificate that the server once showed. If
+    /// that is valid no longer, neither are the tickets: the next attempt is a full handshake.
+    fn check_resumption(&self) -> Result<(), Failure> {
+        let chain = self.connection.peer_certificates().unwrap_or_default();
+        self.tls.verifier.check_resumption(chain, &self.name).map_err(|error| {
+            if let Some(sessions) = &self.tls.sessions {
+                sessions.forget(&self.name);
+            }
+            Failure::from(error)
+        })
     }
 
     /// Gives the secrets and the server's identity once the handshake is done. `context` makes
@@ -116,6 +141,31 @@ impl ClientHandshake {
         export(&self.connection, &lines, context)
     }
 
+    /// Takes the TLS bytes of a post-handshake message (spec 5.9), tickets to resume with, any time
+    /// after the handshake was done here and before it is dropped.
+    ///
+    /// # Errors
+    /// [`TlsError::Corrupt`] for bytes that are anything else; [`TlsError::Internal`] before the
+    /// handshake is done. The session's keys are not TLS's and are good all the same; this object
+    /// is of no further use.
+    pub fn post(&mut self, bytes: &[u8]) -> Result<(), TlsError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if self.connection.is_handshaking() {
+            return Err(TlsError::internal("the handshake is not complete"));
+        }
+        let taken = advance(&mut self.connection, bytes).map_err(|failure| failure.error);
+        let answers = matches!(&taken, Ok(Progress { send: Some(_), .. }));
+        let taken = match taken {
+            // A request to change TLS's own keys, which nothing is sent under any more.
+            Ok(_) if answers => Err(TlsError::corrupt("a post-handshake message asks for answers")),
+            other => other.map(drop),
+        };
+        self.failed = taken.clone().err();
+        taken
+    }
+
     /// Takes the TLS bytes of a flight that arrives after the handshake was done here: a server
     /// which refuses the client's Finished or certificate answers with an alert. `None` if the
     /// flight says nothing of the kind. After an error the handshake is of no further use.
@@ -129,7 +179,7 @@ impl ClientHandshake {
 
 /// The server's end.
 pub struct ServerHandshake {
-    tls: ServerTls,
+    tls: Arc<Configured>,
     state: ServerState,
     client_random: Option<[u8; 32]>,
 }
@@ -144,7 +194,7 @@ impl ServerHandshake {
     /// A handshake that awaits flight 0.
     #[must_use]
     pub fn new(tls: &ServerTls) -> Self {
-        Self { tls: tls.clone(), state: ServerState::AwaitsClientHello, client_random: None }
+        Self { tls: tls.state(), state: ServerState::AwaitsClientHello, client_random: None }
     }
 
     /// Takes the TLS bytes of the client's next flight.
@@ -159,25 +209,42 @@ impl ServerHandshake {
     }
 
     fn step(&mut self, bytes: &[u8]) -> Result<Progress, Failure> {
-        match &mut self.state {
+        let mut progress = match &mut self.state {
             ServerState::AwaitsClientHello => {
                 check_framing(bytes)?;
                 self.client_random = client_random(bytes);
-                let (accepted, rest) = accept(bytes)?;
-                if accepted.client_hello().alpn().is_none() {
-                    let alert = Alert::NO_APPLICATION_PROTOCOL;
-                    return Err(Failure::with_alert(TlsError::NoCommonAlpn, alert));
-                }
-                let mut connection = accepted
-                    .into_connection(Arc::clone(&self.tls.config))
-                    .map_err(|(error, alert)| refusal(error, alert))?;
-                let progress = proceed(&mut connection, rest)?;
+                let (connection, progress) = self.answer_hello(bytes)?;
                 self.state = ServerState::Running(Box::new(connection));
-                Ok(progress)
+                progress
             }
-            ServerState::Running(connection) => advance(connection, bytes),
-            ServerState::Failed(error) => Err(Failure { error: error.clone(), alert: None }),
+            ServerState::Running(connection) => advance(connection, bytes)?,
+            ServerState::Failed(error) => {
+                return Err(Failure { error: error.clone(), alert: None });
+            }
+        };
+        if progress.state == HandshakeState::Done {
+            progress.post = progress.send.take();
         }
+        Ok(progress)
+    }
+
+    /// Answers a ClientHello. TLS resumes whatever its ticket keys open, and asks nobody about the
+    /// client; if that client would not be let in now, its ticket counts for nothing, and the same
+    /// ClientHello is answered again as one without. So is one that needs another key share, since
+    /// its second version can no longer be answered twice.
+    fn answer_hello(&self, bytes: &[u8]) -> Result<(ServerConnection, Progress), Failure> {
+        self.tls.verifier.check_unasked()?;
+        let answered = answer_hello_with(&self.tls.config, bytes)?;
+        let (connection, _) = &answered;
+        let usable = match connection.handshake_kind() {
+            Some(HandshakeKind::Full) => true,
+            Some(HandshakeKind::Resumed) => {
+                let chain = connection.peer_certificates().unwrap_or_default();
+                self.tls.verifier.check_resumption(chain).is_ok()
+            }
+            _ => false,
+        };
+        if usable { Ok(answered) } else { answer_hello_with(&self.tls.full, bytes) }
     }
 
     /// Gives the secrets and the client's identity once the handshake is done. `context` makes
@@ -202,6 +269,21 @@ impl ServerHandshake {
             }
         }
     }
+}
+
+fn answer_hello_with(
+    config: &Arc<ServerConfig>,
+    bytes: &[u8],
+) -> Result<(ServerConnection, Progress), Failure> {
+    let (accepted, rest) = accept(bytes)?;
+    if accepted.client_hello().alpn().is_none() {
+        return Err(TlsError::NoCommonAlpn.into());
+    }
+    let mut connection = accepted
+        .into_connection(Arc::clone(config))
+        .map_err(|(error, alert)| refusal(error, alert))?;
+    let progress = proceed(&mut connection, rest)?;
+    Ok((connection, progress))
 }
 
 /// Reads the ClientHello, and returns it with the bytes behind it that were not taken yet.
@@ -250,7 +332,7 @@ fn proceed<D: SideData>(
     } else {
         HandshakeState::Done
     };
-    Ok(Progress { send, state })
+    Ok(Progress { send, post: None, state })
 }
 
 fn feed<D: SideData>(connection: &mut ConnectionCommon<D>, bytes: &[u8]) -> Result<(), TlsError> {
@@ -306,7 +388,7 @@ fn check_framing(flight: &[u8]) -> Result<(), Failure> {
 }
 
 fn undecodable(detail: impl Into<String>) -> Failure {
-    Failure::with_alert(TlsError::corrupt(detail), Alert::DECODE_ERROR)
+    TlsError::corrupt(detail).into()
 }
 
 fn refusal(error: rustls::Error, mut alert: AcceptedAlert) -> Failure {

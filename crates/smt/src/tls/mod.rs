@@ -14,6 +14,9 @@
 //! 4. A client keeps its handshake until the server has proved that it has keys, and shows flights
 //!    that still arrive to [`ClientHandshake::late_flight`]: a server that refuses the client's
 //!    certificate says so only then.
+//! 5. A server's [`Progress::post`] goes to a client that wants tickets, in a post-handshake
+//!    message; the client gives it to [`ClientHandshake::post`]. Its next handshake with the same
+//!    server name resumes, at the server's discretion.
 //!
 //! Every call is CPU work of up to a few milliseconds and does no IO; [`pool`] runs it beside the
 //! packets.
@@ -28,15 +31,25 @@ mod key_log;
 mod options;
 mod peer;
 pub mod pool;
+mod sessions;
+mod ticket_keys;
+mod verified_chains;
+mod verify;
 
 pub use alert::Alert;
-pub use config::{ClientAuth, ClientTls, ClientTlsBuilder, ServerTls, ServerTlsBuilder};
+pub use config::{
+    ClientAuth, ClientTls, ClientTlsBuilder, DEFAULT_TICKETS, MAX_TICKETS, ServerTls,
+    ServerTlsBuilder, TlsStats,
+};
 pub use credentials::{ConfigError, Identity, Roots};
 pub use error::TlsError;
 pub use exporter::Established;
 pub use handshake::{ClientHandshake, HandshakeState, Progress, ServerHandshake};
 pub use options::{DEFAULT_ALPN, KeyExchange};
 pub use peer::PeerIdentity;
+pub use sessions::MAX_TICKETED_SERVERS;
+pub use ticket_keys::TICKET_KEY_ROTATION;
+pub use verified_chains::{MAX_VERIFIED_AGE_SECS, MAX_VERIFIED_CHAINS};
 
 #[cfg(test)]
 mod tests;

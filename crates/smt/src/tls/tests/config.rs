@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::pki::{Ca, ECDSA, ED25519, SERVER, client, named};
 use super::*;
+use crate::tls::config::ClientState;
 use crate::tls::key_log::KeyLogFile;
 
 /// A directory of its own, removed in the end.
@@ -103,8 +104,15 @@ fn the_key_log_has_our_secrets_beside_those_of_tls() {
 
     // What `key_log_from_env` does, without touching the environment that all tests share.
     let log = KeyLogFile::open(path.clone()).unwrap();
-    std::sync::Arc::get_mut(&mut client.config).unwrap().key_log = log.clone();
-    client.key_log = Some(log);
+    let old = client.state();
+    let mut config = rustls::ClientConfig::clone(&old.config);
+    config.key_log = log.clone();
+    client = ClientTls::of(ClientState {
+        config: std::sync::Arc::new(config),
+        verifier: std::sync::Arc::clone(&old.verifier),
+        sessions: None,
+        key_log: Some(log),
+    });
     let (established, _, _) = handshake(&client, SERVER, &server).expect_established();
 
     let mode = fs::metadata(&path).unwrap().permissions().mode();

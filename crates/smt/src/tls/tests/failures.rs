@@ -9,6 +9,7 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore};
 
 use super::pki::{Ca, ECDSA, SERVER, client, mutual_pair, named, valid_between};
 use super::*;
+use crate::tls::config::ServerState;
 
 #[test]
 fn unknown_issuer() {
@@ -161,8 +162,10 @@ fn clients_without_our_application_protocol_are_refused() {
 fn servers_without_our_application_protocol_are_refused() {
     let ca = Ca::new("ca");
     // As if the server had chosen nothing: a configuration without protocols.
-    let mut tls = ServerTls::builder(ca.server_identity()).build().unwrap();
-    Arc::get_mut(&mut tls.config).unwrap().alpn_protocols.clear();
+    let tls = ServerTls::builder(ca.server_identity()).tickets(0).build().unwrap();
+    let mut state = ServerState::clone(&tls.state());
+    Arc::make_mut(&mut state.config).alpn_protocols.clear();
+    let tls = ServerTls::of(state);
     let client = client(&ca).build().unwrap();
     let (client, server) = handshake(&client, SERVER, &tls).expect_failed();
     assert_eq!(client, TlsError::NoCommonAlpn);
@@ -264,7 +267,7 @@ fn a_failed_handshake_stays_failed() {
     assert!(matches!(first.state, HandshakeState::Failed(TlsError::Corrupt { .. })));
     assert!(first.send.is_some());
     let again = server.read_flight(&hello);
-    assert_eq!(again, Progress { send: None, state: first.state });
+    assert_eq!(again, Progress { send: None, post: None, state: first.state });
     let told = client.read_flight(&first.send.unwrap());
     assert_eq!(told.state, HandshakeState::Failed(TlsError::PeerAlert(Alert::DECODE_ERROR)));
     assert_eq!(client.read_flight(&hello).state, told.state);

@@ -3,6 +3,7 @@
 mod config;
 mod failures;
 mod pki;
+mod resumption;
 mod success;
 
 use super::*;
@@ -18,6 +19,8 @@ struct Outcome {
     server: Result<Established, TlsError>,
     /// Flights sent, by either end.
     flights: usize,
+    /// Bytes of all flights.
+    bytes: usize,
 }
 
 impl Outcome {
@@ -53,12 +56,16 @@ fn handshake_through(
     let mut refused = None;
     let mut next = Some(flight);
     let mut flights = 0;
+    let mut bytes = 0;
+    let mut post = None;
     while let Some(mut flight) = next.take() {
         network(flights, &mut flight);
+        bytes += flight.len();
         if flights % 2 == 0 {
             let progress = server.read_flight(&flight);
             server_state = progress.state;
             next = progress.send;
+            post = progress.post;
         } else if client_state == HandshakeState::Done {
             refused = client.late_flight(&flight);
         } else {
@@ -77,10 +84,15 @@ fn handshake_through(
             Err(error)
         }
     };
+    if let Some(post) = post
+        && refused.is_none()
+    {
+        client.post(&post).unwrap();
+    }
     let mut client_end = end(client_state, client.finish(context));
     if let Some(error) = refused {
         client_end = Err(error);
     }
     let server_end = end(server_state, server.finish(context));
-    Outcome { client: client_end, server: server_end, flights }
+    Outcome { client: client_end, server: server_end, flights, bytes }
 }
