@@ -24,6 +24,7 @@ from reference import (
     RETRY,
     SUITES,
     UNKNOWN,
+    UPDATE,
     Keys,
     block,
     control_packet,
@@ -98,10 +99,15 @@ def keys_file():
                     }
                 )
                 keys = keys.next()
+            # Where secrets are registered: epoch 4 from TLS's next traffic secret (RFC 8446, 7.2).
+            updated = expand_label(suite, traffic, b"traffic upd", b"", hash_len(suite))
+            registered = expand_label(suite, updated, b"smt 1", context, hash_len(suite))
             directions.append(
                 {
                     "role": role,
                     "traffic_secret": traffic,
+                    "updated_traffic_secret": updated,
+                    "registered_secret": registered,
                     "header_key": header_key(suite, secret),
                     "epochs": epochs,
                 }
@@ -375,6 +381,8 @@ def control_file():
     add("CANCEL", CANCEL, {"code": 0}, code=0)
     add("CANCEL, confirmed", CANCEL, {"code": 1}, code=1)
     add("CANCEL of the session", CANCEL, {"code": 0}, code=0, message_id=0)
+    for name, leave in [("UPDATE", 3), ("UPDATE, later", 2**32 - 2)]:
+        add(name, UPDATE, {"leave": leave}, struct.pack(">I", leave), message_id=0)
     return {
         "suite": suite,
         "first_secret": secret,

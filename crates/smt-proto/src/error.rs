@@ -72,6 +72,19 @@ pub enum HandshakeError {
     TooManySessions,
 }
 
+/// Why the secret of a later epoch was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateError {
+    /// The session is unknown, gone, or has no keys yet.
+    NoSession,
+    /// The session derives its secrets: none are registered.
+    Derived,
+    /// Four secrets of this direction wait to be used already.
+    TooMany,
+    /// The secret is not as long as the suite's hash.
+    WrongLength,
+}
+
 /// Error reply codes of the transport (spec 7).
 pub mod reply_code {
     /// The application dropped the request without answering it.

@@ -53,6 +53,12 @@ pub enum Event {
         /// The response, or why there is none.
         result: Result<Body, CallError>,
     },
+    /// A session with registered updates is to leave its sending epoch, and the secret of the next one
+    /// is not registered. Said once; give it to `register_update`. The peer needs it, too.
+    KeyUpdateWanted {
+        /// Which.
+        session: SessionId,
+    },
     /// A session is over; its calls have been answered before this.
     Closed {
         /// Which; it is gone.

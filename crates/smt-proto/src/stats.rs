@@ -51,6 +51,7 @@ pub struct Stats {
     pub limit_no_session_answers: u64,
     pub limit_amplification: u64,
     pub limit_aead: u64,
+    pub limit_failed_opens: u64,
     // Sessions.
     pub handshakes_started: u64,
     pub handshakes_completed: u64,
@@ -59,5 +60,6 @@ pub struct Stats {
     pub retries_received: u64,
     pub sessions_dead: u64,
     pub key_updates: u64,
+    pub key_updates_asked: u64,
     pub probes_sent: u64,
 }

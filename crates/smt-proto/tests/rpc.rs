@@ -281,7 +281,7 @@ fn padding_hides_lengths_and_comes_off_again() {
 
 #[test]
 fn keys_move_on_at_half_of_the_limit_and_nothing_stalls() {
-    let limits = smt_proto::AeadLimits { records: 100, blocks: u64::MAX };
+    let limits = smt_proto::AeadLimits { records: 100, blocks: u64::MAX, failed_opens: u64::MAX };
     let mut net = Net::new(14, Config { aead_limits: Some(limits), ..Config::default() });
     net.faults = Faults { drop: 0.05, ..Faults::default() };
     for user in 0..3000u64 {
@@ -301,7 +301,7 @@ fn keys_move_on_at_half_of_the_limit_and_nothing_stalls() {
 
 #[test]
 fn at_the_aead_limit_nothing_is_sealed() {
-    let limits = smt_proto::AeadLimits { records: 10, blocks: u64::MAX };
+    let limits = smt_proto::AeadLimits { records: 10, blocks: u64::MAX, failed_opens: u64::MAX };
     let mut net = Net::new(15, Config { aead_limits: Some(limits), ..Config::default() });
     net.run_for(Duration::from_millis(1));
     net.faults.drop = 1.0;

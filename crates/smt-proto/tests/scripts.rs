@@ -312,29 +312,6 @@ fn closing_is_told_until_confirmed_and_confirmed_when_told() {
 }
 
 #[test]
-fn a_request_whose_epoch_died_may_have_run_if_any_of_it_was_sent() {
-    let (mut script, id, _) = client_with_call(200_000, Duration::from_secs(9));
-    let session = script.net.hosts[CLIENT].session;
-    for update in 0..4 {
-        let number = u64::from(update) + 1;
-        script.net.call(CLIENT, b"x".to_vec(), 10 + number);
-        let id = script.its_id(number) | 1;
-        let layout = Layout::from_plain(RECORD, 41, 48).unwrap();
-        let mut preamble = script.preamble(&layout, 1);
-        preamble.highest_peer_epoch = 3 + update;
-        let stream = script.seal(id, &layout, preamble, b"y");
-        let packet = script.data(script.data_header(id, &layout, 0), &stream);
-        script.give(&packet);
-        assert!(script.net.hosts[CLIENT].endpoint.update_keys(session), "update {update}");
-    }
-    assert!(!script.net.hosts[CLIENT].ended.contains_key(&1));
-    let sent = script.give_control(id, ControlBody::Grant { offset: 200_000, priority: 0 });
-    assert_eq!(sent, [control(id, ControlBody::Cancel(CancelCode::Request))]);
-    script.net.pump(CLIENT);
-    assert_eq!(script.net.hosts[CLIENT].ended[&1], Err(CallError::OutcomeUnknown));
-}
-
-#[test]
 fn a_sender_that_says_busy_keeps_its_request_but_not_others_waiting() {
     let mut script = Script::new(SERVER, Config::default());
     let layout = Layout::from_plain(RECORD, 300_000, 48).unwrap();
@@ -370,22 +347,4 @@ fn a_sender_that_says_busy_keeps_its_request_but_not_others_waiting() {
         let known = script.give_control(id | 1, resend(0, 1000));
         assert!(known.contains(&control(id | 1, ControlBody::Busy)), "{number}: {known:?}");
     }
-}
-
-#[test]
-fn a_key_update_needs_evidence_that_the_last_one_arrived() {
-    let mut script = Script::new(CLIENT, Config::default());
-    let session = script.net.hosts[CLIENT].session;
-    assert!(!script.net.hosts[CLIENT].endpoint.update_keys(session));
-    script.net.call(CLIENT, b"x".to_vec(), 1);
-    script.taken();
-    let id = script.its_id(0) | 1;
-    let layout = Layout::from_plain(RECORD, 41, 48).unwrap();
-    let mut preamble = script.preamble(&layout, 1);
-    preamble.highest_peer_epoch = 3;
-    let stream = script.seal(id, &layout, preamble, b"y");
-    let packet = script.data(script.data_header(id, &layout, 0), &stream);
-    script.give(&packet);
-    assert!(script.net.hosts[CLIENT].endpoint.update_keys(session));
-    assert!(!script.net.hosts[CLIENT].endpoint.update_keys(session), "4 was not opened yet");
 }

@@ -117,6 +117,7 @@ fn write_control(f: &mut Formatter<'_>, control: &Control) -> fmt::Result {
         ControlBody::NeedAck => write!(f, "NEEDACK #{id}"),
         ControlBody::Ack(ranges) => write!(f, "ACK {ranges:?}"),
         ControlBody::Cancel(code) => write!(f, "CANCEL #{id} {code:?}"),
+        ControlBody::Update { epoch } => write!(f, "UPDATE from epoch {epoch}"),
     }
 }
 

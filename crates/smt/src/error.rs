@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-pub use smt_proto::error::{CloseReason, StartError};
+pub use smt_proto::error::{CloseReason, StartError, UpdateError};
 
 use crate::tls::TlsError;
 

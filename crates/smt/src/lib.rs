@@ -32,8 +32,10 @@ pub mod tls;
 pub use builder::{BindError, Builder, CLASS_SELECTORS, DatapathKind, Faults, Wait};
 pub use endpoint::{Call, Endpoint, Incoming, Session};
 pub use engine::{CallOptions, Engine, Event};
-pub use error::{CallError, CloseReason, ConnectError, ErrorReply, StartError};
-pub use smt_proto::{AeadLimits, Body, Limits, RpcId, SessionId, Stats, padding::Padding};
+pub use error::{CallError, CloseReason, ConnectError, ErrorReply, StartError, UpdateError};
+pub use smt_proto::{
+    AeadLimits, Body, Direction, Limits, RpcId, SessionId, Stats, Updates, padding::Padding,
+};
 
 /// How packets leave and enter the host; only needed for what [`Builder`] does not offer.
 pub use smt_datapath as datapath;

@@ -9,7 +9,7 @@ use crate::error::HandshakeError;
 use crate::event::Event;
 use crate::keys::Secret;
 use crate::session::handshake::{Early, FlightStep, Handshake};
-use crate::session::{KeyContext, Path, Role, Session, SessionId, State};
+use crate::session::{KeyContext, Path, Role, Session, SessionId, State, Updates};
 use crate::time::Time;
 use crate::wire::{DATA_LEN, Data, ID_BITS, MAX_FIRST_ID, Params};
 
@@ -31,6 +31,8 @@ pub struct External {
     pub peer: Params,
     /// Largest SMT packet of the path, in bytes.
     pub room: usize,
+    /// Where the secrets of later epochs come from, at both ends.
+    pub updates: Updates,
 }
 
 impl Endpoint {
@@ -120,7 +122,7 @@ impl Endpoint {
         if session.role == Role::Server {
             self.half_open -= 1;
         }
-        session.install_keys(&mut self.shared, now, suite, client, server);
+        session.install_keys(&mut self.shared, now, suite, client, server, Updates::Derived);
         let path = session.path;
         let mut next = self.sessions.newest(path.remote, path.remote_port, path.local_port);
         while let Some(other) = next.and_then(|other| self.sessions.get_mut(other)) {
@@ -175,13 +177,13 @@ impl Endpoint {
         if !agree(&external.local, &external.peer, external.role) {
             return Err(HandshakeError::BadParameters);
         }
-        let External { path, role, suite, client_secret, server_secret, local, peer, room } =
-            external;
+        let External { path, role, suite, local, peer, room, updates, .. } = external;
+        let (client, server) = (external.client_secret, external.server_secret);
         let id = self.sessions.insert(|id| Session::new(id, path, role, local, now));
         if let Some(session) = self.sessions.get_mut(id) {
             session.set_peer(peer);
             session.room = room;
-            session.install_keys(&mut self.shared, now, suite, client_secret, server_secret);
+            session.install_keys(&mut self.shared, now, suite, client, server, updates);
             if role == Role::Client {
                 session.establish(&mut self.shared);
             }

@@ -23,12 +23,13 @@ use bytes::Bytes;
 
 use crate::config::Config;
 use crate::crypto::Random;
-use crate::error::{CallError, CloseReason, StartError};
+use crate::error::{CallError, CloseReason, StartError, UpdateError};
 use crate::event::Event;
 use crate::grant::Granter;
+use crate::keys::Secret;
 use crate::message::send::OutMessage;
 use crate::session::telling::Active;
-use crate::session::{Path, RpcId, SessionId};
+use crate::session::{Direction, Path, RpcId, SessionId};
 use crate::sizes::Sizes;
 use crate::stats::Stats;
 use crate::time::Time;
@@ -55,6 +56,7 @@ pub(crate) enum Notice {
     Ack,
     Cancel(CancelCode),
     Cutoffs,
+    Update { epoch: u32 },
 }
 
 /// A control packet waiting to be sent.
@@ -252,14 +254,39 @@ impl Endpoint {
         self.sweep();
     }
 
-    /// Enters the next sending epoch of a session as soon as the peer has opened the current one.
-    /// False if it has not yet, or there is no such session.
+    /// Wants the next sending epoch of a session: it is entered with the first message after the peer
+    /// has told that it opened the current one, and as long as four epochs live whose oldest has
+    /// messages of ours that are not over, it waits for them (spec 5.2). False if there is no such
+    /// session, or it has no keys yet.
     pub fn update_keys(&mut self, session: SessionId) -> bool {
-        let keys = self.sessions.get_mut(session).and_then(|session| session.keys.as_deref_mut());
-        let Some(keys) = keys.filter(|keys| keys.update_is_possible()) else { return false };
-        keys.update();
-        self.shared.stats.key_updates += 1;
-        true
+        let found = self.sessions.get_mut(session);
+        found.is_some_and(|session| session.want_update(&mut self.shared))
+    }
+
+    /// Asks the peer of a session to leave its current sending epoch, at most once per 100 ms; while
+    /// messages of that epoch come it is asked again. False if there is no such session, or it has no
+    /// keys yet.
+    pub fn request_update(&mut self, now: Time, session: SessionId) -> bool {
+        let found = self.sessions.get_mut(session);
+        found.is_some_and(|session| session.request_update(&mut self.shared, now))
+    }
+
+    /// Gives the secret of the next epoch of a session with [`Updates::Registered`](crate::Updates::Registered): secret\[e+1\] of
+    /// spec 5.1. Each call gives one further epoch of that direction, in order. To send, the epoch is
+    /// entered when an update is wanted ([`update_keys`](Self::update_keys), or at half of an AEAD
+    /// limit); packets of the peer's under an epoch that was not registered are dropped, and repeated by
+    /// it.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; nothing has changed.
+    pub fn register_update(
+        &mut self,
+        session: SessionId,
+        direction: Direction,
+        secret: Secret,
+    ) -> Result<(), UpdateError> {
+        let found = self.sessions.get_mut(session).ok_or(UpdateError::NoSession)?;
+        found.register_update(direction, secret)
     }
 
     /// Bytes of the response to a call that have arrived and opened, without a hole from the start.

@@ -113,13 +113,14 @@ impl Session {
         let Some(rpc) = self.out.get_mut(&number).filter(|rpc| !rpc.cancelling) else { return };
         rpc.cancelling = true;
         rpc.silences = 0;
-        let user = rpc.user;
+        let (user, frozen) = (rpc.user, rpc.request.epoch());
         cx.dequeue(&mut rpc.request);
         let response = rpc.response.take();
         let due = now + self.silence(0);
         if let Some(rpc) = self.out.get_mut(&number) {
             rpc.timer.set(&mut cx.timers, Wake::Out(self.id, number), due);
         }
+        self.release_epoch(frozen);
         let id = self.request_id(true, number);
         if let Some(mut response) = response {
             self.release_incoming(cx, id | 1, &mut response);
@@ -141,6 +142,7 @@ impl Session {
             self.release_incoming(cx, self.request_id(true, number) | 1, &mut response);
         }
         if !rpc.cancelling {
+            self.release_epoch(rpc.request.epoch());
             if result.is_ok() {
                 cx.stats.responses_received += 1;
             }
@@ -167,7 +169,16 @@ impl Session {
             InState::Responding(mut response) => {
                 cx.dequeue(&mut response);
                 self.outgoing_bytes -= response.body_len();
+                self.release_epoch(response.epoch());
             }
+        }
+    }
+
+    /// A message of ours will not be sent any more: it no longer keeps the epoch alive that it is frozen
+    /// in, if it is.
+    fn release_epoch(&mut self, frozen: Option<u32>) {
+        if let (Some(epoch), Some(keys)) = (frozen, self.keys.as_deref_mut()) {
+            keys.send.release(epoch);
         }
     }
 

@@ -21,6 +21,7 @@ impl Session {
             ControlBody::NeedAck => self.on_need_ack(cx, id),
             ControlBody::Ack(ranges) => self.on_ack(cx, now, ranges),
             ControlBody::Cancel(code) if id == 0 => self.on_close(cx, *code),
+            ControlBody::Update { epoch } => self.on_update(cx, now, *epoch),
             body => {
                 let Some(which) = self.rpc_of(id) else {
                     cx.stats.dropped_unexpected += 1;

@@ -5,6 +5,7 @@ use core::ops::Range;
 
 use super::calls::parse_error_body;
 use super::feed::{Fed, PeerLimits, Progress, ask_for_holes, feed, schedule, unschedule};
+use super::update::{note_failed, note_opened};
 use super::{Session, Which};
 use crate::endpoint::deferred::Acks;
 use crate::endpoint::{Notice, Shared};
@@ -158,20 +159,23 @@ impl Session {
         packet: Packet<'_>,
     ) -> Option<(Preamble, Body)> {
         let (id, id_bits) = (packet.data.header.message_id, self.peer.id_bits);
-        let keys = self.keys.as_deref_mut().filter(|keys| keys.may_open())?;
+        let keys = self.keys.as_deref_mut()?;
+        if !keys.receive.may_open(epoch) {
+            cx.stats.limit_failed_opens += 1;
+            return None;
+        }
         let id = cx.config.nonce_id(id);
-        let opener = Opener { keys: keys.rx_keys(epoch)?, id, id_bits };
+        let opener = Opener { keys: keys.receive.keys(epoch)?, id, id_bits };
         match whole::open(layout, packet.payload, opener) {
             Ok((preamble, body)) if preamble.oldest_epoch <= epoch => {
                 cx.stats.records_opened += u64::from(layout.records);
-                keys.opened(epoch);
+                note_opened(keys, cx, now, self.id, epoch);
                 cx.granter.meter.arrived(now, packet.payload.len());
                 cx.note_size(layout.wire_len, layout.wire_len);
                 Some((preamble, body))
             }
             Err(Refused::NotAuthentic) => {
-                cx.stats.records_not_authentic += 1;
-                keys.failed_open();
+                note_failed(keys, cx, now, self.id, (epoch, 1));
                 None
             }
             _ => {
@@ -435,10 +439,11 @@ impl Session {
     /// Learns what a preamble says beside its message. False: the peer contradicts itself.
     fn on_preamble(&mut self, cx: &mut Shared, preamble: &Preamble) -> bool {
         let Some(keys) = self.keys.as_deref_mut() else { return true };
-        if preamble.highest_peer_epoch > keys.tx_epoch() {
+        if preamble.highest_peer_epoch > keys.send.current() {
             return false;
         }
-        keys.peer_opened = keys.peer_opened.max(preamble.highest_peer_epoch);
+        keys.send.peer_opened(preamble.highest_peer_epoch);
+        keys.receive.left(preamble.oldest_epoch);
         match self.rpc_of(preamble.ack_floor) {
             Some(Which { ours: false, response: false, number }) => {
                 let bitmap = preamble.ack_bitmap;

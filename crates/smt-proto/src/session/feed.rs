@@ -5,6 +5,7 @@ use core::ops::Range;
 use core::time::Duration;
 
 use super::data::Packet;
+use super::update::{note_failed, note_opened};
 use super::{SessionId, SessionKeys};
 use crate::cutoffs;
 use crate::endpoint::{Notice, Shared};
@@ -71,13 +72,15 @@ pub(super) fn feed(
     if epoch != Some(message.epoch)
         || data.message_len != layout.wire_len
         || data.record_size != layout.record_size
-        || !keys.may_open()
     {
         cx.stats.dropped_unexpected += 1;
         return Fed::Nothing { spurious: false };
     }
-    let Some(epoch_keys) = keys.rx_keys(message.epoch) else {
-        cx.stats.dropped_unexpected += 1;
+    if !keys.receive.may_open(message.epoch) {
+        cx.stats.limit_failed_opens += 1;
+        return Fed::Nothing { spurious: false };
+    }
+    let Some(epoch_keys) = keys.receive.keys(message.epoch) else {
         return Fed::Nothing { spurious: false };
     };
     let had_preamble = message.preamble().is_some();
@@ -109,12 +112,11 @@ pub(super) fn feed(
     match taken {
         Taken::New { opened, failed, gathered } => {
             cx.stats.records_opened += u64::from(opened);
-            cx.stats.records_not_authentic += u64::from(failed);
-            for _ in 0..failed {
-                keys.failed_open();
+            if failed > 0 {
+                note_failed(keys, cx, now, session, (message.epoch, failed));
             }
             if opened > 0 {
-                keys.opened(message.epoch);
+                note_opened(keys, cx, now, session, message.epoch);
             }
             if opened + gathered == 0 {
                 // A forgery under a real header: whoever races it must not put off our timers.

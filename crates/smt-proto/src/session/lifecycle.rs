@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::{Role, Session, SessionKeys, State};
+use super::{Role, Session, SessionKeys, State, Updates};
 use crate::crypto::Suite;
 use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, CloseReason};
@@ -24,12 +24,14 @@ impl Session {
         suite: &'static dyn Suite,
         client: Secret,
         server: Secret,
+        updates: Updates,
     ) {
         let (tx, rx) = match self.role {
             Role::Client => (client, server),
             Role::Server => (server, client),
         };
-        self.keys = Some(Box::new(SessionKeys::new(suite, tx, rx, cx.config.aead_limits)));
+        let limits = cx.config.aead_limits;
+        self.keys = Some(Box::new(SessionKeys::new(suite, tx, rx, updates, limits)));
         self.last_heard = now;
         match self.role {
             Role::Client => self.state = State::Unconfirmed,

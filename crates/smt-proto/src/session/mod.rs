@@ -4,12 +4,14 @@ mod calls;
 mod control;
 mod crypt;
 pub(crate) mod data;
+pub(crate) mod epochs;
 mod feed;
 pub(crate) mod handshake;
 mod lifecycle;
 pub(crate) mod telling;
 mod timeout;
 pub(crate) mod transmit;
+pub(crate) mod update;
 
 use alloc::boxed::Box;
 use core::net::{IpAddr, SocketAddr};
@@ -18,9 +20,10 @@ use core::time::Duration;
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
-pub use crypt::AeadLimits;
 pub(crate) use crypt::SessionKeys;
+pub use epochs::{AeadLimits, Updates};
 pub use handshake::KeyContext;
+pub use update::Direction;
 
 use crate::cutoffs::Told;
 use crate::message::send::OutMessage;

@@ -1,6 +1,7 @@
 //! Packets of a session, written into the frames that leave.
 
 use super::handshake::FlightPiece;
+use super::update::reserve;
 use super::{Session, State, outgoing};
 use crate::cutoffs::{Cutoffs, HIGHEST};
 use crate::endpoint::deferred::Sent;
@@ -59,26 +60,19 @@ impl Session {
         };
         message.ticket = 0;
         if message.epoch().is_none() {
-            if keys.update_is_due() {
-                keys.update();
-                cx.stats.key_updates += 1;
-            }
-            let layout = message.layout();
-            if !keys.may_seal(layout.records, layout.wire_len) {
-                cx.stats.limit_aead += 1;
+            if !reserve(keys, cx, self.id, message.layout()) {
                 self.exhausted(cx, now, which.ours, which.number);
                 return Written::Nothing;
             }
-            keys.sealed(layout.records, layout.wire_len);
             let acks = Acks {
-                highest_peer_epoch: keys.highest_opened(),
+                highest_peer_epoch: keys.receive.highest_opened(),
                 floor: ack_floor,
                 bitmap: finished.bitmap(),
                 response_limit: if which.ours { cx.response_limit() } else { 0 },
             };
-            message.freeze(keys.tx_epoch(), keys.oldest_tx_epoch(), acks);
+            message.freeze(keys.send.current(), keys.send.oldest(), acks);
         }
-        let Some(epoch_keys) = message.epoch().and_then(|epoch| keys.tx_keys(epoch)) else {
+        let Some(epoch_keys) = message.epoch().and_then(|epoch| keys.send.keys(epoch)) else {
             // Its epoch is gone (spec 5.2): a straggler fails.
             self.exhausted(cx, now, which.ours, which.number);
             return Written::Nothing;
@@ -156,6 +150,7 @@ impl Session {
                 ControlBody::Ack(self.ack_ranges(about))
             }
             Notice::Cancel(code) => ControlBody::Cancel(code),
+            Notice::Update { epoch } => ControlBody::Update { epoch },
             Notice::Cutoffs => {
                 let (version, unscheduled) = self.telling.content();
                 ControlBody::Cutoffs { cutoffs: *cutoffs, version, unscheduled }

@@ -30,6 +30,8 @@ pub enum PacketType {
     Cancel = 0x20,
     /// A client is to begin again under another token ([`Retry`](super::Retry)).
     Retry = 0x21,
+    /// Asks the peer to leave a sending epoch.
+    Update = 0x22,
 }
 
 impl PacketType {
@@ -46,6 +48,7 @@ impl PacketType {
             0x18 => Self::Ack,
             0x20 => Self::Cancel,
             0x21 => Self::Retry,
+            0x22 => Self::Update,
             _ => return None,
         })
     }
@@ -180,7 +183,7 @@ mod tests {
             packet[11] = byte;
             packet[12] = if byte == 0x10 { 13 << 4 } else { 5 << 4 };
             let known =
-                [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x17, 0x18, 0x20, 0x21].contains(&byte);
+                [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x17, 0x18, 0x20, 0x21, 0x22].contains(&byte);
             match packet_type(&packet) {
                 Ok(kind) => assert!(known && kind as u8 == byte),
                 Err(error) => assert!(!known && error == Malformed::Type),

@@ -19,6 +19,7 @@ const RESEND_LEN: usize = 12;
 const CUTOFFS_LEN: usize = 40;
 const ACK_LEN: usize = 16;
 const ACK_RANGE_LEN: usize = 16;
+const UPDATE_LEN: usize = 4;
 
 const RESEND_PINNED: u8 = 1;
 
@@ -75,6 +76,11 @@ pub enum ControlBody {
     Ack(AckRanges),
     /// The message is no longer wanted, or (ID 0) the session closes.
     Cancel(CancelCode),
+    /// The receiver of this is to leave its sending epoch; about the session, so the message ID is 0.
+    Update {
+        /// The epoch that it is to leave, 3 or more.
+        epoch: u32,
+    },
 }
 
 /// What an UNKNOWN says.
@@ -190,6 +196,7 @@ impl ControlBody {
             Self::NeedAck => PacketType::NeedAck,
             Self::Ack(_) => PacketType::Ack,
             Self::Cancel(_) => PacketType::Cancel,
+            Self::Update { .. } => PacketType::Update,
         }
     }
 
@@ -215,6 +222,7 @@ impl ControlBody {
             PacketType::Grant => parse_grant(rest),
             PacketType::Resend => parse_resend(rest),
             PacketType::Cutoffs => parse_cutoffs(rest),
+            PacketType::Update => parse_update(rest),
             PacketType::Busy => Ok((Self::Busy, rest)),
             PacketType::NeedAck => Ok((Self::NeedAck, rest)),
             PacketType::Ack => AckRanges::parse(rest).map(|(ack, rest)| (Self::Ack(ack), rest)),
@@ -286,6 +294,16 @@ fn parse_cutoffs(rest: &[u8]) -> Result<(ControlBody, &[u8]), Malformed> {
     Ok((ControlBody::Cutoffs { cutoffs, version, unscheduled }, rest))
 }
 
+#[inline]
+fn parse_update(rest: &[u8]) -> Result<(ControlBody, &[u8]), Malformed> {
+    let (body, rest) = rest.split_first_chunk::<UPDATE_LEN>().ok_or(Malformed::Short)?;
+    let epoch = Fields(body).u32::<0>();
+    if epoch < FIRST_EPOCH {
+        return Err(Malformed::Range);
+    }
+    Ok((ControlBody::Update { epoch }, rest))
+}
+
 impl Control {
     /// Reads a control packet and its tag, which is not checked here.
     ///
@@ -309,6 +327,9 @@ impl Control {
         let control = Self { header: Header::read(head), body, number: fields.u64::<0>() };
         let tag = fields.u64::<8>();
         control.check_epoch(tag)?;
+        if matches!(control.body, ControlBody::Update { .. }) && control.header.message_id != 0 {
+            return Err(Malformed::Range);
+        }
         Ok((control, tag))
     }
 
@@ -336,6 +357,7 @@ impl Control {
                 ControlBody::Resend { .. } => RESEND_LEN,
                 ControlBody::Cutoffs { .. } => CUTOFFS_LEN,
                 ControlBody::Ack(ack) => ACK_LEN + ack.iter().len() * ACK_RANGE_LEN,
+                ControlBody::Update { .. } => UPDATE_LEN,
                 ControlBody::Unknown(_)
                 | ControlBody::Busy
                 | ControlBody::NeedAck
@@ -387,6 +409,7 @@ impl Control {
                     fields.u64::<8>(last);
                 }
             }
+            ControlBody::Update { epoch } => writer.next::<UPDATE_LEN>().u32::<0>(*epoch),
             ControlBody::Unknown(_)
             | ControlBody::Busy
             | ControlBody::NeedAck

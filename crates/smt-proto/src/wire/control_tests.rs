@@ -30,6 +30,7 @@ fn body() -> impl Strategy<Value = ControlBody> {
         ack().prop_map(ControlBody::Ack),
         Just(ControlBody::Cancel(CancelCode::Request)),
         Just(ControlBody::Cancel(CancelCode::Confirmed)),
+        (3..=u32::MAX).prop_map(|epoch| ControlBody::Update { epoch }),
     ]
 }
 
@@ -40,6 +41,8 @@ prop_compose! {
     ) -> Control {
         let no_session = body == ControlBody::Unknown(UnknownCode::NoSession);
         let (epoch, number) = if no_session { (0, 0) } else { (epoch, number) };
+        let of_session = matches!(body, ControlBody::Update { .. });
+        let message_id = if of_session { 0 } else { message_id };
         Control { header: Header { src_port, dst_port, epoch, message_id }, body, number }
     }
 }
@@ -96,7 +99,7 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(
         mut packet in proptest::collection::vec(any::<u8>(), 0..600),
-        kind in 0x10..0x22u8,
+        kind in 0x10..0x24u8,
         valid_head in any::<bool>(),
     ) {
         if valid_head && packet.len() >= COMMON_LEN {
@@ -139,6 +142,22 @@ fn nonsense_is_refused() {
     assert_eq!(refused(ControlBody::Ack(ack), 35, 5), Malformed::Range);
     assert_eq!(refused(ControlBody::Ack(ack), 43, 1), Malformed::Reserved);
     assert_eq!(refused(ControlBody::Ack(ack), 51, 14), Malformed::Range);
+}
+
+#[test]
+fn an_update_is_of_the_session_and_names_an_application_epoch() {
+    let update = |message_id, epoch| {
+        let mut control = example(ControlBody::Update { epoch });
+        control.header.message_id = message_id;
+        let packet = emit(&control);
+        assert_eq!(packet.len(), 48);
+        Control::parse(&packet).map(|(control, _)| control.body)
+    };
+    assert_eq!(update(0, 3), Ok(ControlBody::Update { epoch: 3 }));
+    assert_eq!(update(0, u32::MAX), Ok(ControlBody::Update { epoch: u32::MAX }));
+    for refused in [update(0, 2), update(0, 1), update(0, 0), update(4, 3)] {
+        assert_eq!(refused, Err(Malformed::Range));
+    }
 }
 
 #[test]

@@ -116,7 +116,7 @@ impl Pair {
                     Event::Response { result, .. } => {
                         self.answered.push(result.map(smt_proto::Body::into_vec));
                     }
-                    Event::RequestCancelled { .. } => {}
+                    Event::RequestCancelled { .. } | Event::KeyUpdateWanted { .. } => {}
                 }
             }
             let mut frame = [0; 2000];

@@ -99,7 +99,8 @@ fn no_nonce_is_used_twice_whatever_the_network_does() {
     for seed in 0..8 {
         let (suite, sealed) = recorder();
         // Keys move on often, paths shrink and grow while messages are on their way.
-        let limits = smt_proto::AeadLimits { records: 400, blocks: u64::MAX };
+        let limits =
+            smt_proto::AeadLimits { records: 400, blocks: u64::MAX, failed_opens: u64::MAX };
         let config = Config { aead_limits: Some(limits), ..Config::default() };
         let mut net = Net::with_suite(seed, [config.clone(), config], suite, 1480);
         net.faults = Faults { drop: 0.1, duplicate: 0.05, reorder: 0.2, corrupt: 0.05 };

@@ -14,7 +14,7 @@ use smt_proto::wire::{
 };
 use smt_proto::{
     AeadLimits, Config, Endpoint, Event, External, Limits, PacketMeta, Path, Role, RpcId,
-    SessionId, Time,
+    SessionId, Time, Updates,
 };
 
 use super::input::{Counting, Input};
@@ -82,7 +82,7 @@ impl Machine {
         let config = Config {
             limits: limits(),
             receive_credit: 40_000,
-            aead_limits: Some(AeadLimits { records: 200, blocks: 100_000 }),
+            aead_limits: Some(AeadLimits { records: 200, blocks: 100_000, failed_opens: u64::MAX }),
             ..Config::default()
         };
         let mut endpoint = Endpoint::new(config, Box::new(Counting(7)));
@@ -98,6 +98,7 @@ impl Machine {
             local: params[us],
             peer: params[them],
             room: 1400,
+            updates: Updates::Derived,
         };
         let session = endpoint.add_session(Time::ZERO, external).unwrap();
         Machine {

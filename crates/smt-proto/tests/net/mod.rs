@@ -18,6 +18,7 @@ use smt_proto::keys::Secret;
 use smt_proto::wire::Params;
 use smt_proto::{
     Body, Config, Endpoint, Event, External, PacketMeta, Path, Role, RpcId, SessionId, Time,
+    Updates,
 };
 
 /// A small seeded generator (splitmix64), so that a seed means the same everywhere.
@@ -132,6 +133,16 @@ impl Net {
         suite: &'static dyn Suite,
         room: usize,
     ) -> Net {
+        Net::with_updates(seed, configs, suite, room, Updates::Derived)
+    }
+
+    pub fn with_updates(
+        seed: u64,
+        configs: [Config; 2],
+        suite: &'static dyn Suite,
+        room: usize,
+        updates: Updates,
+    ) -> Net {
         let mut random = Seeded(seed);
         let (client, server) = (random.bytes(suite.hash_len()), random.bytes(suite.hash_len()));
         let mut endpoints =
@@ -158,6 +169,7 @@ impl Net {
                         local: params[me],
                         peer: params[1 - me],
                         room,
+                        updates,
                     },
                 )
                 .unwrap();

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use smt_proto::crypto::{SuiteId, aws_lc};
 use smt_proto::keys::Secret;
 use smt_proto::wire::Params;
-use smt_proto::{Body, Config, Endpoint, Event, External, PacketMeta, Path, Role, SessionId, Time};
+use smt_proto::{
+    Body, Config, Endpoint, Event, External, PacketMeta, Path, Role, SessionId, Time, Updates,
+};
 
 use super::{Seeded, address};
 
@@ -32,6 +34,7 @@ pub fn external(me: usize, port: u16, params: [Params; 2]) -> External {
         local: params[me],
         peer: params[1 - me],
         room: 1480,
+        updates: Updates::Derived,
     }
 }
 

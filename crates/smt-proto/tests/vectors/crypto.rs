@@ -127,6 +127,8 @@ struct SuiteKeys {
 struct Direction {
     role: String,
     traffic_secret: Hex,
+    updated_traffic_secret: Hex,
+    registered_secret: Hex,
     header_key: Hex,
     epochs: Vec<Epoch>,
 }
@@ -164,6 +166,12 @@ fn keys() {
             let case = format!("{} {}", v.name, direction.role);
             let secret = secret_from_traffic_secret(suite, &direction.traffic_secret, &context);
             assert_eq!(secret.as_bytes(), &direction.epochs[0].secret[..], "{case}");
+
+            let mut updated = vec![0; suite.hash_len()];
+            expand_label(suite, &direction.traffic_secret, "traffic upd", &[], &mut updated);
+            assert_eq!(updated[..], direction.updated_traffic_secret[..], "{case}");
+            let registered = secret_from_traffic_secret(suite, &updated, &context);
+            assert_eq!(registered.as_bytes(), &direction.registered_secret[..], "{case}");
 
             let mut header_key = [0; 16];
             expand_label(suite, secret.as_bytes(), "smt header", &[], &mut header_key);

@@ -46,6 +46,7 @@ struct Body {
     unscheduled: u32,
     floor: u64,
     ranges: Vec<(u64, u64)>,
+    leave: u32,
 }
 
 impl ControlPacket {
@@ -66,6 +67,7 @@ impl ControlPacket {
                 assert!(self.body.ranges.iter().all(|&(first, last)| ack.push(first, last)));
                 ControlBody::Ack(ack)
             }
+            (PacketType::Update, _) => ControlBody::Update { epoch: self.body.leave },
             (PacketType::Cancel, 0) => ControlBody::Cancel(CancelCode::Request),
             (PacketType::Cancel, 1) => ControlBody::Cancel(CancelCode::Confirmed),
             other => panic!("{}: {other:?}", self.name),
@@ -103,7 +105,7 @@ fn control_packets() {
         let tag = u64::from_be_bytes(*v.packet.last_chunk().expect("a tag"));
         assert_eq!(Control::parse(&v.packet), Ok((control, tag)), "{}", v.name);
     }
-    assert_eq!(kinds.len(), 8, "a vector of every type");
+    assert_eq!(kinds.len(), 9, "a vector of every type");
 }
 
 #[derive(Deserialize)]

@@ -215,6 +215,8 @@ impl Host {
             Event::Response { user, result, .. } => {
                 self.on_response(u32::try_from(user).unwrap_or(u32::MAX), result, ended);
             }
+            // Only of sessions whose secrets are registered.
+            Event::KeyUpdateWanted { .. } => {}
         }
     }
 }

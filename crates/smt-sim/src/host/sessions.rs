@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use smt_proto::error::CloseReason;
-use smt_proto::{External, Path, Role, SessionId};
+use smt_proto::{External, Path, Role, SessionId, Updates};
 
 use super::agenda::Task;
 use super::{Host, SERVER_PORT};
@@ -310,6 +310,7 @@ impl Host {
             local,
             peer: of_peer,
             room: self.room,
+            updates: Updates::Derived,
         };
         let now = self.local();
         if let Ok(session) = self.endpoint.add_session(now, external) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use smt_proto::error::HandshakeError;
 use smt_proto::keys::Secret;
 use smt_proto::wire::Params;
-use smt_proto::{Config, Endpoint, External, Path, Role, Time};
+use smt_proto::{Config, Endpoint, External, Path, Role, Time, Updates};
 
 use super::framing::ROOM;
 use super::journal::Journal;
@@ -137,5 +137,6 @@ fn external(
         local,
         peer: remote,
         room: ROOM,
+        updates: Updates::Derived,
     }
 }

@@ -181,7 +181,11 @@ impl HostConfig {
             wake_delay: Duration::from_micros(u64::from(self.wake_delay_us)),
             receive_credit: self.receive_credit,
             default_room: self.room as usize,
-            aead_limits: self.aead_records.map(|records| AeadLimits { records, blocks: u64::MAX }),
+            aead_limits: self.aead_records.map(|records| AeadLimits {
+                records,
+                blocks: u64::MAX,
+                failed_opens: u64::MAX,
+            }),
             ..Config::default()
         }
     }

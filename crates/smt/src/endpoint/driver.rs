@@ -142,7 +142,9 @@ impl Driven {
                         self.engine.refuse(rpc, reply_code::REFUSED, text);
                     }
                 }
-                Event::RequestCancelled { .. } | Event::EarlyCallFailed { .. } => {}
+                Event::RequestCancelled { .. }
+                | Event::EarlyCallFailed { .. }
+                | Event::KeyUpdateWanted { .. } => {}
                 Event::Response { rpc, user, result } => {
                     if let Some(sender) = self.release_call(user) {
                         let _ = sender.send(result);

@@ -89,6 +89,14 @@ pub enum Event {
         /// Why.
         error: CallError,
     },
+    /// A session whose later secrets are registered
+    /// ([`ExternalOffer::updates`](crate::engine::ExternalOffer::updates)) is to leave its sending key,
+    /// and the next secret is not here. Said once: let the TLS stacks update theirs, and give both ends
+    /// the new one with [`Engine::register_update`](crate::Engine::register_update).
+    KeyUpdateWanted {
+        /// Which.
+        session: SessionId,
+    },
     /// A session is over.
     Closed {
         /// Which.

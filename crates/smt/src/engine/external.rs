@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use smt_proto::crypto::{SuiteId, aws_lc};
+use smt_proto::crypto::{Suite, SuiteId, aws_lc};
 use smt_proto::keys::{key_context, secret_from_traffic_secret};
 use smt_proto::wire::Params;
-use smt_proto::{External, Path, Role, SessionId};
+use smt_proto::{Direction, External, Path, Role, SessionId, Updates};
 
 use super::Engine;
-use crate::error::ConnectError;
+use crate::error::{ConnectError, UpdateError};
 
 /// What one end tells the other, over the TLS connection whose secrets are to be used, before both
 /// make the session.
@@ -19,6 +19,7 @@ pub struct ExternalOffer {
     udp_port: Option<u16>,
     block: Vec<u8>,
     params: Params,
+    updates: Updates,
 }
 
 impl ExternalOffer {
@@ -31,6 +32,14 @@ impl ExternalOffer {
     /// it is at servers alone.
     pub fn udp_port(&self) -> Option<u16> {
         self.udp_port
+    }
+
+    /// Where the secrets of later epochs come from: each from the one before it, which is the default, or
+    /// from [`Engine::register_update`]. Both ends must choose the same.
+    #[must_use]
+    pub fn updates(mut self, updates: Updates) -> Self {
+        self.updates = updates;
+        self
     }
 
     /// Our parameter block.
@@ -52,6 +61,12 @@ pub struct TrafficSecrets<'a> {
     pub server: &'a [u8],
 }
 
+/// What the secrets of a session are bound to.
+pub(super) struct Binding {
+    suite: &'static dyn Suite,
+    context: Vec<u8>,
+}
+
 impl Engine {
     /// Begins a session on secrets negotiated elsewhere: our port and parameters, to be told to the
     /// peer. `role` is this end's role in the TLS connection.
@@ -66,7 +81,14 @@ impl Engine {
         let port = port.ok_or(ConnectError::NotAClient)?;
         let params = self.core.parameters(role);
         let udp_port = self.udp_port();
-        Ok(ExternalOffer { role, port, udp_port, block: params.emit(0), params })
+        Ok(ExternalOffer {
+            role,
+            port,
+            udp_port,
+            block: params.emit(0),
+            params,
+            updates: Updates::Derived,
+        })
     }
 
     /// The UDP port of our datapath, if it is UDP.
@@ -134,13 +156,45 @@ impl Engine {
             local: offer.params,
             peer,
             room,
+            updates: offer.updates,
         };
         let now = self.now();
-        self.core.add_session(now, external).map_err(|error| match error {
+        let added = self.core.add_session(now, external).map_err(|error| match error {
             smt_proto::error::HandshakeError::TooManySessions => {
                 ConnectError::Limit("max_sessions")
             }
             _ => ConnectError::BadParameters,
-        })
+        });
+        let session = added?;
+        if offer.updates == Updates::Registered {
+            self.registered.insert(session, Binding { suite, context });
+        }
+        Ok(session)
+    }
+
+    /// Gives a session that was offered with [`Updates::Registered`] the next traffic secret of a
+    /// direction: `application_traffic_secret_N+1` (RFC 8446, 7.2) after the TLS connection updated the
+    /// keys of that direction. Each secret is given once, in order, at both ends, the receiver's first if
+    /// possible: what comes under a key that was not registered is dropped, and repeated. The direction
+    /// moves to it when an update is wanted: by [`update_keys`](Self::update_keys), by the peer, or at half
+    /// of a limit.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; nothing has changed.
+    pub fn register_update(
+        &mut self,
+        session: SessionId,
+        direction: Direction,
+        traffic_secret: &[u8],
+    ) -> Result<(), UpdateError> {
+        let Some(binding) = self.registered.get(&session) else {
+            let lives = self.core.path(session).is_some();
+            return Err(if lives { UpdateError::Derived } else { UpdateError::NoSession });
+        };
+        if traffic_secret.len() != binding.suite.hash_len() {
+            return Err(UpdateError::WrongLength);
+        }
+        let secret = secret_from_traffic_secret(binding.suite, traffic_secret, &binding.context);
+        self.core.register_update(session, direction, secret)
     }
 }

@@ -75,6 +75,8 @@ pub struct Engine {
     connects: Connects,
     /// What is known of the sessions that work.
     sessions: HashMap<SessionId, Arc<SessionInfo>>,
+    /// What later secrets of sessions are bound to that have theirs registered.
+    registered: HashMap<SessionId, external::Binding>,
     events: VecDeque<Event>,
     listen: Option<SocketAddr>,
     local: IpAddr,
@@ -109,6 +111,7 @@ impl Engine {
             handshakes,
             connects: Connects::default(),
             sessions: HashMap::new(),
+            registered: HashMap::new(),
             events: VecDeque::new(),
             listen,
             local,
@@ -256,10 +259,17 @@ impl Engine {
         self.sessions.get(&session)
     }
 
-    /// Moves a session's sending direction to its next key now. False if the peer has not been seen
-    /// to use the current one yet.
+    /// Moves a session's sending direction to its next key, with the first message after the peer has
+    /// been seen to use the current one. False if there is no such session.
     pub fn update_keys(&mut self, session: SessionId) -> bool {
         self.core.update_keys(session)
+    }
+
+    /// Asks the peer of a session to move its sending direction to its next key, at most once per
+    /// 100 ms. False if there is no such session.
+    pub fn request_update(&mut self, session: SessionId) -> bool {
+        let now = self.now();
+        self.core.request_update(now, session)
     }
 
     /// Calls of a session that are not over.

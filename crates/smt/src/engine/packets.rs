@@ -190,8 +190,12 @@ impl Engine {
                     let result = result.map_err(CallError::from);
                     self.events.push_back(Event::Response { rpc, user, result });
                 }
+                CoreEvent::KeyUpdateWanted { session } => {
+                    self.events.push_back(Event::KeyUpdateWanted { session });
+                }
                 CoreEvent::Closed { session, reason } => {
                     self.sessions.remove(&session);
+                    self.registered.remove(&session);
                     self.handshakes.forget_session(session);
                     self.events.push_back(Event::Closed { session, reason });
                 }

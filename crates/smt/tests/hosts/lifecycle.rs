@@ -131,7 +131,7 @@ fn key_update() {
     let pair = pair(PairOptions::default()).unwrap();
     let ca = Arc::new(Ca::new());
     let address = server_address(&pair, false);
-    let few = AeadLimits { records: 400, blocks: u64::MAX };
+    let few = AeadLimits { records: 400, blocks: u64::MAX, failed_opens: u64::MAX };
     let server = Server::start(&pair.b, address, server_builder(&ca, address).aead_limits(few));
     let (to, builder) = (server.address, client_builder(&ca, false).aead_limits(few));
     on_host(&pair.a, move || async move {

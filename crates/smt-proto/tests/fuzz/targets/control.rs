@@ -44,7 +44,7 @@ fn control(input: &mut Input<'_>) -> Control {
 }
 
 fn body(input: &mut Input<'_>) -> ControlBody {
-    match input.u8() % 12 {
+    match input.u8() % 13 {
         0 => ControlBody::Grant { offset: input.u32(), priority: input.u8() },
         1 => ControlBody::Resend {
             offset: input.u32(),
@@ -63,6 +63,7 @@ fn body(input: &mut Input<'_>) -> ControlBody {
         7 => ControlBody::NeedAck,
         8 => ControlBody::Cancel(CancelCode::Request),
         9 => ControlBody::Cancel(CancelCode::Confirmed),
+        10 => ControlBody::Update { epoch: input.u32() },
         _ => ControlBody::Ack(ranges(input)),
     }
 }
@@ -87,10 +88,14 @@ fn ranges(input: &mut Input<'_>) -> AckRanges {
 
 /// What spec 2.1, 2.3 and 5.6 let a control packet be.
 fn allowed(control: &Control) -> bool {
-    let Header { src_port, dst_port, epoch, .. } = control.header;
-    let epoch = match control.body {
+    let Header { src_port, dst_port, epoch, message_id } = control.header;
+    let session = match control.body {
         ControlBody::Unknown(UnknownCode::NoSession) => epoch == 0 && control.number == 0,
         _ => u32::from(epoch) >= FIRST_EPOCH,
     };
-    epoch && src_port != 0 && dst_port != 0
+    let body = match control.body {
+        ControlBody::Update { epoch } => epoch >= FIRST_EPOCH && message_id == 0,
+        _ => true,
+    };
+    session && body && src_port != 0 && dst_port != 0
 }

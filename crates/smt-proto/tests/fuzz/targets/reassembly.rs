@@ -9,7 +9,7 @@ use smt_proto::error::CallError;
 use smt_proto::keys::{EpochKeys, HeaderKey, Secret};
 use smt_proto::record::{Layout, RECORD_HEADER_LEN, seal, sequence_number};
 use smt_proto::wire::{DATA_LEN, Data, Header, Kind, PREAMBLE_LEN, Preamble};
-use smt_proto::{Config, Endpoint, Event, External, Limits, PacketMeta, Path, Role, Time};
+use smt_proto::{Config, Endpoint, Event, External, Limits, PacketMeta, Path, Role, Time, Updates};
 
 use super::checked::Checked;
 use super::input::{Counting, Input};
@@ -65,6 +65,7 @@ impl Life {
             local: params[us],
             peer: params[them],
             room: 1400,
+            updates: Updates::Derived,
         };
         let session = endpoint.add_session(Time::ZERO, external).unwrap();
         let message_id = match answer {

@@ -103,7 +103,11 @@ fn config(choice: u8) -> Config {
         id_bits: if choice & 4 != 0 { 56 } else { 48 },
         padding: if choice & 8 != 0 { Padding::PowerOfTwo } else { Padding::None },
         receive_credit: if choice & 16 != 0 { 20_000 } else { 256 << 10 },
-        aead_limits: (choice & 32 != 0).then_some(AeadLimits { records: 300, blocks: 100_000 }),
+        aead_limits: (choice & 32 != 0).then_some(AeadLimits {
+            records: 300,
+            blocks: 100_000,
+            failed_opens: u64::MAX,
+        }),
         ..Config::default()
     }
 }
@@ -166,6 +170,7 @@ impl World {
                     self.hosts[me].requests.retain(|(request, _)| *request != rpc);
                 }
                 Event::Response { user, result, .. } => self.response(me, user, result),
+                Event::KeyUpdateWanted { .. } => panic!("secrets are derived"),
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smt_proto::crypto::{MAX_HASH_LEN, Suite};
 use smt_proto::keys::Secret;
-use smt_proto::{External, Role, SessionId};
+use smt_proto::{External, Role, SessionId, Updates};
 
 use super::super::checked::Checked;
 use super::super::input::Input;
@@ -52,6 +52,7 @@ impl World {
                 local: params[me],
                 peer: params[1 - me],
                 room: ROOM,
+                updates: Updates::Derived,
             };
             let id = self.hosts[me].endpoint.add_session(self.now, external).unwrap();
             self.hosts[me].live.push(Live { id, digest: 0, established: false });

@@ -1,0 +1,129 @@
+//! Key updates of a session: who wants one, and when it happens (spec 5.2).
+
+use super::epochs::{NotRegistered, Step};
+use super::{Session, SessionId, SessionKeys};
+use crate::endpoint::{Notice, Shared};
+use crate::error::UpdateError;
+use crate::event::Event;
+use crate::keys::Secret;
+use crate::record::Layout;
+use crate::time::Time;
+
+/// A direction of a session, as this end sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// What we send.
+    Send,
+    /// What the peer sends.
+    Receive,
+}
+
+impl Session {
+    /// Our current sending epoch is to be left. False if there are no keys yet.
+    pub(crate) fn want_update(&mut self, cx: &mut Shared) -> bool {
+        let Some(keys) = self.keys.as_deref_mut() else { return false };
+        note_step(keys.send.want_update(), cx, self.id);
+        true
+    }
+
+    /// Asks the peer to leave its current sending epoch. False if there are no keys yet.
+    pub(crate) fn request_update(&mut self, cx: &mut Shared, now: Time) -> bool {
+        let Some(keys) = self.keys.as_deref_mut() else { return false };
+        let epoch = keys.receive.newest();
+        if keys.receive.ask(now, epoch) {
+            ask(cx, self.id, epoch);
+        }
+        true
+    }
+
+    /// The peer asks us to leave our sending epoch `epoch`.
+    pub(crate) fn on_update(&mut self, cx: &mut Shared, now: Time, epoch: u32) {
+        let current = self.keys.as_deref().map_or(epoch, |keys| keys.send.current());
+        match epoch {
+            epoch if epoch > current => self.violation(cx, now),
+            epoch if epoch == current => {
+                self.want_update(cx);
+            }
+            // Left meanwhile.
+            _ => {}
+        }
+    }
+
+    /// Gives the secret of the epoch after the newest one of a direction.
+    pub(crate) fn register_update(
+        &mut self,
+        direction: Direction,
+        secret: Secret,
+    ) -> Result<(), UpdateError> {
+        let Some(keys) = self.keys.as_deref_mut() else { return Err(UpdateError::NoSession) };
+        if secret.as_bytes().len() != keys.suite.hash_len() {
+            return Err(UpdateError::WrongLength);
+        }
+        let registered = match direction {
+            Direction::Send => keys.send.register(secret),
+            Direction::Receive => keys.receive.register(secret),
+        };
+        registered.map_err(|error| match error {
+            NotRegistered::Derived => UpdateError::Derived,
+            NotRegistered::TooMany => UpdateError::TooMany,
+        })
+    }
+}
+
+/// Chooses the epoch that a message of `layout` is frozen in, which may be the next one, and reserves
+/// what it takes of the key. False if the key may not seal so much.
+pub(super) fn reserve(
+    keys: &mut SessionKeys,
+    cx: &mut Shared,
+    session: SessionId,
+    layout: Layout,
+) -> bool {
+    let (records, bytes) = (layout.records, layout.wire_len);
+    note_step(keys.send.advance(keys.suite, records, bytes), cx, session);
+    if !keys.send.may_seal(records, bytes) {
+        cx.stats.limit_aead += 1;
+        return false;
+    }
+    keys.send.reserve(records, bytes);
+    true
+}
+
+/// Notes that records of `epoch` opened.
+pub(super) fn note_opened(
+    keys: &mut SessionKeys,
+    cx: &mut Shared,
+    now: Time,
+    session: SessionId,
+    epoch: u32,
+) {
+    if keys.receive.opened(now, epoch) {
+        ask(cx, session, epoch);
+    }
+}
+
+/// Counts records of `epoch` that did not open.
+pub(super) fn note_failed(
+    keys: &mut SessionKeys,
+    cx: &mut Shared,
+    now: Time,
+    session: SessionId,
+    (epoch, records): (u32, u32),
+) {
+    cx.stats.records_not_authentic += u64::from(records);
+    if keys.receive.failed(now, epoch, records) {
+        ask(cx, session, epoch);
+    }
+}
+
+fn ask(cx: &mut Shared, session: SessionId, epoch: u32) {
+    cx.stats.key_updates_asked += 1;
+    cx.send_control(session, 0, Notice::Update { epoch });
+}
+
+fn note_step(step: Step, cx: &mut Shared, session: SessionId) {
+    match step {
+        Step::Stay => {}
+        Step::Entered => cx.stats.key_updates += 1,
+        Step::Unregistered => cx.events.push_back(Event::KeyUpdateWanted { session }),
+    }
+}
