@@ -11,6 +11,7 @@ use smt_proto::{KeyContext, SessionId};
 
 use super::{ConnectId, Engine, Event, SessionInfo};
 use crate::error::ConnectError;
+use crate::tls::key_shares;
 use crate::tls::pool::{Completed, Job, Pool, PoolConfig, Waker};
 use crate::tls::{
     ClientHandshake, ClientTls, Established, HandshakeState, Progress, ServerHandshake, ServerTls,
@@ -65,7 +66,12 @@ impl Handshakes {
         pool: PoolConfig,
         waker: Waker,
     ) -> Self {
-        Handshakes { server, client, pool: Pool::new(pool, waker), running: HashMap::new() }
+        Handshakes {
+            server,
+            client,
+            pool: Pool::new(pool, waker).with_idle_work(key_shares::refill),
+            running: HashMap::new(),
+        }
     }
 
     pub(super) fn is_client(&self) -> bool {

@@ -311,6 +311,7 @@ impl ClientTlsBuilder {
             .with_protocol_versions(&[&TLS13])
             .map_err(|e| refused(&e))?;
         let verifier = WebPkiServerVerifier::builder_with_provider(self.roots.store, provider)
+            .with_crls(self.roots.crls)
             .build()
             .map_err(|e| ConfigError::Refused { detail: e.to_string() })?;
         let verifier = Arc::new(ServerVerifier::new(verifier, self.rule));
@@ -370,6 +371,7 @@ impl ServerTlsBuilder {
         let verifier = |roots: &Roots| {
             let store = Arc::clone(&roots.store);
             WebPkiClientVerifier::builder_with_provider(store, Arc::clone(&provider))
+                .with_crls(roots.crls.clone())
         };
         let verifier = match &client_auth {
             ClientAuth::None => Ok(WebPkiClientVerifier::no_client_auth()),

@@ -6,9 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{Error, RootCertStore};
 
@@ -52,6 +53,20 @@ pub enum ConfigError {
         /// What is wrong.
         detail: String,
     },
+    /// There is no revocation list in what should hold at least one.
+    #[error("{origin} holds no revocation list (looked for BEGIN X509 CRL)")]
+    NoCrl {
+        /// The file's path, or what the caller passed.
+        origin: String,
+    },
+    /// A revocation list cannot be used.
+    #[error("the revocation list of {origin} cannot be used: {detail}")]
+    BadCrl {
+        /// The file's path, or what the caller passed.
+        origin: String,
+        /// What is wrong.
+        detail: String,
+    },
     /// The private key is of a kind that cannot be used.
     #[error("the private key of {origin} cannot be used: {detail}")]
     BadKey {
@@ -79,6 +94,12 @@ pub enum ConfigError {
     Empty {
         /// The list: `cipher suites`, `application protocols`.
         what: &'static str,
+    },
+    /// The host gave no thread to watch files on.
+    #[error("no thread could be started to watch files: {source}")]
+    NoThread {
+        /// Why not.
+        source: io::Error,
     },
     /// TLS refuses the configuration as a whole.
     #[error("TLS refuses this configuration: {detail}")]
@@ -165,16 +186,28 @@ impl Identity {
     }
 }
 
+#[cfg(test)]
+impl Identity {
+    /// This chain with another's key: what a thief of certificates has.
+    pub(super) fn with_key_of(&self, other: &Identity) -> Self {
+        use rustls::client::ResolvesClientCert as _;
+        let [chain, key] = [self, other].map(|of| of.key.resolve(&[], &[]).unwrap());
+        let certified = CertifiedKey::new(chain.cert.clone(), Arc::clone(&key.key));
+        Self { key: Arc::new(certified.into()), certificates: self.certificates }
+    }
+}
+
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").field("certificates", &self.certificates).finish_non_exhaustive()
     }
 }
 
-/// CA certificates that are trusted to vouch for peers.
+/// CA certificates that are trusted to vouch for peers, and the lists of what they revoked.
 #[derive(Clone)]
 pub struct Roots {
     pub(super) store: Arc<RootCertStore>,
+    pub(super) crls: Vec<CertificateRevocationListDer<'static>>,
 }
 
 impl Roots {
@@ -223,7 +256,51 @@ impl Roots {
                 detail: e.to_string(),
             })?;
         }
-        Ok(Self { store: Arc::new(store) })
+        Ok(Self { store: Arc::new(store), crls: Vec::new() })
+    }
+
+    /// Adds the revocation lists (CRLs) of a PEM file to those given already. Once there is one,
+    /// each certificate of a peer's chain must be covered by a list that its CA has signed:
+    /// otherwise the peer is refused as [`TlsError::RevocationUnknown`], and if a list names it
+    /// as [`TlsError::Revoked`]. A list that is past its next update still counts.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the path, if the file cannot be read, holds no list or one that cannot
+    /// be used.
+    ///
+    /// [`TlsError::RevocationUnknown`]: super::TlsError::RevocationUnknown
+    /// [`TlsError::Revoked`]: super::TlsError::Revoked
+    pub fn with_crl_pem_file(self, path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        self.with_crls_of(&read(path)?, &path.display().to_string())
+    }
+
+    /// Adds revocation lists of PEM text, as [`with_crl_pem_file`](Self::with_crl_pem_file).
+    ///
+    /// # Errors
+    /// [`ConfigError`] if there is none or one that cannot be used.
+    pub fn with_crls(self, pem: &[u8]) -> Result<Self, ConfigError> {
+        self.with_crls_of(pem, "the given text")
+    }
+
+    fn with_crls_of(mut self, pem_text: &[u8], origin: &str) -> Result<Self, ConfigError> {
+        let found: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem_text)
+            .collect::<Result<_, pem::Error>>()
+            .map_err(|e| bad_pem(&e, origin))?;
+        if found.is_empty() {
+            return Err(ConfigError::NoCrl { origin: origin.to_owned() });
+        }
+        // The lists are read when a verifier is made of them: here, for the error to name them.
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.store), provider)
+            .with_crls(found.iter().cloned())
+            .build()
+            .map_err(|e| ConfigError::BadCrl {
+                origin: origin.to_owned(),
+                detail: e.to_string(),
+            })?;
+        self.crls.extend(found);
+        Ok(self)
     }
 
     /// Whether both trust the same authorities, in the same order.
@@ -234,7 +311,10 @@ impl Roots {
 
 impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Roots").field("certificates", &self.store.len()).finish()
+        f.debug_struct("Roots")
+            .field("certificates", &self.store.len())
+            .field("crls", &self.crls.len())
+            .finish()
     }
 }
 

@@ -28,13 +28,16 @@ mod error;
 mod exporter;
 mod handshake;
 mod key_log;
+pub(crate) mod key_shares;
 mod options;
 mod peer;
 pub mod pool;
 mod sessions;
+mod spiffe;
 mod ticket_keys;
 mod verified_chains;
 mod verify;
+mod watch;
 
 pub use alert::Alert;
 pub use config::{
@@ -45,11 +48,14 @@ pub use credentials::{ConfigError, Identity, Roots};
 pub use error::TlsError;
 pub use exporter::Established;
 pub use handshake::{ClientHandshake, HandshakeState, Progress, ServerHandshake};
+pub use key_shares::{KeyShareStats, MAX_KEY_SHARE_AGE, MAX_KEY_SHARES, key_share_stats};
 pub use options::{DEFAULT_ALPN, KeyExchange};
 pub use peer::PeerIdentity;
 pub use sessions::MAX_TICKETED_SERVERS;
+pub use spiffe::SpiffeId;
 pub use ticket_keys::TICKET_KEY_ROTATION;
 pub use verified_chains::{MAX_VERIFIED_AGE_SECS, MAX_VERIFIED_CHAINS};
+pub use watch::{WATCH_INTERVAL, Watch, WatchStats};
 
 #[cfg(test)]
 mod tests;

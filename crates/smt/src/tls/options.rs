@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
+use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::{CipherSuite, SupportedCipherSuite};
 use smt_proto::crypto::SuiteId;
 
 use super::credentials::ConfigError;
+use super::key_shares::{SECP256R1, X25519, X25519MLKEM768};
 
 /// The application protocol of SMT without an application's own: what both ends use by default.
 pub const DEFAULT_ALPN: &str = "smt/1";
@@ -34,11 +35,11 @@ impl KeyExchange {
     fn groups(self) -> Vec<&'static dyn SupportedKxGroup> {
         match self {
             Self::HybridPostQuantum => {
-                vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1]
+                vec![&X25519MLKEM768, &X25519, &SECP256R1]
             }
-            Self::HybridOnly => vec![kx_group::X25519MLKEM768],
-            Self::Classic => vec![kx_group::X25519, kx_group::SECP256R1],
-            Self::NistP256 => vec![kx_group::SECP256R1],
+            Self::HybridOnly => vec![&X25519MLKEM768],
+            Self::Classic => vec![&X25519, &SECP256R1],
+            Self::NistP256 => vec![&SECP256R1],
         }
     }
 }

@@ -8,6 +8,7 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
 use super::error::TlsError;
+use super::spiffe::SpiffeId;
 
 /// The peer's identity: the names in its certificate, which a trusted CA vouches for. Empty for a
 /// client that showed no certificate.
@@ -71,6 +72,16 @@ impl PeerIdentity {
     #[must_use]
     pub fn uris(&self) -> &[String] {
         &self.uris
+    }
+
+    /// The SPIFFE ID, if the certificate is an X.509-SVID: it has exactly one URI, and that is a
+    /// well-formed SPIFFE ID.
+    #[must_use]
+    pub fn spiffe_id(&self) -> Option<SpiffeId<'_>> {
+        match self.uris.as_slice() {
+            [uri] => SpiffeId::parse(uri),
+            _ => None,
+        }
     }
 
     /// IP addresses (subject alternative names).

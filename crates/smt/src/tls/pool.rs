@@ -85,6 +85,7 @@ pub struct Completed<T, R> {
 /// that wait, and waits for those that run.
 pub struct Pool<T, R> {
     config: PoolConfig,
+    idle_work: fn() -> bool,
     shared: Arc<Shared<T, R>>,
     workers: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -113,7 +114,16 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             closed: false,
         };
         let shared = Shared { queues: Mutex::new(queues), work: Condvar::new(), waker };
-        Self { config, shared: Arc::new(shared), workers: Mutex::new(Vec::new()) }
+        let workers = Mutex::new(Vec::new());
+        Self { config, idle_work: || false, shared: Arc::new(shared), workers }
+    }
+
+    /// Has workers that find no job run `work`, a short step each, until it says that there is
+    /// nothing left to do; they ask again after their next job. A pool without threads never does.
+    #[must_use]
+    pub fn with_idle_work(mut self, work: fn() -> bool) -> Self {
+        self.idle_work = work;
+        self
     }
 
     /// Takes a job, to be run as soon as a worker is free.
@@ -161,9 +171,10 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
         // A waker that panicked has ended its worker.
         workers.retain(|worker| !worker.is_finished());
         while workers.len() < self.config.threads {
-            let shared = Arc::clone(&self.shared);
-            let spawned =
-                thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || shared.work());
+            let (shared, idle_work) = (Arc::clone(&self.shared), self.idle_work);
+            let spawned = thread::Builder::new()
+                .name(THREAD_NAME.to_owned())
+                .spawn(move || shared.work(idle_work));
             match spawned {
                 Ok(worker) => workers.push(worker),
                 Err(_) if !workers.is_empty() => break,
@@ -201,22 +212,40 @@ impl<T, R> fmt::Debug for Pool<T, R> {
     }
 }
 
+/// What a worker does next.
+enum Next<T, R> {
+    Job(T, Job<R>),
+    Idle,
+    End,
+}
+
 impl<T, R> Shared<T, R> {
-    fn work(&self) {
-        while let Some((tag, job)) = self.next_job() {
-            self.run(tag, job);
+    fn work(&self, idle_work: fn() -> bool) {
+        let mut idle_work_left = true;
+        loop {
+            match self.next(!idle_work_left) {
+                Next::Job(tag, job) => {
+                    self.run(tag, job);
+                    idle_work_left = true;
+                }
+                Next::Idle => idle_work_left = idle_work(),
+                Next::End => return,
+            }
         }
     }
 
-    /// Waits for a job; `None` once the pool is closed.
-    fn next_job(&self) -> Option<(T, Job<R>)> {
+    /// The next job. If there is none, waits for one, or not.
+    fn next(&self, wait: bool) -> Next<T, R> {
         let mut queues = self.lock();
         loop {
             if queues.closed {
-                return None;
+                return Next::End;
             }
-            if let Some(next) = queues.waiting.pop_front() {
-                return Some(next);
+            if let Some((tag, job)) = queues.waiting.pop_front() {
+                return Next::Job(tag, job);
+            }
+            if !wait {
+                return Next::Idle;
             }
             queues = self.work.wait(queues).unwrap_or_else(PoisonError::into_inner);
         }
@@ -251,6 +280,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::mpsc;
 
     fn pool_with_channel(config: PoolConfig) -> (Pool<u32, u32>, mpsc::Receiver<()>) {
@@ -274,6 +304,24 @@ mod tests {
         assert_eq!(pool.take_completed(), Some(Completed { tag: 7, result: Ok(42) }));
         assert_eq!(pool.take_completed(), None);
         assert_eq!(pool.outstanding(), 0);
+    }
+
+    #[test]
+    fn workers_without_jobs_do_idle_work_until_there_is_none() {
+        static STEPS: AtomicU32 = AtomicU32::new(0);
+        let (sender, woken) = mpsc::channel();
+        let waker: Waker = Arc::new(move || sender.send(()).unwrap());
+        let pool: Pool<u32, u32> = Pool::new(PoolConfig::default(), waker)
+            .with_idle_work(|| STEPS.fetch_add(1, Ordering::SeqCst) < 9);
+        for tag in 0..2 {
+            pool.submit(tag, Box::new(|| 0)).unwrap();
+            woken.recv().unwrap();
+            while STEPS.load(Ordering::SeqCst) < 10 {
+                thread::yield_now();
+            }
+        }
+        drop(pool);
+        assert!(STEPS.load(Ordering::SeqCst) <= 13, "once per round after the work is done");
     }
 
     #[test]

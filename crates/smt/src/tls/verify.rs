@@ -21,9 +21,9 @@ use super::verified_chains::VerifiedChains;
 
 /// The application's own rule about who may be talked to.
 #[derive(Clone)]
-pub(super) struct Authorise(
-    pub(super) Arc<dyn Fn(&PeerIdentity) -> Result<(), String> + Send + Sync>,
-);
+pub(super) struct Authorise(pub(super) Arc<Rule>);
+
+type Rule = dyn Fn(&PeerIdentity) -> Result<(), String> + Send + Sync;
 
 impl fmt::Debug for Authorise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,29 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
 use super::pki::{Ca, ECDSA, ED25519, SERVER, client, named};
 use super::*;
 use crate::tls::config::ClientState;
 use crate::tls::key_log::KeyLogFile;
-
-/// A directory of its own, removed in the end.
-struct TempDir(PathBuf);
-
-impl TempDir {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("smt-tls-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 #[test]
 fn files_pem_and_der() {

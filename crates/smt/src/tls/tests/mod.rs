@@ -3,14 +3,36 @@
 mod config;
 mod failures;
 mod pki;
+mod policy;
 mod resumption;
+mod rotation;
 mod success;
+
+use std::fs;
+use std::path::PathBuf;
 
 use super::*;
 use smt_proto::crypto::SuiteId;
 
 const SUITES: [SuiteId; 3] =
     [SuiteId::Aes128GcmSha256, SuiteId::Aes256GcmSha384, SuiteId::ChaCha20Poly1305Sha256];
+
+/// A directory of its own, removed in the end.
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("smt-tls-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
 
 /// What both ends came to.
 #[derive(Debug)]

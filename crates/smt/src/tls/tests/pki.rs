@@ -1,8 +1,8 @@
 //! Certificates for tests.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SignatureAlgorithm, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SignatureAlgorithm, date_time_ymd,
 };
 
 use crate::tls::{ClientAuth, ClientTls, ClientTlsBuilder, Identity, Roots, ServerTls};
@@ -22,7 +22,7 @@ impl Ca {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate_for(ECDSA).unwrap();
         let certificate = params.self_signed(&key).unwrap();
         Self {
@@ -56,6 +56,26 @@ impl Ca {
         Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap()
     }
 
+    /// A revocation list of these serial numbers, as PEM.
+    pub(super) fn crl(&self, serials: &[u64]) -> String {
+        let long_ago = date_time_ymd(2000, 1, 1);
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: long_ago,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: long_ago,
+            next_update: date_time_ymd(2001, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
     pub(super) fn server_identity(&self) -> Identity {
         self.issue(&named(SERVER), ECDSA)
     }
@@ -63,6 +83,13 @@ impl Ca {
 
 pub(super) fn named(name: &str) -> CertificateParams {
     CertificateParams::new(vec![name.to_owned()]).unwrap()
+}
+
+/// A certificate's parameters with this serial number.
+pub(super) fn numbered(name: &str, serial: u64) -> CertificateParams {
+    let mut params = named(name);
+    params.serial_number = Some(serial.into());
+    params
 }
 
 pub(super) fn valid_between(name: &str, first_year: i32, last_year: i32) -> CertificateParams {
