@@ -1,0 +1,5 @@
+//! Tests that need the insides.
+
+mod layout;
+mod misuse;
+mod session;
