@@ -27,6 +27,7 @@ mod builder;
 mod endpoint;
 pub mod engine;
 mod error;
+pub mod ticket;
 pub mod tls;
 
 pub use builder::{BindError, Builder, CLASS_SELECTORS, DatapathKind, Faults, Wait};

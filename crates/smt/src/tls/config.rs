@@ -16,6 +16,7 @@ use super::peer::PeerIdentity;
 use super::sessions::ClientSessions;
 use super::ticket_keys::{SealOnly, TicketKeys};
 use super::verify::{Authorise, ClientVerifier, ServerVerifier};
+use crate::ticket::{EarlyData, TicketStore};
 
 /// Default of [`ServerTlsBuilder::tickets`]: one to resume with, and one for a second attempt.
 pub const DEFAULT_TICKETS: usize = 2;
@@ -77,6 +78,8 @@ pub(super) struct ClientState {
     pub(super) verifier: Arc<ServerVerifier>,
     /// `None` where nothing is to be resumed.
     pub(super) sessions: Option<ClientSessions>,
+    /// SMT-tickets that were verified by this configuration.
+    pub(super) early_tickets: Arc<TicketStore>,
     pub(super) key_log: Option<Arc<KeyLogFile>>,
 }
 
@@ -138,6 +141,8 @@ pub(super) struct ServerState {
     ticket_keys: Option<Arc<TicketKeys>>,
     /// Whom client certificates are taken from; tickets live as long as it stays the same.
     client_auth: ClientAuth,
+    /// Early data, and the certificate that its tickets are to be signed by.
+    early: Option<(EarlyData, Identity)>,
     pub(super) key_log: Option<Arc<KeyLogFile>>,
 }
 
@@ -162,6 +167,7 @@ impl ServerTls {
             identity,
             client_auth: ClientAuth::None,
             tickets: DEFAULT_TICKETS,
+            early: None,
             rule: None,
             options: Options::default(),
         }
@@ -171,8 +177,12 @@ impl ServerTls {
     /// holds. Those that run end as they began; sessions are not touched. Tickets issued before
     /// go on being taken, unless `new` trusts other authorities for clients or asks otherwise for
     /// certificates; whoever shows one is checked by the new roots, revocation lists and rule.
+    /// If `new` takes early data, its issuer signs with `new`'s certificate from now on.
     pub fn replace(&self, new: &ServerTls) {
         let mut state = ServerState::clone(&new.state());
+        if let Some((early, identity)) = &state.early {
+            early.issuer().replace_identity(identity.clone());
+        }
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if let (Some(keys), Some(_)) = (&current.ticket_keys, &state.ticket_keys)
             && current.client_auth.is_like(&state.client_auth)
@@ -180,6 +190,20 @@ impl ServerTls {
             state.set_ticket_keys(keys);
         }
         *current = Arc::new(state);
+    }
+
+    /// Which offers of early data are taken (spec 5.7); `None`: none.
+    #[must_use]
+    pub fn early_data(&self) -> Option<EarlyData> {
+        self.state().early.as_ref().map(|(early, _)| early.clone())
+    }
+
+    /// Whether clients must show who they are, or the application decides on them: early data is
+    /// a stranger's then, and is refused unless [`EarlyData::anonymous_ok`] says otherwise.
+    #[must_use]
+    pub fn requires_identity(&self) -> bool {
+        let state = self.state();
+        matches!(state.client_auth, ClientAuth::Required(_)) || state.verifier.has_rule()
     }
 
     /// Seals tickets with a new key from now on. The key before still opens those it sealed; doing
@@ -226,6 +250,7 @@ pub struct ServerTlsBuilder {
     identity: Identity,
     client_auth: ClientAuth,
     tickets: usize,
+    early: Option<EarlyData>,
     rule: Option<Authorise>,
     options: Options,
 }
@@ -337,7 +362,13 @@ impl ClientTlsBuilder {
         if let Some(log) = &key_log {
             config.key_log = Arc::<KeyLogFile>::clone(log);
         }
-        Ok(ClientTls::of(ClientState { config: Arc::new(config), verifier, sessions, key_log }))
+        Ok(ClientTls::of(ClientState {
+            config: Arc::new(config),
+            verifier,
+            sessions,
+            early_tickets: Arc::default(),
+            key_log,
+        }))
     }
 }
 
@@ -347,6 +378,13 @@ impl ServerTlsBuilder {
     /// Whether clients are asked for certificates. Default: [`ClientAuth::None`].
     pub fn client_auth(mut self, client_auth: ClientAuth) -> Self {
         self.client_auth = client_auth;
+        self
+    }
+
+    /// Takes early data of clients with a ticket of its issuer (spec 5.7), whose identity should be
+    /// this configuration's. Default: none.
+    pub fn early_data(mut self, early: EarlyData) -> Self {
+        self.early = Some(early);
         self
     }
 
@@ -380,6 +418,7 @@ impl ServerTlsBuilder {
         }
         .map_err(|e| ConfigError::Refused { detail: e.to_string() })?;
         let verifier = Arc::new(ClientVerifier::new(verifier, self.rule));
+        let early = self.early.map(|early| (early, self.identity.clone()));
         let mut config = versions
             .with_client_cert_verifier(Arc::<ClientVerifier>::clone(&verifier))
             .with_cert_resolver(self.identity.key);
@@ -399,6 +438,7 @@ impl ServerTlsBuilder {
             verifier,
             ticket_keys: None,
             client_auth,
+            early,
             key_log,
         };
         if self.tickets > 0 {

@@ -97,7 +97,8 @@ impl Options {
     }
 }
 
-fn is_smt_alpn(alpn: &str) -> bool {
+/// Whether `alpn` is `smt/1` or `smt/1+<application>`.
+pub(crate) fn is_smt_alpn(alpn: &str) -> bool {
     let application = alpn.strip_prefix(DEFAULT_ALPN);
     alpn.len() <= MAX_ALPN_LEN
         && application.is_some_and(|rest| {

@@ -156,6 +156,11 @@ impl ClientVerifier {
         Self { inner, verified: VerifiedChains::default(), rule }
     }
 
+    /// Whether the application decides on clients.
+    pub(super) fn has_rule(&self) -> bool {
+        self.rule.is_some()
+    }
+
     fn check_chain(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
         let Some((end_entity, intermediates)) = chain.split_first() else {
             return Err(Error::NoCertificatesPresented);

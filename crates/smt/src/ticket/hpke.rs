@@ -1,0 +1,164 @@
+//! HPKE (RFC 9180), as far as tickets use it: base mode, HKDF-SHA256, export only.
+
+use hpke::aead::{AeadCtxR, AeadCtxS, ExportOnlyAead};
+use hpke::kdf::HkdfSha256;
+use hpke::kem::{X25519HkdfSha256, XWing};
+use hpke::{Deserializable, Kem as KemTrait, OpModeR, OpModeS, Serializable};
+use hpke::{setup_receiver, setup_sender};
+
+type Sender<K> = AeadCtxS<ExportOnlyAead, HkdfSha256, K>;
+type Receiver<K> = AeadCtxR<ExportOnlyAead, HkdfSha256, K>;
+
+/// How a ticket's key agrees on a secret.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kem {
+    /// X-Wing: X25519 and ML-KEM-768 together, which a future quantum computer cannot undo.
+    #[default]
+    XWing,
+    /// DHKEM(X25519, HKDF-SHA256). Smaller tickets and less CPU.
+    X25519,
+}
+
+impl Kem {
+    /// HPKE's number of it.
+    #[must_use]
+    pub fn id(self) -> u16 {
+        match self {
+            Self::XWing => XWing::KEM_ID,
+            Self::X25519 => X25519HkdfSha256::KEM_ID,
+        }
+    }
+
+    pub(super) fn from_id(id: u16) -> Option<Self> {
+        [Self::XWing, Self::X25519].into_iter().find(|kem| kem.id() == id)
+    }
+
+    /// Length of a public key, in bytes.
+    #[must_use]
+    pub fn public_key_len(self) -> usize {
+        match self {
+            Self::XWing => <XWing as KemTrait>::PublicKey::size(),
+            Self::X25519 => <X25519HkdfSha256 as KemTrait>::PublicKey::size(),
+        }
+    }
+
+    /// Length of an encapsulated key, in bytes.
+    #[must_use]
+    pub fn encapsulated_len(self) -> usize {
+        match self {
+            Self::XWing => <XWing as KemTrait>::EncappedKey::size(),
+            Self::X25519 => <X25519HkdfSha256 as KemTrait>::EncappedKey::size(),
+        }
+    }
+
+    /// A fresh key pair; the public key in its wire form.
+    ///
+    /// # Panics
+    /// If the operating system has no random bytes: there is no safe way to go on.
+    pub(super) fn generate(self) -> (PrivateKey, Vec<u8>) {
+        fn pair<K: KemTrait>(wrap: impl FnOnce(K::PrivateKey) -> Inner) -> (PrivateKey, Vec<u8>) {
+            let (private, public) = K::gen_keypair();
+            (PrivateKey(wrap(private)), public.to_bytes().to_vec())
+        }
+        match self {
+            Self::XWing => pair::<XWing>(|key| Inner::XWing(Box::new(key))),
+            Self::X25519 => pair::<X25519HkdfSha256>(Inner::X25519),
+        }
+    }
+
+    /// Agrees on a secret with the owner of `public_key`; the encapsulated key tells him.
+    ///
+    /// # Panics
+    /// If the operating system has no random bytes: there is no safe way to go on.
+    pub(super) fn encapsulate(self, public_key: &[u8], info: &[u8]) -> Option<(Vec<u8>, Exporter)> {
+        fn seal<K: KemTrait>(public_key: &[u8], info: &[u8]) -> Option<(Vec<u8>, Exporter)>
+        where
+            Sender<K>: Export + 'static,
+        {
+            let public_key = K::PublicKey::from_bytes(public_key).ok()?;
+            let (key, context) =
+                setup_sender::<ExportOnlyAead, HkdfSha256, K>(&OpModeS::Base, &public_key, info)
+                    .ok()?;
+            Some((key.to_bytes().to_vec(), Exporter(Box::new(context))))
+        }
+        match self {
+            Self::XWing => seal::<XWing>(public_key, info),
+            Self::X25519 => seal::<X25519HkdfSha256>(public_key, info),
+        }
+    }
+}
+
+/// A ticket's private key, wiped when dropped and never printed.
+pub(super) struct PrivateKey(Inner);
+
+enum Inner {
+    XWing(Box<<XWing as KemTrait>::PrivateKey>),
+    X25519(<X25519HkdfSha256 as KemTrait>::PrivateKey),
+}
+
+impl PrivateKey {
+    /// The secret that the encapsulated key agrees on. X-Wing finds one for any key of the right
+    /// length; only a sender who made the key knows the same.
+    pub(super) fn decapsulate(&self, key: &[u8], info: &[u8]) -> Option<Exporter> {
+        fn open<K: KemTrait>(private: &K::PrivateKey, key: &[u8], info: &[u8]) -> Option<Exporter>
+        where
+            Receiver<K>: Export + 'static,
+        {
+            let key = K::EncappedKey::from_bytes(key).ok()?;
+            let context = setup_receiver::<ExportOnlyAead, HkdfSha256, K>(
+                &OpModeR::Base,
+                private,
+                &key,
+                info,
+            )
+            .ok()?;
+            Some(Exporter(Box::new(context)))
+        }
+        match &self.0 {
+            Inner::XWing(private) => open::<XWing>(private, key, info),
+            Inner::X25519(private) => open::<X25519HkdfSha256>(private, key, info),
+        }
+    }
+
+    /// A key from its wire form, for test vectors.
+    #[cfg(test)]
+    pub(super) fn from_bytes(kem: Kem, bytes: &[u8]) -> Option<Self> {
+        Some(Self(match kem {
+            Kem::XWing => Inner::XWing(Box::new(Deserializable::from_bytes(bytes).ok()?)),
+            Kem::X25519 => Inner::X25519(Deserializable::from_bytes(bytes).ok()?),
+        }))
+    }
+}
+
+/// An HPKE context of either end that secrets are exported from.
+pub(super) struct Exporter(Box<dyn Export>);
+
+impl Exporter {
+    /// Fills `out`, at most 48 bytes, with the secret of `context`.
+    pub(super) fn export(&self, context: &[u8], out: &mut [u8]) {
+        self.0.export_to(context, out);
+    }
+}
+
+/// Both ends' contexts, of either KEM.
+trait Export: Send + Sync {
+    fn export_to(&self, context: &[u8], out: &mut [u8]);
+}
+
+macro_rules! export {
+    ($context:ident) => {
+        impl<K: KemTrait> Export for $context<K>
+        where
+            Self: Send + Sync,
+        {
+            #[expect(clippy::expect_used, reason = "fails only for outputs of 8 KiB and more")]
+            fn export_to(&self, context: &[u8], out: &mut [u8]) {
+                self.export(context, out).expect("the output is at most a hash long");
+            }
+        }
+    };
+}
+
+export!(Sender);
+export!(Receiver);
