@@ -57,12 +57,13 @@ fn static_sessions_need_the_servers_leave() {
     let mut wrong = *own.finished();
     wrong[31] ^= 1;
     assert!(!other.is_finished(&wrong));
+    let (early, others) = (client.secrets(), client.static_secrets(b"others"));
     let all = [
         own.client.as_bytes(),
         own.server.as_bytes(),
-        &client.secrets().client.as_bytes()[..],
+        early.client.as_bytes(),
         own.finished(),
-        client.static_secrets(b"others").client.as_bytes(),
+        others.client.as_bytes(),
     ];
     for (i, secret) in all.iter().enumerate() {
         assert!(!all[..i].contains(secret));

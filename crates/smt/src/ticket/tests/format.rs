@@ -1,6 +1,7 @@
 //! The bytes of tickets.
 
 use super::*;
+use crate::ticket::format::{Content, append_signature};
 use proptest::prelude::*;
 use smt_proto::crypto::SuiteId;
 use smt_proto::wire::Params;
@@ -13,7 +14,7 @@ const ALPN: usize = 42;
 const PARAMS: usize = ALPN + 1 + 5;
 
 fn content(kem: Kem, certificates: &[Vec<u8>]) -> Vec<u8> {
-    format::Content {
+    Content {
         id: [7; TICKET_ID_LEN],
         not_before: 1000,
         not_after: 4600,
@@ -39,7 +40,7 @@ fn content(kem: Kem, certificates: &[Vec<u8>]) -> Vec<u8> {
 /// A ticket in form only.
 fn plain(certificates: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = content(Kem::X25519, certificates);
-    format::append_signature(&mut bytes, 0x0807, &[5; 64]);
+    append_signature(&mut bytes, 0x0807, &[5; 64]);
     bytes
 }
 

@@ -2,6 +2,7 @@
 
 use super::pki::named;
 use super::*;
+use crate::ticket::format::append_signature;
 use crate::tls::{ClientTls, Identity, TlsError};
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 
@@ -18,7 +19,7 @@ fn spliced(content: &Ticket, signature: &Ticket) -> Ticket {
     let (_, message, _) = content.signature();
     let (scheme, _, signature) = signature.signature();
     let mut bytes = message[64 + 13..].to_vec();
-    format::append_signature(&mut bytes, scheme, signature);
+    append_signature(&mut bytes, scheme, signature);
     Ticket::parse(&bytes).unwrap()
 }
 

@@ -93,6 +93,7 @@ fn the_key_log_has_our_secrets_beside_those_of_tls() {
         config: std::sync::Arc::new(config),
         verifier: std::sync::Arc::clone(&old.verifier),
         sessions: None,
+        early_tickets: std::sync::Arc::default(),
         key_log: Some(log),
     });
     let (established, _, _) = handshake(&client, SERVER, &server).expect_established();
