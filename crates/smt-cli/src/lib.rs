@@ -2,10 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod allow;
 pub mod baseline;
 pub mod commands;
 pub mod cores;
 pub mod output;
 pub mod pki;
+pub mod revocation;
 pub mod stop;
 pub mod times;

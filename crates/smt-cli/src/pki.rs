@@ -2,8 +2,8 @@
 //!
 //! An [`Authority`] issues certificates for TLS 1.3 with mutual authentication: [`Authority::server`] for those
 //! who are called, [`Authority::client`] for those who call. Everything stays in memory; writing files is up to
-//! the caller. There is no revocation, no intermediate authority and no protection of the authority's key beyond
-//! file modes: do not use it in production.
+//! the caller. What an authority takes back is listed by [`crate::revocation`]. There is no intermediate authority and
+//! no protection of the authority's key beyond file modes: do not use it in production.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer, PrivatePkcs8KeyD
 use rustls::server::ParsedCertificate;
 
 /// Certificates are valid from this long before they are made, for peers whose clocks are behind.
-const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// The longest validity this module issues, in days: 100 years.
 pub const MAX_DAYS: u32 = 36_525;
@@ -27,15 +27,18 @@ pub const MAX_DAYS: u32 = 36_525;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PkiError {
-    /// A name is neither a DNS name, an IP address nor (for clients) a URI.
+    /// A name is neither a DNS name, a URI nor (for servers) an IP address.
     #[error("`{0}` is neither {1}")]
     Name(String, &'static str),
     /// The validity is not between 1 and [`MAX_DAYS`] days.
     #[error("{0} days of validity: at least 1 and at most {MAX_DAYS} are possible")]
     Days(u32),
-    /// The authority's certificate or key, read from PEM, is not one.
-    #[error("cannot read the authority's {0}: {1}")]
+    /// A certificate, key or list, read from PEM, is not one.
+    #[error("cannot read the {0}: {1}")]
     Parse(&'static str, String),
+    /// A certificate that is to be revoked is another authority's.
+    #[error("this authority has not issued that certificate")]
+    NotIssuedHere,
     /// The authority's key is not the one its certificate names.
     #[error("the authority's key does not belong to its certificate")]
     KeyMismatch,
@@ -50,8 +53,10 @@ pub enum PkiError {
 pub enum Algorithm {
     /// ECDSA on the curve P-256 with SHA-256: understood by every TLS 1.3 stack, and fast to sign.
     #[default]
+    #[value(alias = "p256")]
     EcdsaP256,
     /// Ed25519: smaller and faster to verify, not understood everywhere.
+    #[value(name = "ed25519")]
     Ed25519,
 }
 
@@ -143,8 +148,8 @@ impl Authority {
     /// One of the texts is not what it should be, or they do not belong together.
     pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Authority, PkiError> {
         let key = KeyPair::from_pem(key_pem)
-            .map_err(|error| PkiError::Parse("private key", error.to_string()))?;
-        let parse = |text: String| PkiError::Parse("certificate", text);
+            .map_err(|error| PkiError::Parse("authority's private key", error.to_string()))?;
+        let parse = |text: String| PkiError::Parse("authority's certificate", text);
         let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
             .map_err(|error| parse(error.to_string()))?;
         let named_key = ParsedCertificate::try_from(&certificate)
@@ -173,8 +178,13 @@ impl Authority {
         self.issuer.key().serialize_pem()
     }
 
+    /// The authority's name and key, for signing.
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
     /// Issues a server certificate (extended key usage serverAuth) for `names`: DNS names, `*.` wildcards and
-    /// IP addresses, as clients will call the server.
+    /// IP addresses, as clients will call the server, and URIs such as a SPIFFE ID (with `://`).
     ///
     /// # Errors
     ///
@@ -182,7 +192,7 @@ impl Authority {
     pub fn server(&self, names: &[&str], profile: Profile) -> Result<Identity, PkiError> {
         let sans = names.iter().map(|name| server_name(name)).collect::<Result<Vec<_>, _>>()?;
         let Some(first) = names.first() else {
-            return Err(PkiError::Name(String::new(), "a DNS name nor an IP address"));
+            return Err(PkiError::Name(String::new(), SERVER_NAMES));
         };
         self.issue(first, sans, ExtendedKeyUsagePurpose::ServerAuth, profile)
     }
@@ -231,15 +241,22 @@ fn parameters(common_name: &str, days: u32) -> Result<CertificateParams, PkiErro
     Ok(params)
 }
 
+/// What servers are called, for [`PkiError::Name`].
+const SERVER_NAMES: &str = "a DNS name, an IP address nor a URI (scheme://rest)";
+
 fn server_name(name: &str) -> Result<SanType, PkiError> {
     if let Ok(address) = name.parse::<IpAddr>() {
         return Ok(SanType::IpAddress(address));
+    }
+    if is_uri(name) && name.contains("://") {
+        let wrong = |_| PkiError::Name(name.to_owned(), SERVER_NAMES);
+        return Ia5String::try_from(name).map(SanType::URI).map_err(wrong);
     }
     let bare = name.strip_prefix("*.").unwrap_or(name);
     dns_name(bare)
         .and_then(|_| Ia5String::try_from(name).ok())
         .map(SanType::DnsName)
-        .ok_or_else(|| PkiError::Name(name.to_owned(), "a DNS name nor an IP address"))
+        .ok_or_else(|| PkiError::Name(name.to_owned(), SERVER_NAMES))
 }
 
 fn client_name(name: &str) -> Result<SanType, PkiError> {
@@ -312,7 +329,7 @@ mod tests {
         for algorithm in [Algorithm::EcdsaP256, Algorithm::Ed25519] {
             let profile = Profile { algorithm, days: 1 };
             let authority = Authority::new("test", profile).unwrap();
-            let names = ["localhost", "10.0.0.2", "fd00::2", "*.example.org"];
+            let names = ["localhost", "10.0.0.2", "fd00::2", "*.example.org", "spiffe://a/b"];
             let server = authority.server(&names, profile).unwrap();
             for name in ["localhost", "10.0.0.2", "fd00::2", "a.example.org"] {
                 assert!(accepts_server(&authority, &server, name), "{name}");

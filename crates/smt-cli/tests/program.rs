@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitCode, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
         test("a_wrong_authority_is_named", a_wrong_authority_is_named),
         test("a_missing_client_certificate_is_named", a_missing_client_certificate_is_named),
         test("an_absent_server_is_told", an_absent_server_is_told),
+        test("policy_and_revocation_while_serving", policy_and_revocation_while_serving),
         test("a_missing_file_is_named", a_missing_file_is_named),
         test("an_unknown_host_is_no_session", an_unknown_host_is_no_session),
         test("errors_of_pki_are_json_on_request", errors_of_pki_are_json_on_request),
@@ -248,6 +251,63 @@ fn a_missing_client_certificate_is_named() {
     let why = event(&objects(&ping.stdout), "error");
     assert_eq!(why["exit_status"], 3);
     assert!(why["text"].as_str().unwrap().contains("--cert"), "{why}");
+    server.stop();
+}
+
+/// Calls until `fits` likes the outcome: a watched file takes effect after one to two seconds.
+fn call_until(host: &Namespace, arguments: &str, fits: impl Fn(&Output) -> bool) {
+    let mut outcome = run_in(host, arguments);
+    for _ in 0..100 {
+        if fits(&outcome) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(100));
+        outcome = run_in(host, arguments);
+    }
+    panic!("{outcome:?}");
+}
+
+fn policy_and_revocation_while_serving() {
+    let host = loopback().unwrap();
+    let certificates = Certificates::new("policy");
+    let dir = certificates.0.display();
+    for command in [
+        format!("pki client web --san spiffe://example.org/web/1 --dir {dir}"),
+        format!("pki client db --san spiffe://example.org/db --dir {dir}"),
+        format!("pki revoke --dir {dir}"),
+    ] {
+        assert_eq!(run(&command).status.code(), Some(0), "{command}");
+    }
+    let server = Server::start(
+        &host,
+        &format!(
+            "--listen 127.0.0.1:7006 {} --crl {dir}/ca.crl --allow spiffe://example.org/web/*",
+            certificates.server()
+        ),
+    );
+    let call = |name: &str| {
+        let identity = format!("--ca {dir}/ca.pem --cert {dir}/{name}.pem --key {dir}/{name}.key");
+        format!("call 127.0.0.1:7006 hello {identity}")
+    };
+    assert_eq!(run_in(&host, &call("web")).status.code(), Some(0));
+    let denied = run_in(&host, &call("db"));
+    assert_eq!(denied.status.code(), Some(3));
+    assert!(text(&denied.stderr).contains("access_denied"), "{}", text(&denied.stderr));
+    assert_eq!(run(&format!("pki revoke web --dir {dir}")).status.code(), Some(0));
+    call_until(&host, &call("web"), |outcome| {
+        text(&outcome.stderr).contains("certificate_revoked")
+    });
+
+    // Another certificate for the server, while it serves.
+    assert_eq!(
+        run(&format!("pki client web2 --san spiffe://example.org/web/2 --dir {dir}")).status.code(),
+        Some(0)
+    );
+    let renewed =
+        format!("pki server server --san renewed.example --san 127.0.0.1 --force --dir {dir}");
+    assert_eq!(run(&renewed).status.code(), Some(0));
+    let by_name = format!("{} --name renewed.example", call("web2"));
+    call_until(&host, &by_name, |outcome| outcome.status.success());
     server.stop();
 }
 

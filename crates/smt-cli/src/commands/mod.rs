@@ -5,12 +5,13 @@ pub mod demo;
 pub mod options;
 pub mod ping;
 pub mod pki;
+pub mod policy;
 pub mod serve;
 
 use std::io::{self, ErrorKind};
 
 use smt::datapath::OpenError;
-use smt::tls::{ConfigError, TlsError};
+use smt::tls::{Alert, ConfigError, TlsError};
 use smt::{BindError, CallError, ConnectError};
 
 /// Why a subcommand did not do what it was asked for.
@@ -100,6 +101,15 @@ fn hint(error: &ConnectError) -> &'static str {
         }
         ConnectError::Tls(TlsError::NameMismatch { .. }) => "; give one of them with --name",
         ConnectError::Tls(TlsError::NoClientCertificate) => "; give it with --cert and --key",
+        ConnectError::Tls(TlsError::RevocationUnknown) => {
+            "; give the authority's list with --crl, or no list at all"
+        }
+        ConnectError::Tls(TlsError::PeerAlert(Alert::ACCESS_DENIED)) => {
+            "; does one of the server's --allow fit this client's certificate?"
+        }
+        ConnectError::Tls(TlsError::PeerAlert(Alert::CERTIFICATE_REVOKED)) => {
+            "; get another certificate"
+        }
         ConnectError::Tls(TlsError::PeerAlert(_)) => {
             "; was this client's certificate issued by the server's --client-ca?"
         }

@@ -246,6 +246,10 @@ pub struct Client {
     /// Certificates of the authorities that may vouch for the server (PEM)
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
     ca: PathBuf,
+    /// Refuse the server if this list revokes its certificate, as `smt pki revoke` writes it (PEM; repeatable). With
+    /// one, every authority in the server's chain needs one
+    #[arg(long, value_name = "FILE", help_heading = "Identity")]
+    crl: Vec<PathBuf>,
     /// This client's certificate, for servers that ask for one (PEM)
     #[arg(long, value_name = "FILE", requires = "key", help_heading = "Identity")]
     cert: Option<PathBuf>,
@@ -336,9 +340,12 @@ impl Client {
     }
 
     fn tls(&self, transport: &Transport) -> Result<ClientTls, Error> {
-        let mut tls = ClientTls::builder(Roots::from_pem_file(&self.ca)?)
-            .key_exchange(transport.key_exchange())
-            .key_log_from_env();
+        let roots = self
+            .crl
+            .iter()
+            .try_fold(Roots::from_pem_file(&self.ca)?, |roots, crl| roots.with_crl_pem_file(crl))?;
+        let mut tls =
+            ClientTls::builder(roots).key_exchange(transport.key_exchange()).key_log_from_env();
         if let Some(suites) = transport.suites() {
             tls = tls.cipher_suites(&suites);
         }

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::pki::{Algorithm, Authority, Identity, PkiError, Profile};
+use crate::revocation::Revoked;
 
 const ABOUT: &str = "\
 Make certificates for development
@@ -19,9 +20,11 @@ trusts. These commands keep a small authority of your own in a directory:
 
   ca.pem              the authority's certificate: give it to everybody
   ca.key              the authority's key: it can make anybody, keep it here
+  ca.crl              the certificates it has taken back, once there are any: give it to those who check
   NAME.pem, NAME.key  a certificate and its private key: give both to NAME alone
 
-Keys are written with mode 0600 and not encrypted. There is no revocation: use a real authority in production.";
+Keys are written with mode 0600 and not encrypted: use a real authority in production. A running `smt serve` sees new \
+files within two seconds.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,8 +37,18 @@ Examples:
     smt pki client billing --dir certs
     smt pki client web --san spiffe://example.org/web --dir certs
 
+  A server that is also a workload with a SPIFFE ID, with an Ed25519 key:
+    smt pki server api --san api.example.org \\
+        --san spiffe://example.org/api --key ed25519 --dir certs
+
+  Take a certificate back, and announce a new list for next week:
+    smt pki revoke web --days 7 --dir certs
+    smt serve ... --client-ca certs/ca.pem --crl certs/ca.crl
+
   Look at what was made:
     openssl x509 -in certs/db.pem -noout -text";
+
+const REVOCATION_LIST: &str = "ca.crl";
 
 /// Why files were not made.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +96,8 @@ enum Command {
     Server {
         /// What clients call the server: a DNS name or an IP address; also the files' name
         name: String,
-        /// What clients call the server, in place of NAME (repeatable)
-        #[arg(long, value_name = "DNS|IP")]
+        /// What clients call the server, in place of NAME; also its SPIFFE ID or another URI with :// (repeatable)
+        #[arg(long, value_name = "DNS|IP|URI")]
         san: Vec<String>,
         /// Validity in days
         #[arg(long, default_value_t = 365, value_name = "N")]
@@ -104,6 +117,20 @@ enum Command {
         days: u32,
         #[command(flatten)]
         common: Common,
+    },
+    /// Take certificates back: write the authority's revocation list, ca.crl, with them added
+    Revoke {
+        /// Names of certificates in --dir, as given when they were made; with none, the list is only renewed
+        name: Vec<String>,
+        /// Days from now until the next list is announced for. An old list goes on to count
+        #[arg(long, default_value_t = 30, value_name = "N")]
+        days: u32,
+        /// Where the authority's files and the certificates are
+        #[arg(long, default_value = ".")]
+        dir: PathBuf,
+        /// Say what was made as one line of JSON: {"files": [{"path", "holds", "secret"}]}
+        #[arg(long)]
+        json: bool,
     },
     /// Make an authority, a server and a client in one go: ca, server and client, .pem and .key
     Dev {
@@ -135,7 +162,7 @@ struct Common {
 #[derive(Debug, Args)]
 struct Style {
     /// The kind of key
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, visible_alias = "key", value_enum, default_value_t)]
     algorithm: Algorithm,
     /// Replace files that exist
     #[arg(long)]
@@ -154,6 +181,7 @@ impl Arguments {
             Command::Ca { common, .. }
             | Command::Server { common, .. }
             | Command::Client { common, .. } => common.style.json,
+            Command::Revoke { json, .. } => *json,
             Command::Dev { style, .. } => style.json,
         }
     }
@@ -165,10 +193,10 @@ impl Arguments {
 ///
 /// See [`Error`]. Unless the file system fails on the way, either all files are made or none.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    let (dir, style, files) = match &arguments.command {
+    let (dir, force, files) = match &arguments.command {
         Command::Ca { name, days, common } => {
             let authority = Authority::new(name, common.style.profile(*days))?;
-            (&common.dir, &common.style, authority_files(&authority))
+            (&common.dir, common.style.force, authority_files(&authority))
         }
         Command::Server { name, san, days, common } => {
             check_file_name(name)?;
@@ -176,15 +204,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
             let names: Vec<&str> = all.iter().map(String::as_str).collect();
             let authority = load_authority(&common.dir)?;
             let identity = authority.server(&names, common.style.profile(*days))?;
-            (&common.dir, &common.style, identity_files(name, "server", &identity))
+            (&common.dir, common.style.force, identity_files(name, "server", &identity))
         }
         Command::Client { name, san, days, common } => {
             check_file_name(name)?;
             let authority = load_authority(&common.dir)?;
             let who = san.as_ref().unwrap_or(name);
             let identity = authority.client(who, common.style.profile(*days))?;
-            (&common.dir, &common.style, identity_files(name, "client", &identity))
+            (&common.dir, common.style.force, identity_files(name, "client", &identity))
         }
+        Command::Revoke { name, days, dir, .. } => (dir, true, vec![revoke(name, *days, dir)?]),
         Command::Dev { dir, name, client, days, style } => {
             let profile = style.profile(*days);
             let names: Vec<&str> = name.iter().map(String::as_str).collect();
@@ -192,11 +221,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
             let mut files = authority_files(&authority);
             files.extend(identity_files("server", "server", &authority.server(&names, profile)?));
             files.extend(identity_files("client", "client", &authority.client(client, profile)?));
-            (dir, style, files)
+            (dir, style.force, files)
         }
     };
-    write_all(dir, &files, style.force)?;
-    report(dir, &files, style.json).map_err(|error| Error::Io("standard output".into(), error))
+    write_all(dir, &files, force)?;
+    report(dir, &files, arguments.is_json())
+        .map_err(|error| Error::Io("standard output".into(), error))
 }
 
 impl Style {
@@ -229,6 +259,29 @@ fn pem_pair(stem: &str, role: &str, certificate: String, key: String) -> Vec<Out
         secret,
     };
     vec![output("pem", "certificate", certificate, false), output("key", "private key", key, true)]
+}
+
+/// The revocation list that is there, if one is, with the certificates of these names added.
+fn revoke(names: &[String], days: u32, dir: &Path) -> Result<Output, Error> {
+    let authority = load_authority(dir)?;
+    let list = dir.join(REVOCATION_LIST);
+    let mut revoked = match fs::read_to_string(&list) {
+        Ok(text) => Revoked::from_pem(&text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Revoked::default(),
+        Err(error) => return Err(Error::Io(list, error)),
+    };
+    for name in names {
+        check_file_name(name)?;
+        let path = dir.join(format!("{name}.pem"));
+        let text = fs::read_to_string(&path).map_err(|error| Error::Io(path, error))?;
+        revoked.add(&text, &authority)?;
+    }
+    Ok(Output {
+        name: REVOCATION_LIST.to_owned(),
+        holds: format!("revocation list of {} certificates", revoked.len()),
+        text: revoked.signed_by(&authority, days)?,
+        secret: false,
+    })
 }
 
 /// Names become file names: they must stay inside the directory, and off the authority's own files.
@@ -264,11 +317,21 @@ fn write_all(dir: &Path, files: &[Output], force: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes a new file, so that neither the mode nor the links of one that was there are inherited.
+/// Writes a new file, so that neither the mode nor the links of one that was there are inherited. It takes the place of
+/// an old one when it is whole: somebody may be watching.
 fn write_one(path: &Path, file: &Output, force: bool) -> io::Result<()> {
-    if force && let Err(error) = fs::remove_file(path) {
+    if !force {
+        return write_new(path, file);
+    }
+    let beside = path.with_file_name(format!(".{}.new", file.name));
+    if let Err(error) = fs::remove_file(&beside) {
         (error.kind() == io::ErrorKind::NotFound).then_some(()).ok_or(error)?;
     }
+    write_new(&beside, file)?;
+    fs::rename(beside, path)
+}
+
+fn write_new(path: &Path, file: &Output) -> io::Result<()> {
     let mode = if file.secret { 0o600 } else { 0o644 };
     let mut handle = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     // A umask may have taken rights from a certificate; it cannot have given any to a key.
@@ -365,11 +428,30 @@ mod tests {
     }
 
     #[test]
+    fn revocation_lists_grow_and_are_renewed() {
+        let scratch = Scratch::new("revoke");
+        assert!(matches!(scratch.run("revoke --dir DIR"), Err(Error::NoAuthority(_))));
+        scratch.run("dev DIR").unwrap();
+        let count = || Revoked::from_pem(&scratch.read(REVOCATION_LIST)).unwrap().len();
+        for (names, expected) in [("", 0), ("client", 1), ("client server", 2), ("", 2)] {
+            scratch.run(&format!("revoke {names} --dir DIR")).unwrap();
+            assert_eq!(count(), expected, "{names}");
+        }
+        assert!(matches!(scratch.run("revoke nobody --dir DIR"), Err(Error::Io(..))));
+        assert!(matches!(scratch.run("revoke ca --dir DIR"), Err(Error::FileName(_))));
+        fs::write(scratch.0.join(REVOCATION_LIST), "damaged").unwrap();
+        assert!(matches!(scratch.run("revoke client --dir DIR"), Err(Error::Pki(_))));
+        let left: Vec<_> = fs::read_dir(&scratch.0).unwrap().collect();
+        assert_eq!(left.len(), 7, "{left:?}");
+    }
+
+    #[test]
     fn an_authority_is_needed_and_keeps_its_files() {
         let scratch = Scratch::new("authority");
         assert!(matches!(scratch.run("client web --dir DIR"), Err(Error::NoAuthority(_))));
         scratch.run("ca --dir DIR --algorithm ed25519").unwrap();
         scratch.run("server db --san db.example.org --san 10.0.0.2 --dir DIR").unwrap();
+        scratch.run("server api --san api --san spiffe://a/api --key p256 --dir DIR").unwrap();
         scratch.run("client web --san spiffe://example.org/web --dir DIR").unwrap();
         for name in ["ca", "../web", ".web", "a/b"] {
             let arguments = format!("client {name} --dir DIR --force");

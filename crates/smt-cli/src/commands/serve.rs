@@ -2,18 +2,18 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
 use smt::engine::SessionInfo;
-use smt::tls::{ClientAuth, Identity, Roots, ServerTls, TlsError};
+use smt::tls::TlsError;
 use smt::{CloseReason, Engine, Event, SessionId};
 
 use super::Error;
 use super::options::{Transport, peer_name, suite_name};
+use super::policy::{Algorithms, Policy};
 use crate::output::{self, Printer, number};
 use crate::stop::{LOOK_EVERY, Stop};
 
@@ -22,7 +22,13 @@ Answer every request with itself
 
 Takes sessions from clients and echoes what they send, until Ctrl-C; then it lets what is in flight end, closes the \
 sessions and says what it has done. Each session is told when it begins (who, with which cipher) and when it ends \
-(RPCs, bytes, why). With --client-ca, only clients with a certificate of that authority get in.";
+(RPCs, bytes, why). With --client-ca, only clients with a certificate of that authority get in; --crl takes those out \
+that it has revoked, and --allow keeps to those with certain names.
+
+The files given are looked at every second. When one changes, new handshakes use what it says, and sessions that exist \
+stay as they are: certificates can be renewed and authorities replaced without a pause. Write the new file beside the \
+old one and rename it into place. Sessions are resumed without certificates for up to two hours, but never past what \
+--client-ca, --crl and --allow say at that time.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,6 +38,12 @@ Examples:
   Only for clients with a certificate, on all IPv4 addresses, port 4433:
     smt serve --cert certs/server.pem --key certs/server.key \\
         --client-ca certs/ca.pem
+
+  Only for some of them, and for none whose certificate was revoked:
+    smt pki revoke client --dir certs
+    smt serve --cert certs/server.pem --key certs/server.key \\
+        --client-ca certs/ca.pem --crl certs/ca.crl \\
+        --allow 'spiffe://example.org/billing/*' --allow '*.web.example.org'
 
   Without privileges, at another port:
     smt serve --listen 0.0.0.0:7000 --datapath udp \\
@@ -63,18 +75,8 @@ pub struct Arguments {
     /// Address and port to take sessions at; 0.0.0.0 is all IPv4 addresses, [::] all IPv6 ones, port 0 any free port
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:4433")]
     listen: SocketAddr,
-    /// This server's certificate, with those between it and the authority's, if any (PEM)
-    #[arg(long, value_name = "FILE", help_heading = "Identity")]
-    cert: PathBuf,
-    /// The private key of --cert (PEM)
-    #[arg(long, value_name = "FILE", help_heading = "Identity")]
-    key: PathBuf,
-    /// Ask clients for a certificate that these authorities vouch for, and refuse those without (PEM)
-    #[arg(long, value_name = "FILE", help_heading = "Identity")]
-    client_ca: Option<PathBuf>,
-    /// Let clients without any certificate in all the same
-    #[arg(long, requires = "client_ca", help_heading = "Identity")]
-    allow_anonymous: bool,
+    #[command(flatten)]
+    policy: Policy,
     /// Options of the transport.
     #[command(flatten)]
     pub transport: Transport,
@@ -88,8 +90,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let stop = Stop::on_signals().map_err(Error::io("cannot handle signals"))?;
     let printer = Printer::new(arguments.transport.json);
     let listen = arguments.listen;
-    let mut engine =
-        arguments.transport.builder(listen.ip()).server(listen.port(), tls(arguments)?).engine()?;
+    let transport = &arguments.transport;
+    let algorithms =
+        Algorithms { suites: transport.suites(), key_exchange: transport.key_exchange() };
+    let (tls, _watch) = arguments.policy.tls(algorithms, |tls| tls)?;
+    let mut engine = transport.builder(listen.ip()).server(listen.port(), tls).engine()?;
     let address = engine.listen_address().unwrap_or(listen);
     let carried = arguments.transport.datapath_text();
     printer.say(
@@ -107,25 +112,6 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         }
     }
     service.finish(engine)
-}
-
-fn tls(arguments: &Arguments) -> Result<ServerTls, Error> {
-    let identity = Identity::from_pem_files(&arguments.cert, &arguments.key)?;
-    let auth = match &arguments.client_ca {
-        None => ClientAuth::None,
-        Some(file) if arguments.allow_anonymous => {
-            ClientAuth::Optional(Roots::from_pem_file(file)?)
-        }
-        Some(file) => ClientAuth::Required(Roots::from_pem_file(file)?),
-    };
-    let mut tls = ServerTls::builder(identity)
-        .client_auth(auth)
-        .key_exchange(arguments.transport.key_exchange())
-        .key_log_from_env();
-    if let Some(suites) = arguments.transport.suites() {
-        tls = tls.cipher_suites(&suites);
-    }
-    Ok(tls.build()?)
 }
 
 /// What has been done, in all and per session.

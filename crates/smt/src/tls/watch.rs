@@ -37,6 +37,18 @@ pub struct WatchStats {
 }
 
 /// Looks at files until it is dropped, which waits for a look that is under way.
+///
+/// ```no_run
+/// use smt::tls::{Identity, ServerTls, Watch};
+///
+/// # fn run() -> Result<(), smt::tls::ConfigError> {
+/// let files = vec!["server.pem".into(), "server.key".into()];
+/// let (tls, _watch) = Watch::server(files, || {
+///     ServerTls::builder(Identity::from_pem_files("server.pem", "server.key")?).build()
+/// })?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Watch {
     stats: Arc<Mutex<WatchStats>>,
     stop: Option<mpsc::Sender<()>>,
