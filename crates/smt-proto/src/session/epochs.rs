@@ -397,3 +397,7 @@ impl ReceiveEpochs {
         known.find(|known| known.keys.epoch() == epoch)
     }
 }
+
+#[cfg(all(test, feature = "aws-lc"))]
+#[path = "epochs_tests.rs"]
+mod tests;

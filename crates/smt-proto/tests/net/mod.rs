@@ -75,6 +75,8 @@ pub struct Host {
     /// Calls that ended, by the user value.
     pub ended: BTreeMap<u64, Result<Vec<u8>, CallError>>,
     pub closed: Option<CloseReason>,
+    /// How often the core said that it wants the secret of its next epoch.
+    pub secrets_wanted: u32,
     /// Whether requests are answered by themselves with the same bytes.
     pub echo: bool,
     /// How often each request body was seen executing.
@@ -181,6 +183,7 @@ impl Net {
                 cancelled: Vec::new(),
                 ended: BTreeMap::new(),
                 closed: None,
+                secrets_wanted: 0,
                 echo: true,
                 executed: BTreeMap::new(),
             }
@@ -248,6 +251,7 @@ impl Net {
                         assert!(host.ended.insert(user, result).is_none(), "a call ended twice");
                     }
                     Event::Closed { reason, .. } => host.closed = Some(reason),
+                    Event::KeyUpdateWanted { .. } => host.secrets_wanted += 1,
                     _ => {}
                 }
             }

@@ -32,6 +32,9 @@ pub struct Script {
     control_number: u64,
     /// Whether the acks of forged preambles are told.
     pub ack_floor: u64,
+    /// What preambles say: the highest epoch opened, the oldest epoch sent under.
+    pub opened: u32,
+    pub oldest: u32,
 }
 
 pub const RECORD: u16 = 1000;
@@ -46,7 +49,17 @@ impl Script {
         let keys = EpochKeys::new(net.suite, secret.clone(), 3);
         net.take_in_flight();
         let ack_floor = net.params[tested].first_id;
-        let mut script = Script { net, tested, secret, header, keys, control_number: 0, ack_floor };
+        let mut script = Script {
+            net,
+            tested,
+            secret,
+            header,
+            keys,
+            control_number: 0,
+            ack_floor,
+            opened: 0,
+            oldest: 3,
+        };
         script.ack_floor = script.my_id(0);
         script
     }
@@ -123,8 +136,8 @@ impl Script {
             record_size: layout.record_size,
             app_len,
             wire_len: layout.wire_len,
-            highest_peer_epoch: 0,
-            oldest_epoch: 3,
+            highest_peer_epoch: self.opened,
+            oldest_epoch: self.oldest,
             response_limit: 0,
             ack_floor: self.ack_floor,
             ack_bitmap: 0,
