@@ -12,12 +12,15 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
-use smt_proto::crypto::SuiteId;
+use smt::engine::{Event, TrafficSecrets};
+use smt::{CallOptions, Direction, SessionId, UpdateError, Updates};
+use smt_proto::Role;
+use smt_proto::crypto::{SuiteId, aws_lc};
 
 const SERVER_NAME: &str = "localhost";
 
 /// What a finished handshake leaves: RFC 8446's `*_application_traffic_secret_0`.
-struct TrafficSecrets {
+struct Secrets {
     suite: SuiteId,
     client_secret: Vec<u8>,
     server_secret: Vec<u8>,
@@ -25,7 +28,7 @@ struct TrafficSecrets {
 
 /// Lets `openssl s_server` and `s_client` do a handshake with `suite` on a port of the kernel's
 /// choice, and returns its secrets, which both ends must have logged alike.
-fn openssl_handshake(suite: SuiteId) -> TrafficSecrets {
+fn openssl_handshake(suite: SuiteId) -> Secrets {
     let dir = TempDir::new();
     let certificate = dir.0.join("certificate.pem");
     let key = dir.0.join("key.pem");
@@ -59,7 +62,7 @@ fn openssl_handshake(suite: SuiteId) -> TrafficSecrets {
         assert_eq!(ends[0], ends[1], "both ends have the same {label}");
         ends[0].clone()
     };
-    TrafficSecrets {
+    Secrets {
         suite: suite_named(negotiated.trim()),
         client_secret: secret("CLIENT_TRAFFIC_SECRET_0"),
         server_secret: secret("SERVER_TRAFFIC_SECRET_0"),
@@ -85,16 +88,68 @@ fn openssl_gives_the_secrets_of_every_suite() {
 /// Two engines make a session on OpenSSL's secrets and call each other.
 #[test]
 fn a_session_runs_on_the_secrets_of_openssl() {
-    use smt::engine::{Event, TrafficSecrets as Registered};
-    use smt::proto::Role;
-    use smt::{CallOptions, Engine};
-
     for suite in [SuiteId::Aes128GcmSha256, SuiteId::Aes256GcmSha384] {
+        let (mut ends, _) = Ends::new(suite, Updates::Derived);
+        assert_eq!(ends.call_each_other(), []);
+        let refused = ends.engines[0].register_update(ends.sessions[0], Direction::Send, &[1; 32]);
+        assert_eq!(refused, Err(UpdateError::Derived));
+    }
+}
+
+/// Both TLS ends update their keys as RFC 8446, 7.2 has it, and the session follows when it wants to.
+#[test]
+fn a_session_follows_registered_secrets() {
+    let suite = SuiteId::Aes256GcmSha384;
+    let (mut ends, secrets) = Ends::new(suite, Updates::Registered);
+    let mut secrets = [secrets.client_secret, secrets.server_secret];
+    ends.call_each_other();
+    for update in 1..=3 {
+        for me in [0, 1] {
+            assert!(ends.engines[me].update_keys(ends.sessions[me]));
+        }
+        assert_eq!(ends.call_each_other(), ends.sessions, "the next secrets are wanted");
+        for (sender, secret) in secrets.iter_mut().enumerate() {
+            let mut next = vec![0; secret.len()];
+            let label = "traffic upd";
+            smt::proto::keys::expand_label(aws_lc::suite(suite), secret, label, &[], &mut next);
+            *secret = next;
+            for me in [0, 1] {
+                let direction = if me == sender { Direction::Send } else { Direction::Receive };
+                let short =
+                    ends.engines[me].register_update(ends.sessions[me], direction, &[0; 32]);
+                assert_eq!(short, Err(UpdateError::WrongLength));
+                ends.engines[me].register_update(ends.sessions[me], direction, secret).unwrap();
+            }
+        }
+        assert_eq!(ends.call_each_other(), []);
+        for engine in &ends.engines {
+            assert_eq!(engine.stats().key_updates, update);
+        }
+    }
+    ends.engines[0].close(ends.sessions[0]);
+    ends.engines[0].poll().unwrap();
+    while ends.engines[1].session_count() > 0 {
+        for engine in &mut ends.engines {
+            engine.poll().unwrap();
+        }
+    }
+    let late = ends.engines[1].register_update(ends.sessions[1], Direction::Send, &[0; 48]);
+    assert_eq!(late, Err(UpdateError::NoSession));
+}
+
+/// A client and a server with a session on secrets of OpenSSL's.
+struct Ends {
+    engines: [smt::Engine; 2],
+    sessions: [SessionId; 2],
+}
+
+impl Ends {
+    fn new(suite: SuiteId, updates: Updates) -> (Ends, Secrets) {
         let secrets = openssl_handshake(suite);
         let (mut client, mut server, address) = engines();
-        let ours = client.offer_external(Role::Client).unwrap();
-        let theirs = server.offer_external(Role::Server).unwrap();
-        let registered = Registered {
+        let ours = client.offer_external(Role::Client).unwrap().updates(updates);
+        let theirs = server.offer_external(Role::Server).unwrap().updates(updates);
+        let traffic = TrafficSecrets {
             suite: secrets.suite,
             alpn: b"smt/1",
             client: &secrets.client_secret,
@@ -102,29 +157,38 @@ fn a_session_runs_on_the_secrets_of_openssl() {
         };
         let to_server = SocketAddr::new(address[1], theirs.port());
         let to_client = SocketAddr::new(address[0], ours.port());
-        let session = client.add_external(&ours, to_server, theirs.block(), &registered).unwrap();
-        let back = server.add_external(&theirs, to_client, ours.block(), &registered).unwrap();
+        let sessions = [
+            client.add_external(&ours, to_server, theirs.block(), &traffic).unwrap(),
+            server.add_external(&theirs, to_client, ours.block(), &traffic).unwrap(),
+        ];
+        (Ends { engines: [client, server], sessions }, secrets)
+    }
 
-        client.call(session, "from the client", CallOptions::default()).unwrap();
-        server.call(back, "from the server", CallOptions::default()).unwrap();
-        let mut answered = 0;
+    /// Each end calls the other; the sessions of those that want a secret.
+    fn call_each_other(&mut self) -> Vec<SessionId> {
+        for (engine, session) in self.engines.iter_mut().zip(self.sessions) {
+            engine.call(session, "from an end", CallOptions::default()).unwrap();
+        }
+        let (mut answered, mut wanted) = (0, Vec::new());
         while answered < 2 {
-            for engine in [&mut client, &mut server] {
+            for engine in &mut self.engines {
                 engine.poll().unwrap();
-                while let Some(event) = Engine::next_event(engine) {
+                while let Some(event) = engine.next_event() {
                     match event {
                         Event::Request { rpc, body } => {
                             assert!(engine.reply(rpc, body.into_vec()));
                         }
                         Event::Response { result, .. } => {
-                            assert!(result.unwrap().starts_with(b"from the "));
+                            assert!(result.unwrap().starts_with(b"from an end"));
                             answered += 1;
                         }
+                        Event::KeyUpdateWanted { session } => wanted.push(session),
                         other => panic!("{other:?}"),
                     }
                 }
             }
         }
+        wanted
     }
 }
 
