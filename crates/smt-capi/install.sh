@@ -17,7 +17,9 @@ root=${DESTDIR:-}$prefix
 install -d "$root/include" "$root/lib/pkgconfig"
 install -m 644 include/smt.h "$root/include/smt.h"
 install -m 644 "$built/libsmt_capi.a" "$root/lib/libsmt.a"
+strip --strip-debug "$root/lib/libsmt.a"
 install -m 755 "$built/libsmt_capi.so" "$root/lib/libsmt.so.$version"
+strip --strip-debug "$root/lib/libsmt.so.$version"
 ln -sf "libsmt.so.$version" "$root/lib/libsmt.so.0"
 ln -sf libsmt.so.0 "$root/lib/libsmt.so"
 cat >"$root/lib/pkgconfig/smt.pc" <<END

@@ -15,11 +15,13 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -42,12 +44,12 @@
 static const char *who = "?";
 
 static void die(const char *format, ...) {
+    char text[512];
     va_list args;
     va_start(args, format);
-    fprintf(stderr, "%s: ", who);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    fprintf(stderr, "%s: %s\n", who, text);
     ERR_print_errors_fp(stderr);
     exit(1);
 }
@@ -55,7 +57,7 @@ static void die(const char *format, ...) {
 /* Every call of libsmt goes through this: what fails is told in the library's words. */
 #define SMT(call) smt_check((call), #call)
 static void smt_check(smt_status status, const char *call) {
-    if (status != SMT_OK) die("%s: %s: %s", call, smt_strerror(status), smt_last_error());
+    if (status != SMT_OK) die("%s: %s", call, smt_last_error());
 }
 
 /* ---- one end --------------------------------------------------------------------------------- */
@@ -285,7 +287,7 @@ static void ask(struct end *end, const char *request) {
     SMT(smt_call(end->engine, end->session, request, strlen(request), 5 * 1000000, 0, NULL));
     smt_event event = next_event(end);
     if (event.kind != SMT_EVENT_RESPONSE) die("unexpected event %u", event.kind);
-    smt_check(event.status, "the call");
+    if (event.status != SMT_OK) die("the call: %s", smt_strerror(event.status));
     printf("%s: \"%s\" -> \"%.*s\"\n", who, request, (int)event.len, (const char *)event.data);
 }
 
@@ -373,6 +375,7 @@ int main(int argc, char **argv) {
         die("cannot listen: %s", strerror(errno));
     pid_t child = fork();
     if (child < 0) die("fork: %s", strerror(errno));
+    if (child == 0) prctl(PR_SET_PDEATHSIG, SIGTERM); /* no server is left behind */
 
     struct end end = {.role = child == 0 ? SMT_SERVER : SMT_CLIENT};
     who = child == 0 ? "server" : "client";

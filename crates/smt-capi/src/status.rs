@@ -105,7 +105,14 @@ impl From<std::io::Error> for Failure {
 impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
         let status = match &error {
-            BindError::Datapath(OpenError::MissingPrivilege { .. }) => Status::Privilege,
+            BindError::Datapath(OpenError::MissingPrivilege { program }) => {
+                let program = program.display();
+                let text = format!(
+                    "raw IP sockets need CAP_NET_RAW, which this process lacks: grant it to the \
+                     program (`setcap cap_net_raw+ep {program}`), or use SMT_UDP at both ends"
+                );
+                return Failure::new(Status::Privilege, text);
+            }
             BindError::Datapath(OpenError::ForeignProtocol(_)) => Status::Invalid,
             BindError::Datapath(OpenError::PortInUse(_) | OpenError::NoFreePorts) => {
                 Status::PortInUse
