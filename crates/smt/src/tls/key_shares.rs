@@ -16,7 +16,7 @@ use rustls::crypto::{ActiveKeyExchange, CompletedKeyExchange, SupportedKxGroup};
 use rustls::ffdhe_groups::FfdheGroup;
 use rustls::{Error, NamedGroup, ProtocolVersion};
 
-/// Most shares in stock per group. About 11 KB of keys each for the hybrid group.
+/// Most shares in stock per group: some KB of keys each in the hybrid group.
 pub const MAX_KEY_SHARES: usize = 64;
 /// How long a share may lie in stock.
 pub const MAX_KEY_SHARE_AGE: Duration = Duration::from_secs(600);

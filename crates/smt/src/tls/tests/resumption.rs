@@ -262,3 +262,20 @@ fn tickets_are_bounded_per_server() {
     });
     assert_eq!(kept.count(), MAX_TICKETS);
 }
+
+#[test]
+fn tickets_are_bounded_in_servers() {
+    let ca = Ca::new("ca");
+    let server = ServerTls::builder(ca.issue(&named("*.many.example"), ECDSA)).build().unwrap();
+    let client = client(&ca).key_exchange(KeyExchange::Classic).build().unwrap();
+    let resumes = |n: usize| {
+        let name = format!("s{n}.many.example");
+        handshake(&client, &name, &server).expect_established().0.resumed
+    };
+    for n in 0..=MAX_TICKETED_SERVERS {
+        assert!(!resumes(n), "{n}");
+    }
+    assert!(resumes(MAX_TICKETED_SERVERS));
+    assert!(resumes(1));
+    assert!(!resumes(0), "the one known longest has made room");
+}
