@@ -4,6 +4,7 @@
 
 pub mod allow;
 pub mod baseline;
+pub mod bench;
 pub mod commands;
 pub mod cores;
 pub mod output;

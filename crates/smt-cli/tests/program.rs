@@ -28,6 +28,9 @@ fn main() -> ExitCode {
         test("an_unknown_host_is_no_session", an_unknown_host_is_no_session),
         test("errors_of_pki_are_json_on_request", errors_of_pki_are_json_on_request),
         test("the_demo_holds", the_demo_holds),
+        test("first_rpcs_of_all_transports_are_measured", first_rpcs_are_measured),
+        test("no_call_fails_while_keys_change", no_call_fails_while_keys_change),
+        test("a_session_survives_a_flood", a_session_survives_a_flood),
     ])
 }
 
@@ -134,7 +137,7 @@ fn interrupt(child: &Child) {
 }
 
 fn every_subcommand_has_help_with_examples() {
-    for command in ["demo", "serve", "call", "ping", "pki"] {
+    for command in ["demo", "serve", "call", "ping", "pki", "bench", "bench handshake"] {
         let help = run(&format!("{command} --help"));
         assert_eq!(help.status.code(), Some(0), "{command}");
         assert!(text(&help.stdout).contains("Examples"), "{command}");
@@ -161,6 +164,67 @@ fn wrong_usage_is_status_2() {
     ] {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments}");
     }
+}
+
+fn first_rpcs_are_measured() {
+    let plots = std::env::temp_dir().join(format!("smt-test-{}-plots", std::process::id()));
+    let bench =
+        run(&format!("bench handshake --quick --json --rtt 0,50 --svg {}", plots.display()));
+    assert_eq!(bench.status.code(), Some(0), "{}", text(&bench.stderr));
+    let objects = objects(&bench.stdout);
+    for transport in ["smt", "rustls", "quic", "openssl"] {
+        for round_trip_us in [0, 50] {
+            let rows = objects.iter().filter(|object| {
+                object["bench"] == "handshake"
+                    && object["transport"] == transport
+                    && object["rtt_us"] == round_trip_us
+            });
+            let told = |object: &&Value| {
+                object["p50_ns"].as_u64() > Some(round_trip_us * 1000)
+                    || object["not_measured"].is_string()
+            };
+            assert!(rows.clone().count() >= 4 && rows.clone().all(|row| told(&row)), "{transport}");
+        }
+    }
+    let ratio = |object: &Value| object["ratio_to_tls"].as_f64();
+    assert!(objects.iter().any(|object| object["transport"] == "smt" && ratio(object).is_some()));
+    assert!(objects.iter().any(|object| object["bench"] == "step"));
+    assert!(objects.iter().any(|object| object["bench"] == "link" && object["late_ns"].is_u64()));
+    for round_trip in ["0us", "50us"] {
+        let plot = fs::read_to_string(plots.join(format!("first-rpc-{round_trip}.svg"))).unwrap();
+        assert!(plot.contains("TLS/TCP rustls: full, hybrid, mTLS"));
+    }
+    let _ = fs::remove_dir_all(&plots);
+}
+
+fn no_call_fails_while_keys_change() {
+    let bench = run("bench rekey --quick --json");
+    assert_eq!(bench.status.code(), Some(0), "{}", text(&bench.stderr));
+    let rows = objects(&bench.stdout);
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        assert_eq!((&row["bench"], &row["failed"]), (&"rekey".into(), &0.into()));
+        for end in ["updates_client", "updates_server"] {
+            assert!(row[end].as_u64().unwrap() > 0, "{row}");
+        }
+    }
+}
+
+fn a_session_survives_a_flood() {
+    let bench = run("bench flood --quick --json");
+    assert_eq!(bench.status.code(), Some(0), "{}", text(&bench.stderr));
+    let row = event_free(&bench.stdout);
+    assert_eq!((&row["bench"], &row["packets"]), (&"flood".into(), &5000.into()));
+    for stretch in ["before", "during", "after"] {
+        assert_eq!(row[stretch]["failed"], 0, "{row}");
+    }
+    assert!(row["retries_sent"].as_u64().unwrap() > 0, "{row}");
+}
+
+/// The only object.
+fn event_free(output: &[u8]) -> Value {
+    let [object] = &objects(output)[..] else { panic!("not one object: {}", text(output)) };
+    object.clone()
 }
 
 fn serve_call_and_ping(datapath: &str) {

@@ -238,7 +238,7 @@ fn address_of(name: &str) -> io::Result<LinkAddr> {
 fn receive(
     port: &OwnedFd,
     frame: &mut Vec<u8>,
-    control: &mut Vec<u8>,
+    control: &mut [u8],
 ) -> io::Result<Option<Duration>> {
     let (bytes, came) = {
         let mut parts = [IoSliceMut::new(frame)];

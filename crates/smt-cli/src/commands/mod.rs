@@ -1,5 +1,6 @@
 //! The subcommands of `smt`, one file each: `Arguments` as clap reads them, and `run`.
 
+pub mod bench;
 pub mod call;
 pub mod demo;
 pub mod options;

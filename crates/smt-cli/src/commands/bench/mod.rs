@@ -1,0 +1,78 @@
+//! `smt bench`: what SMT's sessions cost, beside what others cost.
+
+pub mod flood;
+pub mod handshake;
+pub mod rekey;
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{self, IsTerminal};
+
+use super::Error;
+
+const AFTER: &str = "\
+Examples:
+  smt bench handshake
+  smt bench handshake --rtt 50 --json | jq 'select(.ratio_to_tls)'
+  smt bench rekey --quick
+  smt bench flood
+
+Hosts are network namespaces joined by a virtual link, made as root or, where the kernel allows it, as anybody. \
+Numbers mean something only from a release build on an otherwise idle machine; two cores are enough.";
+
+/// The arguments of `smt bench`.
+#[derive(Debug, Args)]
+#[command(about = "Measure handshakes, key updates and floods", after_help = AFTER)]
+pub struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    Handshake(handshake::Arguments),
+    Rekey(rekey::Arguments),
+    Flood(flood::Arguments),
+}
+
+impl Arguments {
+    /// Whether programs read the output.
+    pub fn is_json(&self) -> bool {
+        match &self.bench {
+            Bench::Handshake(arguments) => arguments.json,
+            Bench::Rekey(arguments) => arguments.json,
+            Bench::Flood(arguments) => arguments.json,
+        }
+    }
+}
+
+/// Runs one of them.
+///
+/// # Errors
+/// Hosts cannot be made, or what is measured does not work.
+pub fn run(arguments: &Arguments) -> Result<(), Error> {
+    smt_testbed::enter().map_err(Error::io("the benchmark needs hosts of its own"))?;
+    match &arguments.bench {
+        Bench::Handshake(arguments) => handshake::run(arguments),
+        Bench::Rekey(arguments) => rekey::run(arguments),
+        Bench::Flood(arguments) => flood::run(arguments),
+    }
+}
+
+/// Steps of a bar.
+const STEPS: u64 = 1000;
+
+/// A bar on standard error, if that is a terminal and people read the output.
+fn bar(json: bool, title: &str) -> ProgressBar {
+    if json || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("  {msg} {bar:30} {percent} %  {eta} left");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(STEPS).with_style(style).with_message(title.to_owned())
+}
+
+/// Shows that this part, 0 to 1, is done.
+fn advance(bar: &ProgressBar, part: f64) {
+    bar.set_position((part * STEPS as f64) as u64);
+}
