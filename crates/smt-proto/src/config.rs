@@ -33,6 +33,10 @@ pub struct Config {
     /// Largest SMT packet for paths whose MTU is not known, in bytes: what fits the IPv6 minimum
     /// MTU of 1280 under any datapath.
     pub default_room: usize,
+    /// What we want to be sent after handshakes that we start (spec 5.9), bits of
+    /// [`wire::WANTS_TLS_TICKETS`](crate::wire::WANTS_TLS_TICKETS) and
+    /// [`wire::WANTS_SMT_TICKET`](crate::wire::WANTS_SMT_TICKET).
+    pub wants: u8,
     /// Replaces the AEAD limits of the cipher suite; only ever lower them.
     pub aead_limits: Option<AeadLimits>,
     /// A bug to plant, to show that it is found.
@@ -64,6 +68,7 @@ impl Default for Config {
             overcommit: 8,
             incast_control: true,
             default_room: 1280 - 48,
+            wants: 0,
             aead_limits: None,
             #[cfg(feature = "mutations")]
             mutation: None,

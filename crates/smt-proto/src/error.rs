@@ -18,6 +18,8 @@ pub enum StartError {
     TooManyOutstanding,
     /// As many bytes wait to be sent as `max_outgoing_bytes` allows. Wait for a call to finish.
     Backpressure,
+    /// The ticket lets no more bytes of requests go before the handshake is over.
+    EarlyLimit,
     /// The session has used up its message IDs or its key's AEAD limit. Make a new session.
     Exhausted,
 }
@@ -31,6 +33,8 @@ pub enum CallError {
     Cancelled,
     /// The peer restarted, died or forgot: the RPC may or may not have run.
     OutcomeUnknown,
+    /// The session came to nothing before the request could run: calling again is safe.
+    NotRun,
     /// The session was closed before the response came. The RPC may or may not have run.
     SessionClosed,
     /// The peer answered with an error.
@@ -68,6 +72,8 @@ pub enum HandshakeError {
     Unreachable,
     /// The peer's parameters are not ones we can work with.
     BadParameters,
+    /// The peer broke the protocol in authentic early data.
+    Violation,
     /// The endpoint's session limit is reached.
     TooManySessions,
 }

@@ -18,6 +18,22 @@ pub enum Event {
         number: u32,
         /// TLS bytes, parameters taken off.
         bytes: Vec<u8>,
+        /// With flight 0: the client's offer of early data, if it makes one (spec 5.7). To take it, call
+        /// `install_early` before `send_flight`.
+        offer: Option<Vec<u8>>,
+    },
+    /// A client's early data is refused. Its early calls go again by themselves when the handshake is
+    /// complete; nothing of them has run.
+    EarlyRefused {
+        /// Which session.
+        session: SessionId,
+    },
+    /// A server's post-handshake message (spec 5.9).
+    Post {
+        /// Which session.
+        session: SessionId,
+        /// Its type (8 bits) and what belongs to it.
+        body: Body,
     },
     /// The session works in both directions: a client has seen an authentic packet of its server,
     /// a server has installed its keys.
@@ -38,6 +54,9 @@ pub enum Event {
         rpc: RpcId,
         /// The request.
         body: Body,
+        /// Whether it came before the handshake was over, under the keys of early data: it may be
+        /// replayed from another session, and its sender is nobody in particular.
+        early: bool,
     },
     /// The peer no longer wants an RPC whose `Request` was given out. A reply is discarded.
     RequestCancelled {

@@ -38,6 +38,8 @@ pub use endpoint::{Endpoint, External, PacketMeta, Transmit};
 pub use event::Event;
 pub use limits::Limits;
 pub use message::Body;
-pub use session::{AeadLimits, Direction, KeyContext, Path, Role, RpcId, SessionId, Updates};
+pub use session::{
+    AeadLimits, Direction, EarlyBinding, KeyContext, Path, Role, RpcId, SessionId, Updates,
+};
 pub use stats::Stats;
 pub use time::Time;

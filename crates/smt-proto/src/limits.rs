@@ -39,6 +39,8 @@ pub struct Limits {
     pub max_early_packets: usize,
     /// Bytes of those packets.
     pub max_early_bytes: usize,
+    /// Bytes of one post-handshake message (spec 5.9).
+    pub max_post: u32,
     /// Bytes of one TLS flight, parameters included.
     pub max_flight: u32,
     /// Handshakes and sessions sharing one 5-tuple.
@@ -50,7 +52,8 @@ pub struct Limits {
     pub max_resend_ranges: usize,
     /// UNKNOWN answers to packets without a session, per second.
     pub max_no_session_answers: u32,
-    /// How long a server keeps a handshake that makes no progress.
+    /// How long a server keeps a handshake that makes no progress, and both ends the keys of early data
+    /// once there are others.
     pub handshake_timeout: Duration,
     /// Unanswered RESENDs after which a partly received request is dropped.
     pub max_silence: u32,
@@ -77,6 +80,7 @@ impl Default for Limits {
             max_gaps: 256,
             max_early_packets: 64,
             max_early_bytes: 128 << 10,
+            max_post: 64 << 10,
             max_flight: 64 << 10,
             max_per_path: 4,
             max_control_queue: 4096,

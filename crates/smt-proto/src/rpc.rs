@@ -8,9 +8,21 @@ use crate::rate::Mark;
 use crate::time::Time;
 use crate::timer::Timer;
 
+/// What an RPC of ours is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sort {
+    /// A call of the application's.
+    Call,
+    /// One that was started before there were keys of epoch 3.
+    Early,
+    /// A post-handshake message, of which the application knows nothing.
+    Post,
+}
+
 /// An RPC that we started.
 #[derive(Debug)]
 pub(crate) struct OutRpc {
+    pub(crate) sort: Sort,
     /// The application's own name for it.
     pub(crate) user: u64,
     pub(crate) request: OutMessage,

@@ -85,6 +85,7 @@ impl From<smt_proto::error::CallError> for CallError {
             Core::OutcomeUnknown => CallError::OutcomeUnknown,
             Core::SessionClosed => CallError::SessionClosed,
             Core::Refused { code, text } => CallError::Refused(ErrorReply { code, text }),
+            Core::NotRun => CallError::NotStarted(StartError::NoSession),
             Core::Exhausted => CallError::NotStarted(StartError::Exhausted),
         }
     }
@@ -106,6 +107,7 @@ fn start_error_text(error: &StartError) -> String {
         }
         StartError::TooManyOutstanding => "as many calls are outstanding as the peer allows".into(),
         StartError::Backpressure => "too many bytes wait to be sent".into(),
+        StartError::EarlyLimit => "the ticket lets no more bytes go early".into(),
         StartError::Exhausted => "the session is used up; connect again".into(),
     }
 }

@@ -9,9 +9,9 @@ use crate::error::HandshakeError;
 use crate::event::Event;
 use crate::keys::Secret;
 use crate::session::handshake::{Early, FlightStep, Handshake};
-use crate::session::{KeyContext, Path, Role, Session, SessionId, State, Updates};
+use crate::session::{EarlyBinding, KeyContext, Path, Role, Session, SessionId, State, Updates};
 use crate::time::Time;
-use crate::wire::{DATA_LEN, Data, ID_BITS, MAX_FIRST_ID, Params};
+use crate::wire::{Block, DATA_LEN, Data, EARLY_EPOCH, ID_BITS, MAX_FIRST_ID, Params};
 
 /// A session whose secrets were negotiated elsewhere (spec 5.1, last rule).
 pub struct External {
@@ -66,15 +66,33 @@ impl Endpoint {
 
     /// Makes TLS `bytes` our next flight and sends it. Without bytes there is no flight.
     pub fn send_flight(&mut self, now: Time, id: SessionId, bytes: &[u8]) {
+        self.send_first_flight(now, id, bytes, None);
+    }
+
+    /// Makes TLS `bytes` a client's first flight and sends it, with an `offer` of early data of at most
+    /// [`MAX_OFFER`](crate::wire::MAX_OFFER) bytes (spec 5.7). A longer one is left out, as is one with
+    /// any other flight.
+    pub fn send_first_flight(
+        &mut self,
+        now: Time,
+        id: SessionId,
+        bytes: &[u8],
+        offer: Option<&[u8]>,
+    ) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let Some(handshake) = session.handshake.as_deref_mut() else { return };
         let mut flight = Vec::new();
         if handshake.is_first_flight() {
             let block = match session.role {
-                Role::Server => session.local.emit(0),
+                Role::Server => {
+                    handshake.refuse_unanswered();
+                    let accepted = handshake.accepted;
+                    Block { params: session.local, offer: None, accepted }.emit(0)
+                }
                 Role::Client => {
+                    let block = Block { params: session.local, offer, accepted: false };
                     let room = session.room.saturating_sub(DATA_LEN).max(1);
-                    session.local.emit(padding_to_fill(&session.local, bytes.len(), room))
+                    block.emit(padding_to_fill(&block, bytes.len(), room))
                 }
             };
             flight.extend_from_slice(&block);
@@ -93,13 +111,65 @@ impl Endpoint {
         session.queue_flight(&mut self.shared);
     }
 
+    /// What the keys of early data are bound to: of a client right after
+    /// [`send_first_flight`](Self::send_first_flight), of a server from an [`Event::Flight`] with an offer
+    /// until its first flight.
+    pub fn early_binding(&self, id: SessionId) -> Option<EarlyBinding> {
+        let session = self.sessions.get(id)?;
+        let (client, server) = session.tls_ports();
+        session.handshake.as_deref()?.early_binding(client, server)
+    }
+
+    /// Installs the secrets of early data (spec 5.7), of which requests may take `max_early` bytes on the
+    /// wire. A client does so right after [`send_first_flight`](Self::send_first_flight), with the
+    /// parameters of the ticket as `peer`; a server on an [`Event::Flight`] with an offer, before its first
+    /// flight, which then says that the offer is taken. At any other time nothing happens.
+    #[allow(clippy::too_many_arguments, reason = "what a ticket says, and where it goes")]
+    pub fn install_early(
+        &mut self,
+        now: Time,
+        id: SessionId,
+        suite: &'static dyn Suite,
+        client: Secret,
+        server: Secret,
+        peer: Option<Params>,
+        max_early: u32,
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let handshaking = matches!(session.state, State::Handshaking);
+        let Some(handshake) = session.handshake.as_deref_mut().filter(|_| handshaking) else {
+            return;
+        };
+        let waiting = match session.role {
+            Role::Client if handshake.is_first_flight() => return,
+            Role::Client => Vec::new(),
+            Role::Server if !handshake.is_first_flight() || handshake.peer_hello.is_none() => {
+                return;
+            }
+            Role::Server => {
+                self.shared.stats.early_accepted += 1;
+                handshake.accepted = true;
+                handshake.take_early(|epoch| epoch == EARLY_EPOCH)
+            }
+        };
+        session.install_early(&self.shared, suite, (client, server), peer, max_early);
+        let path = session.path;
+        self.handle_waiting(now, path, waiting);
+    }
+
+    /// Takes packets that came before there were keys to check them.
+    fn handle_waiting(&mut self, now: Time, path: Path, waiting: Vec<Early>) {
+        for Early { ip_id, mut packet } in waiting {
+            let local = path.local.unwrap_or(path.remote.ip());
+            let meta = super::receive::PacketMeta { remote: path.remote, local, ip_id };
+            self.handle_packet(now, &meta, &mut packet);
+        }
+    }
+
     /// What the keys of a handshake are bound to; known once the peer's first flight is here.
     pub fn key_context(&self, id: SessionId) -> Option<KeyContext> {
         let session = self.sessions.get(id)?;
-        let (client, server) = match session.role {
-            Role::Client => (session.path.local_port, session.path.remote_port),
-            Role::Server => (session.path.remote_port, session.path.local_port),
-        };
+        let (client, server) = session.tls_ports();
         session.handshake.as_deref()?.context(client, server)
     }
 
@@ -118,7 +188,7 @@ impl Endpoint {
         if !matches!(session.state, State::Handshaking) {
             return;
         }
-        let early = session.handshake.as_deref_mut().map(|h| core::mem::take(&mut h.early));
+        let early = session.handshake.as_deref_mut().map(|h| h.take_early(|_| true));
         if session.role == Role::Server {
             self.half_open -= 1;
         }
@@ -131,11 +201,7 @@ impl Endpoint {
                 other.suspect(&mut self.shared, now);
             }
         }
-        for Early { ip_id, mut packet } in early.unwrap_or_default() {
-            let local = path.local.unwrap_or(path.remote.ip());
-            let meta = super::receive::PacketMeta { remote: path.remote, local, ip_id };
-            self.handle_packet(now, &meta, &mut packet);
-        }
+        self.handle_waiting(now, path, early.unwrap_or_default());
     }
 
     /// Ends a handshake that TLS failed. The alert, if there is one, is sent, and for a second sent
@@ -147,6 +213,7 @@ impl Endpoint {
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
         let linger = now + core::time::Duration::from_secs(1);
+        session.fail_early(&mut self.shared);
         match session.handshake.as_deref_mut() {
             Some(handshake) if alert.is_some() => {
                 handshake.deadline = linger;
@@ -206,6 +273,7 @@ impl Endpoint {
             unscheduled: limits.unscheduled,
             wake_delay_us: u32::try_from(config.wake_delay.as_micros()).unwrap_or(u32::MAX),
             max_id_bits: 56,
+            wants: if role == Role::Client { config.wants } else { 0 },
         }
     }
 
@@ -326,21 +394,30 @@ impl Endpoint {
 
     fn flight_complete(&mut self, id: SessionId, number: u32, mut bytes: Vec<u8>) {
         let Some(session) = self.sessions.get_mut(id) else { return };
+        let mut offer = None;
         if number < 2 {
-            let parsed = Params::parse(&bytes).ok();
-            let Some((peer, block)) =
-                parsed.filter(|(peer, _)| agree(&session.local, peer, session.role))
+            let parsed = Block::parse(&bytes).ok();
+            let Some((block, len)) = parsed
+                .filter(|(block, _)| agree(&session.local, &block.params, session.role))
+                .filter(|(block, _)| session.keeps_its_word(block))
             else {
                 return session.bad_parameters(&mut self.shared);
             };
-            let tls = bytes.split_off(block.min(bytes.len()));
-            session.set_peer(peer);
+            let (peer, accepted) = (block.params, block.accepted);
+            offer = block.offer.filter(|_| session.role == Role::Server).map(<[u8]>::to_vec);
+            let tls = bytes.split_off(len.min(bytes.len()));
             if let Some(handshake) = session.handshake.as_deref_mut() {
                 handshake.peer_block = bytes;
+                handshake.peer_hello = offer.as_ref().map(|_| tls.clone());
+            }
+            let fits = session.early.is_none() || peer.cover(&session.peer);
+            session.set_peer(peer);
+            if session.role == Role::Client && !accepted {
+                session.refuse_early(&mut self.shared, fits);
             }
             bytes = tls;
         }
-        self.shared.events.push_back(Event::Flight { session: id, number, bytes });
+        self.shared.events.push_back(Event::Flight { session: id, number, bytes, offer });
     }
 }
 
@@ -357,9 +434,9 @@ fn agree(local: &Params, peer: &Params, role: Role) -> bool {
 }
 
 /// Value bytes of the padding entry that makes block and ClientHello fill whole packets.
-fn padding_to_fill(params: &Params, hello: usize, room: usize) -> usize {
+fn padding_to_fill(block: &Block<'_>, hello: usize, room: usize) -> usize {
     const ENTRY_HEADER: usize = 4;
-    let bare = params.emit(0).len() + hello;
+    let bare = block.emit(0).len() + hello;
     let fill = (room - bare % room) % room;
     match fill {
         0 => 0,

@@ -223,6 +223,49 @@ impl Endpoint {
         Ok(RpcId { session, ours: true, number })
     }
 
+    /// Starts an RPC that leaves at once, under the keys of early data (spec 5.7): anybody on the path can
+    /// have its request run again, once per server that takes the ticket, so it must be idempotent.
+    /// Refused, it goes again by itself when the handshake is over, where an ordinary call would start.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing was sent. [`StartError::NotReady`]: no early data is offered, or it was
+    /// refused; [`StartError::EarlyLimit`]: of what the ticket lets go early not enough is left.
+    pub fn start_early_call(
+        &mut self,
+        session: SessionId,
+        body: Bytes,
+        deadline: Time,
+        user: u64,
+    ) -> Result<RpcId, StartError> {
+        let Some(found) = self.sessions.get_mut(session) else { return Err(StartError::NoSession) };
+        let number = found.start_early_call(&mut self.shared, body, deadline, user)?;
+        Ok(RpcId { session, ours: true, number })
+    }
+
+    /// Sends a post-handshake message to the client of a session (spec 5.9): its type (8 bits) and what
+    /// belongs to it. It comes out there as [`Event::Post`]; if it cannot be brought there in
+    /// `handshake_timeout`, nobody is told.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing was sent. [`StartError::NoSession`] also for a client's session, and before
+    /// it is established.
+    pub fn send_post(
+        &mut self,
+        now: Time,
+        session: SessionId,
+        body: Bytes,
+    ) -> Result<(), StartError> {
+        let Some(found) = self.sessions.get_mut(session) else { return Err(StartError::NoSession) };
+        found.send_post(&mut self.shared, now, body)
+    }
+
+    /// What the client of a session wants to be sent after the handshake (spec 5.9): bits of
+    /// [`wire::WANTS_TLS_TICKETS`](crate::wire::WANTS_TLS_TICKETS) and
+    /// [`wire::WANTS_SMT_TICKET`](crate::wire::WANTS_SMT_TICKET). Known to a server with flight 0.
+    pub fn peer_wants(&self, session: SessionId) -> u8 {
+        self.sessions.get(session).map_or(0, |session| session.peer.wants)
+    }
+
     /// Answers a request given out by [`Event::Request`]. False if nobody waits for it any more.
     pub fn reply(&mut self, rpc: RpcId, body: Bytes) -> bool {
         let Some(session) = self.sessions.get_mut(rpc.session) else { return false };

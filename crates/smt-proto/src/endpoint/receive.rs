@@ -10,7 +10,7 @@ use crate::session::handshake::Early;
 use crate::session::{Path, SessionId, State};
 use crate::time::Time;
 use crate::wire::{
-    Control, ControlBody, DATA_LEN, Data, Header, IpVersion, PacketType, UnknownCode,
+    Control, ControlBody, DATA_LEN, Data, EARLY_EPOCH, Header, IpVersion, PacketType, UnknownCode,
     payload_offset, peek,
 };
 
@@ -99,11 +99,14 @@ impl Endpoint {
             return;
         };
         let check = |session: &crate::session::Session| {
-            session.keys.as_ref().is_some_and(|keys| keys.rx_header.check_data(packet))
+            session.checks(data.header.epoch, |key| key.check_data(packet))
         };
         let Some(id) = self.find(first, check) else {
-            if self.keep_early(first, meta, packet) {
+            if self.keep_early(first, meta, data.header.epoch.into(), packet) {
                 return;
+            }
+            if u32::from(data.header.epoch) == EARLY_EPOCH {
+                return self.count_stranger(first);
             }
             return self.no_session(now, first, path, data.header.message_id);
         };
@@ -117,8 +120,9 @@ impl Endpoint {
             return;
         };
         if let Some(session) = self.sessions.get_mut(id)
-            && session.is_working()
+            && session.moves_messages()
         {
+            session.count_in(&mut self.shared, packet.len());
             session.on_data(&mut self.shared, now, Packet { data, offset, payload });
         }
     }
@@ -144,13 +148,16 @@ impl Endpoint {
             {
                 return true;
             }
-            session.keys.as_ref().is_some_and(|keys| keys.rx_header.check_control(packet))
+            session.checks(control.header.epoch, |key| key.check_control(packet))
         };
         let Some(id) = self.find(first, check) else {
-            if self.keep_early(first, meta, packet) {
+            let epoch = u32::from(control.header.epoch);
+            if self.keep_early(first, meta, epoch, packet) {
                 return;
             }
-            if matches!(kind, PacketType::Resend | PacketType::NeedAck | PacketType::Cancel) {
+            if epoch != EARLY_EPOCH
+                && matches!(kind, PacketType::Resend | PacketType::NeedAck | PacketType::Cancel)
+            {
                 self.no_session(now, first, path, control.header.message_id);
             } else {
                 self.count_stranger(first);
@@ -158,13 +165,19 @@ impl Endpoint {
             return;
         };
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let fresh =
-            session.keys.as_deref_mut().is_some_and(|keys| keys.accept_control(control.number));
-        if !fresh {
+        session.count_in(&mut self.shared, packet.len());
+        if !session.control_in.accept(control.number) {
             self.shared.stats.dropped_replayed_control += 1;
             return;
         }
-        session.heard(&mut self.shared, now);
+        let epoch = u32::from(control.header.epoch);
+        if epoch == EARLY_EPOCH {
+            if session.moves_messages() {
+                session.on_early_control(&mut self.shared, now, &control);
+            }
+            return;
+        }
+        session.heard(&mut self.shared, now, epoch);
         let closing = matches!(session.state, State::Closing { .. });
         if session.is_working() || (closing && control.header.message_id == 0) {
             session.on_control(&mut self.shared, now, &control);
@@ -188,9 +201,15 @@ impl Endpoint {
         None
     }
 
-    /// Keeps a packet of an application epoch for which a handshake may be about to give keys:
-    /// perhaps a client's requests have overtaken its Finished. False if there is no such handshake.
-    fn keep_early(&mut self, first: Option<SessionId>, meta: &PacketMeta, packet: &[u8]) -> bool {
+    /// Keeps a packet for which a handshake may be about to give keys: perhaps a client's requests have
+    /// overtaken its Finished, or its early data our decision about it. False if there is no such handshake.
+    fn keep_early(
+        &mut self,
+        first: Option<SessionId>,
+        meta: &PacketMeta,
+        epoch: u32,
+        packet: &[u8],
+    ) -> bool {
         let Some(session) = first.and_then(|first| self.sessions.get_mut(first)) else {
             return false;
         };
@@ -198,6 +217,9 @@ impl Endpoint {
             return false;
         }
         let Some(handshake) = session.handshake.as_deref_mut() else { return false };
+        if epoch == EARLY_EPOCH && (session.early.is_some() || !handshake.is_first_flight()) {
+            return false;
+        }
         let early = Early { ip_id: meta.ip_id, packet: packet.to_vec() };
         if !handshake.keep_early(&self.shared.config.limits, early) {
             self.shared.stats.limit_early_packets += 1;

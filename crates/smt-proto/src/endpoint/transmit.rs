@@ -3,7 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 
 use super::queue::Entry;
-use super::{Endpoint, PendingControl};
+use super::{Endpoint, PendingControl, Shared};
 use crate::cutoffs::HIGHEST;
 use crate::session::Path;
 use crate::session::transmit::Written;
@@ -77,9 +77,10 @@ impl Endpoint {
             match pending {
                 PendingControl::Session(session, id, notice) => {
                     let Some(session) = self.sessions.get_mut(session) else { continue };
-                    if let Some(len) =
-                        session.write_control(self.shared.sizes.cutoffs(), id, notice, frame)
-                    {
+                    let Shared { sizes, stats, .. } = &mut self.shared;
+                    let written =
+                        session.write_control(sizes.cutoffs(), stats, (id, notice), frame);
+                    if let Some(len) = written {
                         return Some(Transmit::new(&session.path, len, URGENT));
                     }
                 }

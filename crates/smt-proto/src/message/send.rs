@@ -140,6 +140,17 @@ impl OutMessage {
         self.frozen.as_ref().map(|frozen| frozen.epoch)
     }
 
+    /// Begins anew, as if nothing had been sent: what was frozen was refused for good. Of `unscheduled`
+    /// bytes from the start at a priority.
+    pub(crate) fn unfreeze(&mut self, unscheduled: (u32, u8)) {
+        self.frozen = None;
+        self.resend.clear();
+        self.sent = 0;
+        self.granted = self.layout.wire_len.min(unscheduled.0);
+        self.unscheduled = unscheduled;
+        self.scheduled = (self.granted, 0);
+    }
+
     /// Fixes epoch and preamble. Does nothing if they are fixed already.
     pub(crate) fn freeze(&mut self, epoch: u32, oldest_epoch: u32, acks: Acks) {
         if self.frozen.is_some() {
@@ -204,6 +215,15 @@ impl OutMessage {
         if self.sent > 0 {
             self.resend.push((0..self.sent, false));
         }
+    }
+
+    /// Length of what [`next_piece`](Self::next_piece) would take.
+    pub(crate) fn next_len(&self, room: u32) -> u32 {
+        let left = match self.resend.first() {
+            Some((range, _)) => range.end - range.start,
+            None => self.layout.wire_len - self.sent,
+        };
+        left.min(self.segment.min(room).max(1))
     }
 
     /// Takes the next packet's worth, of at most `room` payload bytes.

@@ -16,13 +16,21 @@ use crate::message::recv::InMessage;
 use crate::message::send::OutMessage;
 use crate::rate::Mark;
 use crate::record::{self, Layout, RECORD_OVERHEAD};
-use crate::rpc::{InState, OutRpc};
+use crate::rpc::{InState, OutRpc, Sort};
 use crate::time::Time;
 use crate::timer::{Timer, Wake};
-use crate::wire::{DATA_LEN, Kind, PREAMBLE_LEN};
+use crate::wire::{DATA_LEN, EARLY_EPOCH, Kind, PREAMBLE_LEN};
+
+/// An RPC to start.
+pub(super) struct NewCall {
+    pub(super) sort: Sort,
+    pub(super) body: Bytes,
+    pub(super) deadline: Time,
+    pub(super) user: u64,
+}
 
 impl Session {
-    /// Starts an RPC; returns its number.
+    /// Starts a call; returns its number.
     pub(crate) fn start_call(
         &mut self,
         cx: &mut Shared,
@@ -36,6 +44,12 @@ impl Session {
         if !self.is_working() {
             return Err(StartError::NoSession);
         }
+        self.start(cx, NewCall { sort: Sort::Call, body, deadline, user })
+    }
+
+    /// Starts an RPC in a session where messages move; returns its number.
+    pub(super) fn start(&mut self, cx: &mut Shared, call: NewCall) -> Result<u64, StartError> {
+        let NewCall { sort, body, deadline, user } = call;
         let limits = &cx.config.limits;
         let number = self.next_number;
         let window = u64::from(self.peer.max_rpcs.min(limits.max_rpcs));
@@ -56,10 +70,15 @@ impl Session {
         if id >> usable_bits != 0 {
             return Err(StartError::Exhausted);
         }
-        let request = self.new_message(cx, id, Kind::Application, body, 0)?;
+        let kind = if sort == Sort::Post { Kind::Post } else { Kind::Application };
+        let request = self.new_message(cx, id, kind, body, 0)?;
+        if sort == Sort::Early && !self.spend_early(cx, request.layout().wire_len) {
+            return Err(StartError::EarlyLimit);
+        }
         self.next_number += 1;
         self.outgoing_bytes += request.body_len();
         let rpc = OutRpc {
+            sort,
             user,
             request,
             response: None,
@@ -76,7 +95,9 @@ impl Session {
         rpc.timer.set(&mut cx.timers, Wake::Out(self.id, number), deadline);
         cx.enqueue(self.id, &mut rpc.request);
         cx.calls += 1;
-        cx.stats.requests_sent += 1;
+        self.posts += usize::from(sort == Sort::Post);
+        cx.stats.requests_sent += u64::from(sort != Sort::Post);
+        cx.stats.early_requests_sent += u64::from(sort == Sort::Early);
         Ok(number)
     }
 
@@ -113,7 +134,7 @@ impl Session {
         let Some(rpc) = self.out.get_mut(&number).filter(|rpc| !rpc.cancelling) else { return };
         rpc.cancelling = true;
         rpc.silences = 0;
-        let (user, frozen) = (rpc.user, rpc.request.epoch());
+        let (user, frozen, is_post) = (rpc.user, rpc.request.epoch(), rpc.sort == Sort::Post);
         cx.dequeue(&mut rpc.request);
         let response = rpc.response.take();
         let due = now + self.silence(0);
@@ -126,8 +147,10 @@ impl Session {
             self.release_incoming(cx, id | 1, &mut response);
         }
         cx.send_control(self.id, id, Notice::Cancel(crate::wire::CancelCode::Request));
-        let rpc = self.rpc_id(true, number);
-        cx.events.push_back(Event::Response { rpc, user, result: Err(error) });
+        if !is_post {
+            let rpc = self.rpc_id(true, number);
+            cx.events.push_back(Event::Response { rpc, user, result: Err(error) });
+        }
     }
 
     /// Ends RPC `number` of ours and tells the caller, if it was not told before.
@@ -136,13 +159,17 @@ impl Session {
         rpc.timer.clear(&mut cx.timers);
         cx.dequeue(&mut rpc.request);
         cx.calls -= 1;
+        self.posts -= usize::from(rpc.sort == Sort::Post);
         self.finished.insert(number);
         self.outgoing_bytes -= rpc.request.body_len();
         if let Some(mut response) = rpc.response.take() {
             self.release_incoming(cx, self.request_id(true, number) | 1, &mut response);
         }
-        if !rpc.cancelling {
-            self.release_epoch(rpc.request.epoch());
+        if rpc.cancelling {
+            return;
+        }
+        self.release_epoch(rpc.request.epoch());
+        if rpc.sort != Sort::Post {
             if result.is_ok() {
                 cx.stats.responses_received += 1;
             }
@@ -177,8 +204,10 @@ impl Session {
     /// A message of ours will not be sent any more: it no longer keeps the epoch alive that it is frozen
     /// in, if it is.
     fn release_epoch(&mut self, frozen: Option<u32>) {
-        if let (Some(epoch), Some(keys)) = (frozen, self.keys.as_deref_mut()) {
-            keys.send.release(epoch);
+        match (frozen, self.keys.as_deref_mut()) {
+            (Some(EARLY_EPOCH), _) => self.early_is_over(),
+            (Some(epoch), Some(keys)) => keys.send.release(epoch),
+            _ => {}
         }
     }
 

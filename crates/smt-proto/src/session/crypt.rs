@@ -3,7 +3,6 @@
 use super::epochs::{AeadLimits, ReceiveEpochs, SendEpochs, Updates};
 use crate::crypto::Suite;
 use crate::keys::{EpochKeys, HeaderKey, Secret};
-use crate::tag::ControlWindow;
 use crate::wire::{FIRST_EPOCH, epoch_to_wire};
 
 /// Keys and key-bound counters of one session.
@@ -13,8 +12,6 @@ pub(crate) struct SessionKeys {
     pub(crate) receive: ReceiveEpochs,
     pub(crate) tx_header: HeaderKey,
     pub(crate) rx_header: HeaderKey,
-    control_out: u64,
-    control_in: ControlWindow,
 }
 
 impl SessionKeys {
@@ -34,8 +31,6 @@ impl SessionKeys {
             rx_header: HeaderKey::derive(suite, &rx),
             send: SendEpochs::new(first(tx), updates, limits),
             receive: ReceiveEpochs::new(first(rx), updates, limits),
-            control_out: 0,
-            control_in: ControlWindow::default(),
         }
     }
 
@@ -47,16 +42,5 @@ impl SessionKeys {
     /// Which epoch a packet's epoch byte means, if its keys are here.
     pub(crate) fn rx_epoch(&mut self, byte: u8) -> Option<u32> {
         self.receive.of_byte(self.suite, byte)
-    }
-
-    /// The number of the next control packet.
-    pub(crate) fn next_control(&mut self) -> u64 {
-        self.control_out += 1;
-        self.control_out
-    }
-
-    /// Takes a control number once.
-    pub(crate) fn accept_control(&mut self, number: u64) -> bool {
-        self.control_in.accept(number)
     }
 }

@@ -4,12 +4,12 @@ use alloc::boxed::Box;
 use core::ops::Range;
 
 use super::calls::parse_error_body;
+use super::early::Openers;
 use super::feed::{Fed, PeerLimits, Progress, ask_for_holes, feed, schedule, unschedule};
-use super::update::{note_failed, note_opened};
-use super::{Session, Which};
+use super::{Role, Session, State, Which};
 use crate::endpoint::deferred::Acks;
 use crate::endpoint::{Notice, Shared};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, HandshakeError};
 use crate::event::Event;
 use crate::message::Body;
 use crate::message::recv::{InMessage, Opener};
@@ -18,7 +18,7 @@ use crate::record::Layout;
 use crate::rpc::{InRpc, InState};
 use crate::time::Time;
 use crate::timer::Wake;
-use crate::wire::{Data, Kind, PREAMBLE_LEN, Preamble};
+use crate::wire::{Data, EARLY_EPOCH, Kind, PREAMBLE_LEN, Preamble};
 
 /// Packets past a hole that make it a loss, at least.
 pub(crate) const MIN_REORDER_WINDOW: u32 = 3;
@@ -48,12 +48,18 @@ impl Packet<'_> {
 
 impl Session {
     pub(crate) fn on_data(&mut self, cx: &mut Shared, now: Time, packet: Packet<'_>) {
-        self.consider_telling(cx, now, packet.data.cutoffs);
+        let early = u32::from(packet.data.header.epoch) == EARLY_EPOCH;
+        if !early {
+            self.consider_telling(cx, now, packet.data.cutoffs);
+        }
         match self.rpc_of(packet.data.header.message_id) {
             Some(Which { ours: true, response: true, number }) => {
                 self.on_response(cx, now, number, packet);
             }
-            Some(Which { ours: false, response: false, number }) => {
+            // Only clients have early data.
+            Some(Which { ours: false, response: false, number })
+                if !early || self.role == Role::Server =>
+            {
                 self.on_request(cx, now, number, packet);
             }
             _ => cx.stats.dropped_unexpected += 1,
@@ -68,15 +74,16 @@ impl Session {
                 cx.stats.duplicates += 1;
                 return;
             };
-            let Some(keys) = self.keys.as_deref_mut() else { return };
+            let keys = Openers { early: self.early.as_deref_mut(), app: self.keys.as_deref_mut() };
             let fed = feed(message, keys, cx, now, self.id, limits, packet);
             let complete = message.is_complete();
+            let (epoch, wire_len) = (message.epoch, message.layout().wire_len);
             match fed {
                 Fed::Violation => return self.violation(cx, now),
                 Fed::Nothing { spurious } => return self.note_spurious(spurious),
                 Fed::Progress(progress) => {
                     rpc.silences = 0;
-                    if !self.request_progress(cx, now, number, progress) {
+                    if !self.request_progress(cx, now, number, (epoch, wire_len), progress) {
                         return self.violation(cx, now);
                     }
                 }
@@ -103,12 +110,14 @@ impl Session {
             return self.on_whole_request(cx, now, number, layout, epoch, packet);
         }
         let mut message = Box::new(InMessage::new(layout, epoch));
-        let Some(keys) = self.keys.as_deref_mut() else { return };
+        let keys = Openers { early: self.early.as_deref_mut(), app: self.keys.as_deref_mut() };
         let fed = feed(&mut message, keys, cx, now, self.id, limits, packet);
         let sound = match fed {
             Fed::Violation => false,
             Fed::Nothing { .. } => true,
-            Fed::Progress(progress) => self.request_progress(cx, now, number, progress),
+            Fed::Progress(progress) => {
+                self.request_progress(cx, now, number, (epoch, layout.wire_len), progress)
+            }
         };
         if !sound {
             unschedule(&mut message, cx, (self.id, id));
@@ -135,8 +144,11 @@ impl Session {
             return;
         };
         self.seen.insert(number);
-        self.heard(cx, now);
-        if preamble.kind != Kind::Application || !self.on_preamble(cx, &preamble) {
+        self.heard(cx, now, epoch);
+        if (epoch == EARLY_EPOCH && !self.spend_early(cx, layout.wire_len))
+            || !self.is_lawful_request(cx, &preamble, epoch)
+            || !self.on_preamble(cx, &preamble, epoch)
+        {
             return self.violation(cx, now);
         }
         let charge = u64::from(layout.plain_len);
@@ -144,8 +156,25 @@ impl Session {
         let state = InState::Executing;
         let response_limit = preamble.response_limit;
         self.inc.insert(number, InRpc { response_limit, ..InRpc::new(state, charge) });
+        self.hand_out(cx, number, &preamble, epoch, body);
+    }
+
+    /// Gives a complete request to whom it is for.
+    fn hand_out(
+        &mut self,
+        cx: &mut Shared,
+        number: u64,
+        preamble: &Preamble,
+        epoch: u32,
+        body: Body,
+    ) {
+        if preamble.kind == Kind::Post {
+            return self.take_post(cx, number, body);
+        }
+        let early = epoch == EARLY_EPOCH;
         cx.stats.requests_received += 1;
-        cx.events.push_back(Event::Request { rpc: self.rpc_id(false, number), body });
+        cx.stats.early_requests_received += u64::from(early);
+        cx.events.push_back(Event::Request { rpc: self.rpc_id(false, number), body, early });
     }
 
     /// Opens a message that its packet holds whole. `None` if it is to be ignored; the session is
@@ -159,23 +188,19 @@ impl Session {
         packet: Packet<'_>,
     ) -> Option<(Preamble, Body)> {
         let (id, id_bits) = (packet.data.header.message_id, self.peer.id_bits);
-        let keys = self.keys.as_deref_mut()?;
-        if !keys.receive.may_open(epoch) {
-            cx.stats.limit_failed_opens += 1;
-            return None;
-        }
+        let mut keys = Openers { early: self.early.as_deref_mut(), app: self.keys.as_deref_mut() };
         let id = cx.config.nonce_id(id);
-        let opener = Opener { keys: keys.receive.keys(epoch)?, id, id_bits };
+        let opener = Opener { keys: keys.of(&mut cx.stats, epoch)?, id, id_bits };
         match whole::open(layout, packet.payload, opener) {
             Ok((preamble, body)) if preamble.oldest_epoch <= epoch => {
                 cx.stats.records_opened += u64::from(layout.records);
-                note_opened(keys, cx, now, self.id, epoch);
+                keys.opened(cx, now, self.id, epoch);
                 cx.granter.meter.arrived(now, packet.payload.len());
                 cx.note_size(layout.wire_len, layout.wire_len);
                 Some((preamble, body))
             }
             Err(Refused::NotAuthentic) => {
-                note_failed(keys, cx, now, self.id, (epoch, 1));
+                keys.failed(cx, now, self.id, (epoch, 1));
                 None
             }
             _ => {
@@ -185,25 +210,32 @@ impl Session {
         }
     }
 
-    /// Notes what new bytes of request `number` tell. False: the peer contradicts itself.
+    /// Notes what new bytes of request `number`, of so many bytes in an epoch, tell. False: the peer
+    /// contradicts itself, or sends more early data than it may.
     fn request_progress(
         &mut self,
         cx: &mut Shared,
         now: Time,
         number: u64,
+        (epoch, wire_len): (u32, u32),
         progress: Progress,
     ) -> bool {
-        if progress.opened {
-            self.seen.insert(number);
+        let mut sound = true;
+        if progress.opened && self.seen.insert(number) && epoch == EARLY_EPOCH {
+            sound = self.spend_early(cx, wire_len);
         }
-        self.progress_made(cx, now, &progress);
-        progress.preamble.is_none_or(|preamble| self.on_preamble(cx, &preamble))
+        self.progress_made(cx, now, &progress, epoch);
+        sound
+            && progress.preamble.is_none_or(|preamble| {
+                self.is_lawful_request(cx, &preamble, epoch)
+                    && self.on_preamble(cx, &preamble, epoch)
+            })
     }
 
     /// Notes what new bytes of a message tell about peer and path.
-    fn progress_made(&mut self, cx: &mut Shared, now: Time, progress: &Progress) {
+    fn progress_made(&mut self, cx: &mut Shared, now: Time, progress: &Progress, epoch: u32) {
         if progress.opened {
-            self.heard(cx, now);
+            self.heard(cx, now, epoch);
         }
         if let Some(rtt) = progress.grant_rtt {
             self.rtt.sample(now, rtt);
@@ -229,13 +261,13 @@ impl Session {
         };
         unschedule(&mut message, cx, (self.id, id));
         cx.note_size(message.layout().wire_len, self.telling.content().1);
+        let epoch = message.epoch;
         match message.into_body() {
-            Some((Preamble { kind: Kind::Application, response_limit, .. }, body)) => {
+            Some((preamble, body)) => {
                 if let Some(rpc) = self.inc.get_mut(&number) {
-                    rpc.response_limit = response_limit;
+                    rpc.response_limit = preamble.response_limit;
                 }
-                cx.stats.requests_received += 1;
-                cx.events.push_back(Event::Request { rpc: self.rpc_id(false, number), body });
+                self.hand_out(cx, number, &preamble, epoch, body);
             }
             _ => {
                 // The application never had it, and is not told of its end.
@@ -266,6 +298,7 @@ impl Session {
 
     fn on_response(&mut self, cx: &mut Shared, now: Time, number: u64, packet: Packet<'_>) {
         let id = packet.data.header.message_id;
+        let early = u32::from(packet.data.header.epoch) == EARLY_EPOCH;
         match self.out.get(&number) {
             None if number >= self.next_number => {
                 cx.stats.dropped_unexpected += 1;
@@ -273,6 +306,11 @@ impl Session {
             }
             None => {
                 cx.stats.duplicates += 1;
+                return;
+            }
+            // Whoever has the ticket's key alone must not answer what epoch 3 protects.
+            Some(rpc) if early && rpc.request.epoch() != Some(EARLY_EPOCH) => {
+                cx.stats.dropped_unexpected += 1;
                 return;
             }
             Some(rpc) if rpc.cancelling || rpc.request.sent() == 0 => {
@@ -310,7 +348,7 @@ impl Session {
         let age = self.rtt.shortest().unwrap_or_default();
         let session = self.id;
         let limits = self.peer_limits();
-        let Some(keys) = self.keys.as_deref_mut() else { return };
+        let keys = Openers { early: self.early.as_deref_mut(), app: self.keys.as_deref_mut() };
         let Some(rpc) = self.out.get_mut(&number) else { return };
         let Some(message) = &mut rpc.response else { return };
         let progress = match feed(message, keys, cx, now, self.id, limits, packet) {
@@ -320,6 +358,7 @@ impl Session {
         };
         rpc.silences = 0;
         rpc.busy = 0;
+        let epoch = message.epoch;
         if !message.is_complete() {
             rpc.silent_at = due;
             rpc.mark = cx.granter.meter.mark(now, due);
@@ -329,7 +368,7 @@ impl Session {
             schedule(message, cx, (session, id), horizon);
         }
         let complete = if message.is_complete() { rpc.response.take() } else { None };
-        self.progress_made(cx, now, &progress);
+        self.progress_made(cx, now, &progress, epoch);
         if let Some(mut message) = complete {
             self.release_incoming(cx, id, &mut message);
             cx.note_size(message.layout().wire_len, self.telling.content().1);
@@ -343,7 +382,7 @@ impl Session {
                 _ => return self.violation(cx, now),
             }
         }
-        if progress.preamble.is_some_and(|preamble| !self.on_preamble(cx, &preamble)) {
+        if progress.preamble.is_some_and(|preamble| !self.on_preamble(cx, &preamble, epoch)) {
             self.violation(cx, now);
         }
     }
@@ -364,13 +403,13 @@ impl Session {
         if let Some(asked_at) = asked_at {
             self.rtt.sample(now, now.since(asked_at));
         }
-        self.heard(cx, now);
+        self.heard(cx, now, epoch);
         match preamble.kind {
             Kind::Application => self.finish(cx, number, Ok(body)),
             Kind::Error => self.finish(cx, number, Err(parse_error_body(&body))),
-            Kind::Tls => return self.violation(cx, now),
+            Kind::Post => return self.violation(cx, now),
         }
-        if !self.on_preamble(cx, &preamble) {
+        if !self.on_preamble(cx, &preamble, epoch) {
             self.violation(cx, now);
         }
     }
@@ -409,8 +448,8 @@ impl Session {
             cx.send_control(self.id, id, Notice::Busy);
             return None;
         }
-        let epoch = self.keys.as_deref_mut()?.rx_epoch(data.header.epoch);
-        let Some(epoch) = epoch else {
+        let mut keys = Openers { early: self.early.as_deref_mut(), app: self.keys.as_deref_mut() };
+        let Some(epoch) = keys.epoch(data.header.epoch) else {
             cx.stats.dropped_unexpected += 1;
             return None;
         };
@@ -437,13 +476,21 @@ impl Session {
     }
 
     /// Learns what a preamble says beside its message. False: the peer contradicts itself.
-    fn on_preamble(&mut self, cx: &mut Shared, preamble: &Preamble) -> bool {
-        let Some(keys) = self.keys.as_deref_mut() else { return true };
-        if preamble.highest_peer_epoch > keys.send.current() {
+    fn on_preamble(&mut self, cx: &mut Shared, preamble: &Preamble, epoch: u32) -> bool {
+        let opened = preamble.highest_peer_epoch;
+        if opened > self.keys.as_ref().map_or(0, |keys| keys.send.current()) {
             return false;
         }
-        keys.send.peer_opened(preamble.highest_peer_epoch);
-        keys.receive.left(preamble.oldest_epoch);
+        if let Some(keys) = self.keys.as_deref_mut() {
+            keys.send.peer_opened(opened);
+            keys.receive.left(preamble.oldest_epoch);
+        }
+        if epoch != EARLY_EPOCH {
+            self.note_oldest(preamble);
+        } else if self.role == Role::Client {
+            // A server has no calls before there are other keys, and its first ID may not be known yet.
+            return true;
+        }
         match self.rpc_of(preamble.ack_floor) {
             Some(Which { ours: false, response: false, number }) => {
                 let bitmap = preamble.ack_bitmap;
@@ -509,6 +556,9 @@ impl Session {
 
     pub(crate) fn violation(&mut self, cx: &mut Shared, now: Time) {
         cx.stats.violations += 1;
+        if matches!(self.state, State::Handshaking) {
+            return self.handshake_failed(cx, HandshakeError::Violation);
+        }
         self.close(cx, now, CloseReason::Violation);
     }
 }

@@ -4,9 +4,9 @@
 use core::ops::Range;
 use core::time::Duration;
 
+use super::SessionId;
 use super::data::Packet;
-use super::update::{note_failed, note_opened};
-use super::{SessionId, SessionKeys};
+use super::early::Openers;
 use crate::cutoffs;
 use crate::endpoint::{Notice, Shared};
 use crate::message::recv::{InMessage, Opener, Taken};
@@ -59,7 +59,7 @@ pub(super) struct PeerLimits {
 /// Takes a packet into a message.
 pub(super) fn feed(
     message: &mut InMessage,
-    keys: &mut SessionKeys,
+    mut keys: Openers<'_>,
     cx: &mut Shared,
     now: Time,
     session: SessionId,
@@ -67,7 +67,7 @@ pub(super) fn feed(
     packet: Packet<'_>,
 ) -> Fed {
     let data = &packet.data;
-    let epoch = keys.rx_epoch(data.header.epoch);
+    let epoch = keys.epoch(data.header.epoch);
     let layout = message.layout();
     if epoch != Some(message.epoch)
         || data.message_len != layout.wire_len
@@ -76,11 +76,7 @@ pub(super) fn feed(
         cx.stats.dropped_unexpected += 1;
         return Fed::Nothing { spurious: false };
     }
-    if !keys.receive.may_open(message.epoch) {
-        cx.stats.limit_failed_opens += 1;
-        return Fed::Nothing { spurious: false };
-    }
-    let Some(epoch_keys) = keys.receive.keys(message.epoch) else {
+    let Some(epoch_keys) = keys.of(&mut cx.stats, message.epoch) else {
         return Fed::Nothing { spurious: false };
     };
     let had_preamble = message.preamble().is_some();
@@ -113,10 +109,10 @@ pub(super) fn feed(
         Taken::New { opened, failed, gathered } => {
             cx.stats.records_opened += u64::from(opened);
             if failed > 0 {
-                note_failed(keys, cx, now, session, (message.epoch, failed));
+                keys.failed(cx, now, session, (message.epoch, failed));
             }
             if opened > 0 {
-                note_opened(keys, cx, now, session, message.epoch);
+                keys.opened(cx, now, session, message.epoch);
             }
             if opened + gathered == 0 {
                 // A forgery under a real header: whoever races it must not put off our timers.

@@ -6,12 +6,12 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::crypto::Suite;
-use crate::keys::key_context;
+use crate::keys::{early_context, key_context};
 use crate::limits::Limits;
 use crate::ranges::RangeSet;
 use crate::session::Role;
 use crate::time::Time;
-use crate::wire::DATA_LEN;
+use crate::wire::{DATA_LEN, EARLY_EPOCH, peek};
 
 /// First interval after which a client repeats its flight.
 pub(crate) const FIRST_REPEAT: Duration = Duration::from_millis(5);
@@ -36,6 +36,31 @@ impl KeyContext {
     pub fn compute(&self, suite: &dyn Suite, alpn: &[u8]) -> Vec<u8> {
         let (client, server) = (&self.client_block, &self.server_block);
         key_context(suite, alpn, self.client_port, self.server_port, client, server).to_vec()
+    }
+}
+
+/// What goes into the hash that binds the keys of early data to the client's first flight (spec 5.7).
+#[derive(Clone, Debug)]
+pub struct EarlyBinding {
+    /// The client's SMT port.
+    pub client_port: u16,
+    /// The server's SMT port.
+    pub server_port: u16,
+    /// The client's parameter block as sent.
+    pub client_block: Vec<u8>,
+    /// The TLS bytes of flight 0.
+    pub tls_flight0: Vec<u8>,
+}
+
+impl EarlyBinding {
+    /// The context value for the `suite` and `alpn` of `ticket`.
+    ///
+    /// # Panics
+    /// If `alpn` is longer than 255 bytes.
+    pub fn context(&self, suite: &dyn Suite, ticket: &[u8], alpn: &[u8]) -> Vec<u8> {
+        let ports = (self.client_port, self.server_port);
+        let (block, flight) = (&self.client_block, &self.tls_flight0);
+        early_context(suite, alpn, ports.0, ports.1, ticket, block, flight)
     }
 }
 
@@ -81,6 +106,10 @@ pub(crate) struct Handshake {
     role: Role,
     pub(crate) local_block: Vec<u8>,
     pub(crate) peer_block: Vec<u8>,
+    /// TLS bytes of a client's flight 0 that offers early data, until we answer.
+    pub(crate) peer_hello: Option<Vec<u8>>,
+    /// Early data is taken: the server says so in its block.
+    pub(crate) accepted: bool,
     /// Our latest flight, block included, and its number.
     flight: Option<(u32, Vec<u8>)>,
     /// How far the flight has been handed to the datapath.
@@ -117,6 +146,8 @@ impl Handshake {
             role,
             local_block,
             peer_block: Vec::new(),
+            peer_hello: None,
+            accepted: false,
             flight: None,
             send_from: None,
             stopped_at: None,
@@ -218,6 +249,23 @@ impl Handshake {
         fits
     }
 
+    /// Takes the packets kept whose epoch byte fits.
+    pub(crate) fn take_early(&mut self, fits: impl Fn(u32) -> bool) -> Vec<Early> {
+        let epoch = |early: &Early| peek(&early.packet).map_or(0, |(_, header)| header.epoch);
+        let kept = core::mem::take(&mut self.early);
+        let (taken, kept) = kept.into_iter().partition(|early| fits(epoch(early).into()));
+        self.early = kept;
+        taken
+    }
+
+    /// The first answer goes out: early data that was not taken is refused.
+    pub(crate) fn refuse_unanswered(&mut self) {
+        self.peer_hello = None;
+        if !self.accepted {
+            self.take_early(|epoch| epoch == EARLY_EPOCH);
+        }
+    }
+
     /// Whether packets of our flight wait to be sent.
     pub(crate) fn has_to_send(&self) -> bool {
         self.send_from.is_some()
@@ -231,18 +279,55 @@ impl Handshake {
         };
         let rest = flight.get(from as usize..).unwrap_or_default();
         let piece = rest.get(..room.min(rest.len())).unwrap_or_default();
-        if self.role == Role::Server && !self.proven {
-            let cost = self.bytes_out + (DATA_LEN + piece.len()) as u64;
-            if cost > AMPLIFICATION * self.bytes_in {
-                self.stopped_at = self.send_from.take();
-                return Err(());
-            }
+        if !self.may_send(DATA_LEN + piece.len()) {
+            self.stopped_at = self.send_from.take();
+            return Err(());
         }
         self.bytes_out += (DATA_LEN + piece.len()) as u64;
         let end = from as usize + piece.len();
         self.send_from = if end < flight.len() { u32::try_from(end).ok() } else { None };
         let total = u32::try_from(flight.len()).unwrap_or(u32::MAX);
         Ok(Some(FlightPiece { number: *number, total, offset: from, bytes: piece }))
+    }
+
+    /// Whether a packet of `len` bytes may go to the peer's address: a client's must be proven, by a
+    /// RETRY or by its Finished, or have paid for it.
+    pub(crate) fn may_send(&self, len: usize) -> bool {
+        self.role == Role::Client
+            || self.proven
+            || self.bytes_out + len as u64 <= AMPLIFICATION.saturating_mul(self.bytes_in)
+    }
+
+    /// A packet of `len` bytes that is not of a flight goes out.
+    pub(crate) fn count_out(&mut self, len: usize) {
+        self.bytes_out += len as u64;
+    }
+
+    /// A packet of `len` bytes that is not of a flight came.
+    pub(crate) fn count_in(&mut self, len: usize) {
+        self.bytes_in += len as u64;
+    }
+
+    /// Takes up a flight where the amplification limit stopped it. True if there is one.
+    pub(crate) fn go_on(&mut self) -> bool {
+        if let Some(at) = self.stopped_at.take() {
+            self.send_from = Some(at);
+            return true;
+        }
+        false
+    }
+
+    /// What the keys of early data are bound to: of a client once its first flight is set and no other,
+    /// of a server until it answers an offer.
+    pub(crate) fn early_binding(&self, client_port: u16, server_port: u16) -> Option<EarlyBinding> {
+        let (client_block, tls_flight0) = match self.role {
+            Role::Client => {
+                let (_, flight) = self.flight.as_ref().filter(|(number, _)| *number == 0)?;
+                (self.local_block.clone(), flight.get(self.local_block.len()..)?.to_vec())
+            }
+            Role::Server => (self.peer_block.clone(), self.peer_hello.clone()?),
+        };
+        Some(EarlyBinding { client_port, server_port, client_block, tls_flight0 })
     }
 
     /// Takes a packet of flight `number`, whose whole length is `total`.

@@ -10,9 +10,9 @@ use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, CloseReason};
 use crate::event::Event;
 use crate::keys::Secret;
-use crate::rpc::InState;
+use crate::rpc::{InState, Sort};
 use crate::time::Time;
-use crate::wire::CancelCode;
+use crate::wire::{CancelCode, EARLY_EPOCH};
 
 impl Session {
     /// Installs the epoch 3 secrets of both directions. A server works from here on; a client
@@ -33,13 +33,20 @@ impl Session {
         let limits = cx.config.aead_limits;
         self.keys = Some(Box::new(SessionKeys::new(suite, tx, rx, updates, limits)));
         self.last_heard = now;
+        self.limit_early(now + cx.config.limits.handshake_timeout);
         match self.role {
-            Role::Client => self.state = State::Unconfirmed,
+            Role::Client => {
+                self.state = State::Unconfirmed;
+                if let Some(due) = self.handshake.as_ref().map(|handshake| handshake.repeat_at) {
+                    self.wake_at(cx, due);
+                }
+            }
             Role::Server => {
                 cx.send_control(self.id, 0, Notice::Ack);
                 self.establish(cx);
             }
         }
+        self.release(cx);
     }
 
     /// Queues our flight for sending, unless it is queued.
@@ -78,12 +85,17 @@ impl Session {
         self.handshake = None;
         cx.stats.handshakes_completed += 1;
         cx.events.push_back(Event::Established { session: self.id });
+        self.drop_idle_early();
         let due = self.last_heard + cx.config.limits.idle_probe;
         self.wake_at(cx, due);
     }
 
-    /// An authentic packet came.
-    pub(crate) fn heard(&mut self, cx: &mut Shared, now: Time) {
+    /// An authentic packet of `epoch` came. Early data proves nothing: its keys may be known to
+    /// whoever has got hold of the ticket's.
+    pub(crate) fn heard(&mut self, cx: &mut Shared, now: Time, epoch: u32) {
+        if epoch == EARLY_EPOCH {
+            return;
+        }
         self.last_heard = now;
         if matches!(self.state, State::Unconfirmed) {
             if let Some(sent_at) = self.handshake.as_ref().and_then(|handshake| handshake.sent_at) {
@@ -133,6 +145,7 @@ impl Session {
         cx.events.push_back(Event::Closed { session: self.id, reason });
         self.state = State::Closing { tries: 1 };
         self.probe_at = None;
+        self.early = None;
         cx.send_control(self.id, 0, Notice::Cancel(CancelCode::Request));
         let due = now + self.silence(0);
         self.wake_at(cx, due);
@@ -163,9 +176,22 @@ impl Session {
     fn end_rpcs(&mut self, cx: &mut Shared, error: CallError) {
         let mut ours: Vec<u64> = self.out.keys().copied().collect();
         ours.sort_unstable();
+        let unfinished = self.handshake.is_some();
         for number in ours {
-            self.finish(cx, number, Err(error.clone()));
+            let early = self.out.get(&number).filter(|rpc| unfinished && rpc.sort == Sort::Early);
+            let error = match early.map(|rpc| rpc.request.sent()) {
+                Some(0) => CallError::NotRun,
+                Some(_) => CallError::OutcomeUnknown,
+                None => error.clone(),
+            };
+            self.finish(cx, number, Err(error));
         }
         self.forget_range(cx, 0..=u64::MAX);
+    }
+
+    /// The handshake has failed here: early data comes to nothing.
+    pub(crate) fn fail_early(&mut self, cx: &mut Shared) {
+        self.end_rpcs(cx, CallError::SessionClosed);
+        self.early = None;
     }
 }

@@ -4,10 +4,12 @@ mod calls;
 mod control;
 mod crypt;
 pub(crate) mod data;
+pub(crate) mod early;
 pub(crate) mod epochs;
 mod feed;
 pub(crate) mod handshake;
 mod lifecycle;
+mod post;
 pub(crate) mod telling;
 mod timeout;
 pub(crate) mod transmit;
@@ -22,7 +24,7 @@ use rustc_hash::FxBuildHasher;
 
 pub(crate) use crypt::SessionKeys;
 pub use epochs::{AeadLimits, Updates};
-pub use handshake::KeyContext;
+pub use handshake::{EarlyBinding, KeyContext};
 pub use update::Direction;
 
 use crate::cutoffs::Told;
@@ -30,9 +32,11 @@ use crate::message::send::OutMessage;
 use crate::replay::IdSet;
 use crate::rpc::{InRpc, InState, OutRpc};
 use crate::rtt::Rtt;
+use crate::tag::ControlWindow;
 use crate::time::Time;
 use crate::timer::Timer;
-use crate::wire::{Header, Params};
+use crate::wire::{EARLY_EPOCH, Header, Params, epoch_to_wire};
+use early::EarlyKeys;
 use handshake::Handshake;
 use telling::Telling;
 
@@ -149,6 +153,11 @@ pub(crate) struct Session {
     pub(crate) local: Params,
     pub(crate) peer: Params,
     pub(crate) keys: Option<Box<SessionKeys>>,
+    /// Keys of epoch 1, while early data may go or come.
+    pub(crate) early: Option<Box<EarlyKeys>>,
+    /// Numbers of our control packets and of the peer's, under whichever epoch.
+    pub(crate) control_out: u64,
+    pub(crate) control_in: ControlWindow,
     /// An older session on the same 5-tuple.
     pub(crate) older: Option<SessionId>,
 
@@ -156,6 +165,8 @@ pub(crate) struct Session {
     next_number: u64,
     finished: IdSet,
     out: Rpcs<OutRpc>,
+    /// How many of them are post-handshake messages.
+    posts: usize,
 
     // RPCs that the peer starts.
     seen: IdSet,
@@ -193,10 +204,14 @@ impl Session {
             local,
             peer: local,
             keys: None,
+            early: None,
+            control_out: 0,
+            control_in: ControlWindow::default(),
             older: None,
             next_number: 0,
             finished: IdSet::default(),
             out: HashMap::default(),
+            posts: 0,
             seen: IdSet::default(),
             inc: HashMap::default(),
             acked: (0, 0),
@@ -242,11 +257,20 @@ impl Session {
 
     /// Header of a packet to the peer about `message_id`, in the current epoch.
     pub(crate) fn header(&self, message_id: u64) -> Header {
+        let early = if self.early.is_some() { epoch_to_wire(EARLY_EPOCH) } else { 0 };
         Header {
             src_port: self.path.local_port,
             dst_port: self.path.remote_port,
-            epoch: self.keys.as_ref().map_or(0, |keys| keys.tx_epoch_byte()),
+            epoch: self.keys.as_ref().map_or(early, |keys| keys.tx_epoch_byte()),
             message_id,
+        }
+    }
+
+    /// The SMT ports of client and server.
+    pub(crate) fn tls_ports(&self) -> (u16, u16) {
+        match self.role {
+            Role::Client => (self.path.local_port, self.path.remote_port),
+            Role::Server => (self.path.remote_port, self.path.local_port),
         }
     }
 
@@ -269,9 +293,9 @@ impl Session {
         self.out.len() + self.inc.len()
     }
 
-    /// RPCs of ours that are not over.
+    /// Calls of ours that are not over.
     pub(crate) fn outstanding(&self) -> usize {
-        self.out.len()
+        self.out.len() - self.posts
     }
 }
 

@@ -128,6 +128,9 @@ impl Session {
         if !self.timer.fired(&mut cx.timers, Wake::Session(self.id), now) {
             return;
         }
+        if self.early_until().is_some_and(|until| until <= now) {
+            self.end_early(cx, now);
+        }
         match self.state {
             State::Handshaking | State::Unconfirmed | State::Failed => self.handshake_due(cx, now),
             State::Established => self.probe_due(cx, now),
@@ -143,6 +146,7 @@ impl Session {
     }
 
     pub(crate) fn wake_at(&mut self, cx: &mut Shared, due: Time) {
+        let due = self.early_until().map_or(due, |until| due.min(until));
         self.timer.set(&mut cx.timers, Wake::Session(self.id), due);
     }
 
@@ -175,6 +179,9 @@ impl Session {
     }
 
     fn probe_due(&mut self, cx: &mut Shared, now: Time) {
+        if let Some(due) = self.probe_at.filter(|due| *due > now) {
+            return self.wake_at(cx, due);
+        }
         if self.probe_at.is_none() {
             let idle = cx.config.limits.idle_probe;
             if now.since(self.last_heard) < idle {

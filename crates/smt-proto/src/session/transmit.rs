@@ -1,17 +1,20 @@
 //! Packets of a session, written into the frames that leave.
 
+use super::early::Openers;
 use super::handshake::FlightPiece;
 use super::update::reserve;
-use super::{Session, State, outgoing};
+use super::{Session, SessionId, State, Which, outgoing};
 use crate::cutoffs::{Cutoffs, HIGHEST};
 use crate::endpoint::deferred::Sent;
 use crate::endpoint::queue::{Entry, Ticket};
 use crate::endpoint::{Notice, Shared};
 use crate::error::CallError;
-use crate::message::send::{Acks, Sealer};
+use crate::message::send::{Acks, OutMessage, Sealer};
+use crate::record::Layout;
+use crate::stats::Stats;
 use crate::time::Time;
 use crate::timer::Wake;
-use crate::wire::{Control, ControlBody, DATA_LEN, Data, Header, Kind};
+use crate::wire::{Control, ControlBody, DATA_LEN, Data, EARLY_EPOCH, Header, Kind};
 
 /// What came of an attempt to send a packet of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +25,42 @@ pub(crate) enum Written {
     Nothing,
     /// Nothing: the message had left the queue before.
     Gone,
+}
+
+/// What came of an attempt to freeze a message.
+enum Froze {
+    Now,
+    /// There will be other keys.
+    Later,
+    /// The keys are used up.
+    Never,
+}
+
+/// Fixes the epoch of a message: the current one, or 1 before there is another.
+fn freeze(
+    message: &mut OutMessage,
+    cx: &mut Shared,
+    session: SessionId,
+    Openers { early, app }: Openers<'_>,
+    acks: Acks,
+) -> Froze {
+    let layout = message.layout();
+    let is_early = early.as_ref().is_some_and(|early| early.tx().is_some());
+    let Some(keys) = app else {
+        let Layout { records, wire_len, .. } = layout;
+        if !early.is_some_and(|early| early.freeze(records, wire_len)) {
+            cx.stats.limit_aead += 1;
+            return Froze::Later;
+        }
+        message.freeze(EARLY_EPOCH, EARLY_EPOCH, acks);
+        return Froze::Now;
+    };
+    if !reserve(keys, cx, session, layout) {
+        return Froze::Never;
+    }
+    let oldest = if is_early { EARLY_EPOCH } else { keys.send.oldest() };
+    message.freeze(keys.send.current(), oldest, acks);
+    Froze::Now
 }
 
 /// How long a responder waits for the ack of its response before it asks (spec 6.6).
@@ -48,31 +87,41 @@ impl Session {
         let ack_floor = self.request_id(true, self.finished.floor());
         let room = u32::try_from(self.room.min(frame.len()).saturating_sub(DATA_LEN)).unwrap_or(0);
         let id_bits = self.local.id_bits;
-        if !self.is_working() && !matches!(self.state, State::Closing { .. }) {
+        if !self.moves_messages() && !matches!(self.state, State::Closing { .. }) {
             return Written::Gone;
         }
+        if matches!(self.state, State::Handshaking) && self.must_hold(cx, which, ticket, room) {
+            return Written::Nothing;
+        }
         // The message and the keys are different fields, which a method of the session would hide.
-        let Session { out, inc, keys, finished, .. } = self;
+        let Session { out, inc, keys, early, finished, .. } = self;
         let message = outgoing(out, inc, which);
         let message = message.filter(|message| message.ticket == ticket);
-        let (Some(message), Some(keys)) = (message, keys.as_deref_mut()) else {
-            return Written::Gone;
-        };
+        let Some(message) = message else { return Written::Gone };
         message.ticket = 0;
         if message.epoch().is_none() {
-            if !reserve(keys, cx, self.id, message.layout()) {
-                self.exhausted(cx, now, which.ours, which.number);
-                return Written::Nothing;
-            }
             let acks = Acks {
-                highest_peer_epoch: keys.receive.highest_opened(),
+                highest_peer_epoch: keys.as_ref().map_or(0, |keys| keys.receive.highest_opened()),
                 floor: ack_floor,
                 bitmap: finished.bitmap(),
                 response_limit: if which.ours { cx.response_limit() } else { 0 },
             };
-            message.freeze(keys.send.current(), keys.send.oldest(), acks);
+            let keys = Openers { early: early.as_deref_mut(), app: keys.as_deref_mut() };
+            match freeze(message, cx, self.id, keys, acks) {
+                Froze::Now => {}
+                Froze::Later => return Written::Nothing,
+                Froze::Never => {
+                    self.exhausted(cx, now, which.ours, which.number);
+                    return Written::Nothing;
+                }
+            }
         }
-        let Some(epoch_keys) = message.epoch().and_then(|epoch| keys.send.keys(epoch)) else {
+        let key = match message.epoch() {
+            Some(EARLY_EPOCH) => early.as_deref().and_then(|e| Some((e.tx()?, e.tx_header()))),
+            Some(epoch) => keys.as_deref().and_then(|k| Some((k.send.keys(epoch)?, &k.tx_header))),
+            None => None,
+        };
+        let Some((epoch_keys, header_key)) = key else {
             // Its epoch is gone (spec 5.2): a straggler fails.
             self.exhausted(cx, now, which.ours, which.number);
             return Written::Nothing;
@@ -103,7 +152,7 @@ impl Session {
         };
         data.emit(head);
         if let Some(packet) = frame.get_mut(..len) {
-            keys.tx_header.write_data_tag(packet);
+            header_key.write_data_tag(packet);
         }
         cx.stats.records_sealed += u64::from(sealed);
         cx.stats.packets_retransmitted += u64::from(piece.retransmit);
@@ -120,15 +169,33 @@ impl Session {
             all_sent,
             timed: all_sent && !piece.retransmit,
         });
+        if matches!(self.state, State::Handshaking) {
+            self.count_out(len);
+        }
         Written::Packet { len, priority: piece.priority, left }
     }
 
-    /// Writes a control packet into `frame`; `None` if the session has no keys.
+    /// Whether the next packet of a message has to wait until the client has sent more; it has left the
+    /// send queue then.
+    fn must_hold(&mut self, cx: &mut Shared, which: Which, ticket: Ticket, room: u32) -> bool {
+        let message = self.outgoing(which).filter(|message| message.ticket == ticket);
+        let Some(len) = message.map(|message| message.next_len(room)) else { return false };
+        if self.may_send(DATA_LEN + len as usize) {
+            return false;
+        }
+        if let Some(message) = self.outgoing(which) {
+            message.ticket = 0;
+        }
+        self.hold(cx);
+        true
+    }
+
+    /// Writes a control packet into `frame`; `None` if the session has no keys, or may not send it.
     pub(crate) fn write_control(
         &mut self,
         cutoffs: &Cutoffs,
-        id: u64,
-        notice: Notice,
+        stats: &mut Stats,
+        (id, notice): (u64, Notice),
         frame: &mut [u8],
     ) -> Option<usize> {
         if matches!(self.state, State::Closing { .. }) && !matches!(notice, Notice::Cancel(_)) {
@@ -156,10 +223,23 @@ impl Session {
                 ControlBody::Cutoffs { cutoffs: *cutoffs, version, unscheduled }
             }
         };
-        let keys = self.keys.as_deref_mut()?;
-        let control = Control { header, body, number: keys.next_control() };
+        let header_key = match (&self.keys, &self.early) {
+            (Some(keys), _) => &keys.tx_header,
+            (None, Some(early)) => early.tx_header(),
+            (None, None) => return None,
+        };
+        self.control_out += 1;
+        let control = Control { header, body, number: self.control_out };
         let len = control.emit(frame);
-        keys.tx_header.write_control_tag(frame.get_mut(..len)?);
+        header_key.write_control_tag(frame.get_mut(..len)?);
+        if matches!(self.state, State::Handshaking) {
+            if !self.may_send(len) {
+                // Timers make up for it.
+                stats.limit_amplification += 1;
+                return None;
+            }
+            self.count_out(len);
+        }
         Some(len)
     }
 

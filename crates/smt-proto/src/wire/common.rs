@@ -67,7 +67,7 @@ pub struct Header {
     pub src_port: u16,
     /// The receiver's port, never 0.
     pub dst_port: u16,
-    /// The epoch as it is on the wire: 0, or 3..=255 ([`epoch_from_wire`](super::epoch_from_wire)).
+    /// The epoch as it is on the wire: 0, 1, or 3..=255 ([`epoch_from_wire`](super::epoch_from_wire)).
     pub epoch: u8,
     /// The message, or 0 for the session itself; in epoch 0 the number of the flight.
     pub message_id: u64,

@@ -1,6 +1,7 @@
 //! Control packets: every type but DATA and RETRY (spec 2.3).
 
 use super::common::Typed;
+use super::epoch::carries_messages;
 use super::fields::{Fields, FieldsMut};
 use super::{COMMON_LEN, FIRST_EPOCH, Header, Malformed, PacketType, packet_type};
 
@@ -336,8 +337,8 @@ impl Control {
     #[inline]
     fn check_epoch(&self, tag: u64) -> Result<(), Malformed> {
         let no_session = matches!(self.body, ControlBody::Unknown(UnknownCode::NoSession));
-        let epoch = u32::from(self.header.epoch);
-        let fits = if no_session { epoch == 0 } else { epoch >= FIRST_EPOCH };
+        let epoch = self.header.epoch;
+        let fits = if no_session { epoch == 0 } else { carries_messages(epoch) };
         if !fits {
             return Err(Malformed::Epoch);
         }

@@ -1,8 +1,9 @@
 //! DATA packets (spec 2.2).
 
 use super::common::Typed;
+use super::epoch::carries_messages;
 use super::fields::{Fields, FieldsMut};
-use super::{COMMON_LEN, FIRST_EPOCH, Header, Malformed, PacketType, packet_type};
+use super::{COMMON_LEN, Header, Malformed, PacketType, packet_type};
 
 /// Length of a DATA header, in bytes. The payload follows.
 pub const DATA_LEN: usize = 52;
@@ -104,7 +105,7 @@ impl Data {
             if self.cutoffs != 0 {
                 return Err(Malformed::Reserved);
             }
-        } else if u32::from(self.header.epoch) < FIRST_EPOCH {
+        } else if !carries_messages(self.header.epoch) {
             return Err(Malformed::Epoch);
         } else if !(MIN_RECORD_SIZE..=MAX_RECORD_SIZE).contains(&self.record_size) {
             return Err(Malformed::RecordSize);
@@ -258,10 +259,11 @@ pub(super) mod tests {
         assert_eq!(reparse(Data { record_size: 16385, ..ok }), Err(Malformed::RecordSize));
         assert_eq!(reparse(Data { message_len: 0, incoming: 0, ..ok }), Err(Malformed::Length));
         assert_eq!(reparse(Data { incoming: 5001, ..ok }), Err(Malformed::Length));
-        for epoch in [1, 2] {
-            let header = Header { epoch, ..ok.header };
-            assert_eq!(reparse(Data { header, ..ok }), Err(Malformed::Epoch));
-        }
+        let early = Data { header: Header { epoch: 1, ..ok.header }, ..ok };
+        assert_eq!(reparse(early), Ok(early));
+        assert_eq!(reparse(Data { record_size: 0, ..early }), Err(Malformed::RecordSize));
+        let reserved = Header { epoch: 2, ..ok.header };
+        assert_eq!(reparse(Data { header: reserved, ..ok }), Err(Malformed::Epoch));
         let flight =
             Data { header: Header { epoch: 0, ..ok.header }, record_size: 0, explicit: true, ..ok };
         assert_eq!(reparse(flight), Ok(flight));

@@ -3,6 +3,9 @@
 /// The first epoch of application keys.
 pub const FIRST_EPOCH: u32 = 3;
 
+/// The epoch of early data, in both directions (spec 5.7).
+pub const EARLY_EPOCH: u32 = 1;
+
 /// How many application epochs the byte can tell apart.
 const EPOCHS_ON_WIRE: u32 = 256 - FIRST_EPOCH;
 
@@ -15,6 +18,12 @@ pub fn epoch_to_wire(epoch: u32) -> u8 {
         None => epoch,
     };
     byte as u8
+}
+
+/// Whether messages, and control packets about them, may have this epoch byte.
+#[inline]
+pub(super) fn carries_messages(byte: u8) -> bool {
+    u32::from(byte) == EARLY_EPOCH || u32::from(byte) >= FIRST_EPOCH
 }
 
 /// The application epoch that `byte` names to someone whose newest committed epoch is `current`: one of

@@ -22,9 +22,11 @@ pub use control::{
 };
 pub use data::{DATA_LEN, Data, MAX_RECORD_SIZE, MAX_TSO_OFFSET, MIN_RECORD_SIZE, RECORD_OVERHEAD};
 pub(crate) use data::{EXPLICIT, FLAGS_AT, PINNED, TAG_AT};
-pub use epoch::{FIRST_EPOCH, epoch_from_wire, epoch_to_wire};
+pub use epoch::{EARLY_EPOCH, FIRST_EPOCH, epoch_from_wire, epoch_to_wire};
 pub use malformed::Malformed;
 pub use offset::{IpVersion, payload_offset};
-pub use params::{ID_BITS, MAX_FIRST_ID, Params};
+pub use params::{
+    Block, ID_BITS, MAX_FIRST_ID, MAX_OFFER, Params, WANTS_SMT_TICKET, WANTS_TLS_TICKETS,
+};
 pub use preamble::{Kind, PREAMBLE_LEN, Preamble};
 pub use retry::{RETRY_LEN, Retry};

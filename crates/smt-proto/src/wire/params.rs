@@ -5,6 +5,13 @@ use core::ops::RangeInclusive;
 
 use super::Malformed;
 
+/// Longest early offer of a client (spec 5.7), in bytes.
+pub const MAX_OFFER: usize = 16 << 10;
+/// In [`Params::wants`]: TLS tickets.
+pub const WANTS_TLS_TICKETS: u8 = 1;
+/// In [`Params::wants`]: an SMT-ticket.
+pub const WANTS_SMT_TICKET: u8 = 2;
+
 /// How many bits of message ID a direction may use (spec 3.1).
 pub const ID_BITS: RangeInclusive<u8> = 40..=56;
 /// Largest first ID an end may draw (spec 3.1).
@@ -20,6 +27,12 @@ const UNSCHEDULED_TYPE: u16 = 5;
 const WAKE_DELAY_TYPE: u16 = 6;
 const MAX_ID_BITS_TYPE: u16 = 7;
 const PADDING_TYPE: u16 = 8;
+const OFFER_TYPE: u16 = 9;
+const ANSWER_TYPE: u16 = 10;
+const WANTS_TYPE: u16 = 11;
+
+/// The value of the answer entry.
+const ACCEPTED: u8 = 1;
 
 /// What one end declares about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,34 +51,88 @@ pub struct Params {
     pub wake_delay_us: u32,
     /// Most bits of message ID I accept, one of [`ID_BITS`].
     pub max_id_bits: u8,
+    /// Of a client: what it wants to be sent after the handshake (spec 5.9), bits of
+    /// [`WANTS_TLS_TICKETS`] and [`WANTS_SMT_TICKET`].
+    pub wants: u8,
+}
+
+/// A parameter block: the parameters, and what is said in it about early data (spec 5.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Block<'a> {
+    /// The parameters.
+    pub params: Params,
+    /// Of a client: which ticket its early data goes by; at most [`MAX_OFFER`] bytes.
+    pub offer: Option<&'a [u8]>,
+    /// Of a server: it takes the early data offered.
+    pub accepted: bool,
 }
 
 impl Params {
-    /// Length of a block without padding, in bytes.
+    /// Length of a block of parameters alone, without wants and padding, in bytes.
     pub const LEN: usize = 4 + 7 * ENTRY_LEN + 1 + 8 + 4 * 4 + 1;
     /// Most bytes of padding a block can hold.
     pub const MAX_PADDING: usize = u16::MAX as usize + 2 - Self::LEN - ENTRY_LEN;
 
-    /// Writes the block with its length prefix. `padding` is the number of zero bytes in the padding
-    /// entry, which takes 4 more; 0 means no entry, more than [`MAX_PADDING`](Self::MAX_PADDING)
-    /// means that much.
+    /// Writes a block of the parameters alone; see [`Block::emit`].
     #[must_use]
     pub fn emit(&self, padding: usize) -> Vec<u8> {
-        let padding = padding.min(Self::MAX_PADDING);
-        let mut block = Vec::with_capacity(Self::LEN + ENTRY_LEN + padding);
+        Block { params: *self, offer: None, accepted: false }.emit(padding)
+    }
+
+    /// Reads the parameters of a block; see [`Block::parse`].
+    ///
+    /// # Errors
+    /// As [`Block::parse`].
+    pub fn parse(flight: &[u8]) -> Result<(Self, usize), Malformed> {
+        Block::parse(flight).map(|(block, len)| (block.params, len))
+    }
+
+    /// Whether whoever goes by `other` may do nothing that these do not allow.
+    pub(crate) fn cover(&self, other: &Params) -> bool {
+        self.max_rpcs >= other.max_rpcs
+            && self.max_message >= other.max_message
+            && self.unscheduled >= other.unscheduled
+            && self.max_id_bits >= other.max_id_bits
+    }
+
+    fn put(&self, block: &mut Vec<u8>) {
+        put_entry(block, ID_BITS_TYPE, &[self.id_bits]);
+        put_entry(block, FIRST_ID_TYPE, &self.first_id.to_be_bytes());
+        put_entry(block, MAX_RPCS_TYPE, &self.max_rpcs.to_be_bytes());
+        put_entry(block, MAX_MESSAGE_TYPE, &self.max_message.to_be_bytes());
+        put_entry(block, UNSCHEDULED_TYPE, &self.unscheduled.to_be_bytes());
+        put_entry(block, WAKE_DELAY_TYPE, &self.wake_delay_us.to_be_bytes());
+        put_entry(block, MAX_ID_BITS_TYPE, &[self.max_id_bits]);
+    }
+}
+
+impl<'a> Block<'a> {
+    /// Writes the block with its length prefix. `padding` is the number of zero bytes in the padding
+    /// entry, which takes 4 more; 0 means no entry, more than fits the block means as many as fit
+    /// ([`Params::MAX_PADDING`] if there is nothing else in it). An offer of more than [`MAX_OFFER`]
+    /// bytes is left out.
+    #[must_use]
+    pub fn emit(&self, padding: usize) -> Vec<u8> {
+        let mut rest = Vec::new();
+        if let Some(offer) = self.offer.filter(|offer| offer.len() <= MAX_OFFER) {
+            put_entry(&mut rest, OFFER_TYPE, offer);
+        }
+        if self.accepted {
+            put_entry(&mut rest, ANSWER_TYPE, &[ACCEPTED]);
+        }
+        if self.params.wants != 0 {
+            put_entry(&mut rest, WANTS_TYPE, &[self.params.wants]);
+        }
+        let padding = padding.min(Params::MAX_PADDING - rest.len());
+        let mut block = Vec::with_capacity(Params::LEN + ENTRY_LEN + padding + rest.len());
         block.extend_from_slice(&[0; LENGTH_LEN]);
         block.extend_from_slice(&VERSION.to_be_bytes());
-        put_entry(&mut block, ID_BITS_TYPE, &[self.id_bits]);
-        put_entry(&mut block, FIRST_ID_TYPE, &self.first_id.to_be_bytes());
-        put_entry(&mut block, MAX_RPCS_TYPE, &self.max_rpcs.to_be_bytes());
-        put_entry(&mut block, MAX_MESSAGE_TYPE, &self.max_message.to_be_bytes());
-        put_entry(&mut block, UNSCHEDULED_TYPE, &self.unscheduled.to_be_bytes());
-        put_entry(&mut block, WAKE_DELAY_TYPE, &self.wake_delay_us.to_be_bytes());
-        put_entry(&mut block, MAX_ID_BITS_TYPE, &[self.max_id_bits]);
+        self.params.put(&mut block);
         if padding > 0 {
             put_head(&mut block, PADDING_TYPE, padding);
             block.resize(block.len() + padding, 0);
         }
+        block.append(&mut rest);
         let length = (block.len() - LENGTH_LEN) as u16;
         block[..LENGTH_LEN].copy_from_slice(&length.to_be_bytes());
         block
@@ -77,7 +144,7 @@ impl Params {
     /// [`Malformed`] if the block is cut short, of another version, lacks a required entry, has one
     /// twice or out of order, or a value is out of bounds. Whether bit 1 of the first ID fits the
     /// role of its sender is for the caller to check.
-    pub fn parse(flight: &[u8]) -> Result<(Self, usize), Malformed> {
+    pub fn parse(flight: &'a [u8]) -> Result<(Self, usize), Malformed> {
         let (length, rest) = take_u16(flight)?;
         let block = rest.get(..usize::from(length)).ok_or(Malformed::Short)?;
         let (version, mut entries) = take_u16(block)?;
@@ -121,7 +188,7 @@ fn take_u16(bytes: &[u8]) -> Result<(u16, &[u8]), Malformed> {
 
 /// The entries seen so far.
 #[derive(Default)]
-struct Found {
+struct Found<'a> {
     id_bits: Option<u8>,
     first_id: Option<u64>,
     max_rpcs: Option<u32>,
@@ -129,10 +196,13 @@ struct Found {
     unscheduled: Option<u32>,
     wake_delay_us: Option<u32>,
     max_id_bits: Option<u8>,
+    offer: Option<&'a [u8]>,
+    accepted: bool,
+    wants: u8,
 }
 
-impl Found {
-    fn take(&mut self, kind: u16, value: &[u8]) -> Result<(), Malformed> {
+impl<'a> Found<'a> {
+    fn take(&mut self, kind: u16, value: &'a [u8]) -> Result<(), Malformed> {
         match kind {
             ID_BITS_TYPE => self.id_bits = Some(u8::from_be_bytes(exact(value)?)),
             FIRST_ID_TYPE => self.first_id = Some(u64::from_be_bytes(exact(value)?)),
@@ -144,12 +214,19 @@ impl Found {
             PADDING_TYPE if value.iter().any(|&byte| byte != 0) => {
                 return Err(Malformed::Parameter);
             }
+            OFFER_TYPE if value.len() > MAX_OFFER => return Err(Malformed::Parameter),
+            OFFER_TYPE => self.offer = Some(value),
+            ANSWER_TYPE => match exact(value)? {
+                [ACCEPTED] => self.accepted = true,
+                _ => return Err(Malformed::Parameter),
+            },
+            WANTS_TYPE => self.wants = u8::from_be_bytes(exact(value)?),
             _ => {}
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<Params, Malformed> {
+    fn finish(self) -> Result<Block<'a>, Malformed> {
         let missing = Malformed::Parameter;
         let params = Params {
             id_bits: self.id_bits.ok_or(missing)?,
@@ -159,12 +236,14 @@ impl Found {
             unscheduled: self.unscheduled.ok_or(missing)?,
             wake_delay_us: self.wake_delay_us.unwrap_or(0),
             max_id_bits: self.max_id_bits.unwrap_or(*ID_BITS.end()),
+            wants: self.wants,
         };
         let bounded = ID_BITS.contains(&params.id_bits)
             && ID_BITS.contains(&params.max_id_bits)
             && (4..=MAX_FIRST_ID).contains(&params.first_id)
             && params.first_id & 1 == 0;
-        if bounded { Ok(params) } else { Err(Malformed::Parameter) }
+        let block = Block { params, offer: self.offer, accepted: self.accepted };
+        if bounded { Ok(block) } else { Err(Malformed::Parameter) }
     }
 }
 
@@ -185,16 +264,18 @@ mod tests {
         unscheduled: 65536,
         wake_delay_us: 50,
         max_id_bits: 56,
+        wants: 0,
     };
 
     prop_compose! {
         fn params()(
             id_bits in ID_BITS, max_id_bits in ID_BITS, first_id in 4..=MAX_FIRST_ID,
             (max_rpcs, max_message, unscheduled, wake_delay_us) in any::<(u32, u32, u32, u32)>(),
+            wants in any::<u8>(),
         ) -> Params {
             Params {
                 id_bits, max_id_bits, first_id: first_id & !1,
-                max_rpcs, max_message, unscheduled, wake_delay_us,
+                max_rpcs, max_message, unscheduled, wake_delay_us, wants,
             }
         }
     }
@@ -220,20 +301,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(params in params(), padding in 0..3000usize, follows in 0..9usize) {
-            let mut flight = params.emit(padding);
-            let len = Params::LEN + if padding > 0 { ENTRY_LEN + padding } else { 0 };
+        fn round_trip(
+            params in params(), padding in 0..3000usize, follows in 0..9usize, accepted in any::<bool>(),
+            offer in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..1500)),
+        ) {
+            let block = Block { params, offer: offer.as_deref(), accepted };
+            let mut flight = block.emit(padding);
+            let entry = |len: usize| if len > 0 { ENTRY_LEN + len } else { 0 };
+            let len = Params::LEN
+                + entry(padding)
+                + offer.as_ref().map_or(0, |offer| ENTRY_LEN + offer.len())
+                + entry(usize::from(accepted))
+                + entry(usize::from(params.wants != 0));
             prop_assert_eq!(flight.len(), len);
             flight.resize(len + follows, 0xff);
+            prop_assert_eq!(Block::parse(&flight), Ok((block, len)));
             prop_assert_eq!(Params::parse(&flight), Ok((params, len)));
         }
 
         #[test]
         fn any_cut_or_change_is_survived(
             params in params(), padding in 0..99usize, len in any::<proptest::sample::Index>(),
-            at in any::<proptest::sample::Index>(), value in any::<u8>(),
+            at in any::<proptest::sample::Index>(), value in any::<u8>(), accepted in any::<bool>(),
         ) {
-            let mut flight = params.emit(padding);
+            let mut flight = Block { params, offer: Some(&[7; 25]), accepted }.emit(padding);
             prop_assert!(Params::parse(&flight[..len.index(flight.len())]).is_err());
             let at = at.index(flight.len());
             flight[at] = value;
@@ -256,7 +347,7 @@ mod tests {
     #[test]
     fn unknown_entries_are_skipped() {
         let entries =
-            [&[(0, &[1][..])], &REQUIRED[..], &[(9, &[][..]), (0xffff, &[1, 2])]].concat();
+            [&[(0, &[1][..])], &REQUIRED[..], &[(12, &[][..]), (0xffff, &[1, 2])]].concat();
         assert!(Params::parse(&block(&entries)).is_ok());
     }
 
@@ -300,5 +391,32 @@ mod tests {
         assert_eq!(longest.len(), 2 + usize::from(u16::MAX));
         assert_eq!(Params::parse(&longest), Ok((EXAMPLE, longest.len())));
         assert_eq!(EXAMPLE.emit(usize::MAX).len(), longest.len());
+        let offer = &[9; MAX_OFFER][..];
+        let block = Block { params: EXAMPLE, offer: Some(offer), accepted: false };
+        let full = block.emit(usize::MAX);
+        assert_eq!(full.len(), longest.len());
+        assert_eq!(Block::parse(&full), Ok((block, full.len())));
+    }
+
+    #[test]
+    fn an_offer_is_bounded() {
+        let long = [9; MAX_OFFER + 1];
+        let block = Block { params: EXAMPLE, offer: Some(&long), accepted: false };
+        assert_eq!(block.emit(0), EXAMPLE.emit(0));
+        let entries = |len| [&REQUIRED[..], &[(9, &long[..len])]].concat();
+        assert!(Params::parse(&self::block(&entries(MAX_OFFER))).is_ok());
+        let refused = Params::parse(&self::block(&entries(MAX_OFFER + 1)));
+        assert_eq!(refused, Err(Malformed::Parameter));
+    }
+
+    #[test]
+    fn an_answer_says_yes_or_is_not_there() {
+        for (answer, expected) in [(&[1][..], true), (&[0], false), (&[2], false), (&[1, 1], false)]
+        {
+            let entries = [&REQUIRED[..], &[(10, answer)]].concat();
+            assert_eq!(Params::parse(&block(&entries)).is_ok(), expected);
+        }
+        let entries = [&REQUIRED[..], &[(11, &[1, 2][..])]].concat();
+        assert_eq!(Params::parse(&block(&entries)), Err(Malformed::Parameter));
     }
 }

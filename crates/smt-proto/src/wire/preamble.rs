@@ -1,7 +1,7 @@
 //! The preamble that begins the plaintext of every message (spec 4.1).
 
 use super::fields::{Fields, FieldsMut};
-use super::{FIRST_EPOCH, MAX_RECORD_SIZE, MIN_RECORD_SIZE, Malformed};
+use super::{EARLY_EPOCH, FIRST_EPOCH, MAX_RECORD_SIZE, MIN_RECORD_SIZE, Malformed};
 
 /// Length of a preamble, in bytes.
 pub const PREAMBLE_LEN: usize = 40;
@@ -14,8 +14,8 @@ const VERSION: u8 = 1;
 pub enum Kind {
     /// A message of the application.
     Application = 0,
-    /// Bytes for the TLS stack, such as tickets. Message ID 0 only.
-    Tls = 1,
+    /// A message for the peer's handshake code, such as tickets (spec 5.9). Requests of servers only.
+    Post = 1,
     /// The reply is an error: a 32-bit code and UTF-8 text (spec 7).
     Error = 2,
 }
@@ -33,7 +33,7 @@ pub struct Preamble {
     pub wire_len: u32,
     /// Highest epoch of the peer that the sender has opened; 0: none.
     pub highest_peer_epoch: u32,
-    /// Oldest epoch under which the sender may still send; at least 3.
+    /// Oldest epoch under which the sender may still send: 1 while it has early data, else 3 or more.
     pub oldest_epoch: u32,
     /// In a request: bytes of the response that may come without grants; 0: as usual. Else 0.
     pub response_limit: u32,
@@ -58,7 +58,7 @@ impl Preamble {
         let preamble = Self {
             kind: match fields.u8::<1>() {
                 0 => Kind::Application,
-                1 => Kind::Tls,
+                1 => Kind::Post,
                 2 => Kind::Error,
                 _ => return Err(Malformed::Code),
             },
@@ -80,7 +80,10 @@ impl Preamble {
         if !(MIN_RECORD_SIZE..=MAX_RECORD_SIZE).contains(&self.record_size) {
             return Err(Malformed::RecordSize);
         }
-        if self.oldest_epoch < FIRST_EPOCH || matches!(self.highest_peer_epoch, 1..FIRST_EPOCH) {
+        let early = self.oldest_epoch == EARLY_EPOCH;
+        if (self.oldest_epoch < FIRST_EPOCH && !early)
+            || matches!(self.highest_peer_epoch, 1..FIRST_EPOCH)
+        {
             return Err(Malformed::Epoch);
         }
         if self.ack_floor & 1 != 0 {
@@ -119,12 +122,12 @@ mod tests {
 
     prop_compose! {
         fn preamble()(
-            kind in prop_oneof![Just(Kind::Application), Just(Kind::Tls), Just(Kind::Error)],
+            kind in prop_oneof![Just(Kind::Application), Just(Kind::Post), Just(Kind::Error)],
             record_size in MIN_RECORD_SIZE..=MAX_RECORD_SIZE,
             (app_len, wire_len, response_limit) in any::<(u32, u32, u32)>(),
             (ack_floor, ack_bitmap) in any::<(u64, u64)>(),
             highest_peer_epoch in prop_oneof![Just(0), FIRST_EPOCH..=u32::MAX],
-            oldest_epoch in FIRST_EPOCH..=u32::MAX,
+            oldest_epoch in prop_oneof![Just(EARLY_EPOCH), FIRST_EPOCH..=u32::MAX],
         ) -> Preamble {
             Preamble {
                 kind, record_size, app_len, wire_len, highest_peer_epoch, oldest_epoch,
@@ -184,6 +187,9 @@ mod tests {
         assert_eq!(reparse(ok, 1, 3), Err(Malformed::Code));
         assert_eq!(reparse(ok, 3, 63), Err(Malformed::RecordSize));
         assert_eq!(reparse(ok, 15, 2), Err(Malformed::Epoch));
+        assert_eq!(reparse(ok, 15, 1), Err(Malformed::Epoch));
+        assert_eq!(reparse(ok, 19, 0), Err(Malformed::Epoch));
+        assert_eq!(reparse(ok, 19, 1), Ok(Preamble { oldest_epoch: 1, ..ok }));
         assert_eq!(reparse(ok, 19, 2), Err(Malformed::Epoch));
         assert_eq!(reparse(ok, 23, 7), Ok(Preamble { response_limit: 7, ..ok }));
         assert_eq!(reparse(ok, 31, 5), Err(Malformed::Range));

@@ -91,14 +91,14 @@ impl Pair {
                         let flight = vec![0x51; self.lengths[1]];
                         self.ends[end].send_flight(self.now, session, &flight);
                     }
-                    Event::Flight { session, number: 1, bytes } => {
+                    Event::Flight { session, number: 1, bytes, .. } => {
                         assert_eq!(bytes, vec![0x51; self.lengths[1]]);
                         let flight = vec![0xc2; self.lengths[2]];
                         self.ends[end].send_flight(self.now, session, &flight);
                         let (client, server) = self.secrets(end, session);
                         self.ends[end].install_keys(self.now, session, suite, client, server);
                     }
-                    Event::Flight { session, number: 2, bytes } => {
+                    Event::Flight { session, number: 2, bytes, .. } => {
                         assert_eq!(bytes, vec![0xc2; self.lengths[2]]);
                         let (client, server) = self.secrets(end, session);
                         self.ends[end].install_keys(self.now, session, suite, client, server);
@@ -107,7 +107,7 @@ impl Pair {
                     Event::Established { session } => self.established[end].push(session),
                     Event::HandshakeFailed { error, .. } => self.failed.push((end, error)),
                     Event::Closed { session, reason } => self.closed.push((end, session, reason)),
-                    Event::Request { rpc, body } => {
+                    Event::Request { rpc, body, .. } => {
                         self.executed += 1;
                         if self.echo {
                             self.ends[end].reply(rpc, Bytes::from(body.into_vec()));
@@ -116,7 +116,7 @@ impl Pair {
                     Event::Response { result, .. } => {
                         self.answered.push(result.map(smt_proto::Body::into_vec));
                     }
-                    Event::RequestCancelled { .. } | Event::KeyUpdateWanted { .. } => {}
+                    _ => {}
                 }
             }
             let mut frame = [0; 2000];

@@ -63,7 +63,7 @@ fn preambles_that_contradict_close_the_session() {
         |p| p.wire_len += 1,
         |p| p.app_len += 1_000_000,
         |p| p.app_len += 11,
-        |p| p.kind = Kind::Tls,
+        |p| p.kind = Kind::Post,
         |p| p.kind = Kind::Error,
         |p| p.ack_floor += 2,
         |p| p.ack_floor += 400,

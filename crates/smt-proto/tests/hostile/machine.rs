@@ -189,7 +189,7 @@ impl Machine {
         match odd {
             200..=209 => preamble.ack_floor = self.message_id(input),
             210..=219 => preamble.ack_bitmap = input.u64(),
-            220..=224 => preamble.kind = [Kind::Tls, Kind::Error][usize::from(input.u8() % 2)],
+            220..=224 => preamble.kind = [Kind::Post, Kind::Error][usize::from(input.u8() % 2)],
             225..=229 => preamble.app_len = input.number(),
             230..=234 => preamble.oldest_epoch = 3 + input.number() % 5,
             235..=239 => preamble.highest_peer_epoch = 3 + u32::from(input.u8() / 64),

@@ -237,7 +237,7 @@ impl Net {
             host.endpoint.settle();
             while let Some(event) = host.endpoint.poll_event() {
                 match event {
-                    Event::Request { rpc, body } => {
+                    Event::Request { rpc, body, .. } => {
                         *host.executed.entry(body.to_vec()).or_default() += 1;
                         if host.echo {
                             assert!(host.endpoint.reply(rpc, Bytes::from(body.into_vec())));

@@ -69,7 +69,7 @@ impl Pair {
                 }
                 while let Some(event) = self.ends[1 - me].poll_event() {
                     match event {
-                        Event::Request { rpc, body } => {
+                        Event::Request { rpc, body, .. } => {
                             // The answer is the request's own buffer.
                             let body = Bytes::from_owner(body);
                             assert!(self.ends[1 - me].reply(rpc, body));

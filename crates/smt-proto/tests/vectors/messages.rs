@@ -111,7 +111,7 @@ impl PreambleFields {
         Preamble {
             kind: match &self.kind[..] {
                 "application" => Kind::Application,
-                "tls" => Kind::Tls,
+                "tls" => Kind::Post,
                 "error" => Kind::Error,
                 other => panic!("unknown kind {other}"),
             },

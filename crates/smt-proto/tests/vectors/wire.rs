@@ -208,6 +208,8 @@ struct ParamFields {
     unscheduled: u32,
     wake_delay_us: u32,
     max_id_bits: u8,
+    #[serde(default)]
+    wants: u8,
 }
 
 #[test]
@@ -222,6 +224,7 @@ fn parameter_blocks() {
             unscheduled: v.params.unscheduled,
             wake_delay_us: v.params.wake_delay_us,
             max_id_bits: v.params.max_id_bits,
+            wants: v.params.wants,
         };
         if let Some(padding) = v.padding {
             assert_eq!(params.emit(padding)[..], v.block[..]);

@@ -171,6 +171,7 @@ pub(super) fn params(rng: &mut Rng) -> Params {
         unscheduled: 1 << rng.below(32),
         wake_delay_us: rng.below(1000) as u32,
         max_id_bits: 56,
+        wants: 0,
     }
 }
 

@@ -129,6 +129,8 @@ impl Watch {
             CallError::OutcomeUnknown => {
                 (situation.session_died || situation.short_keys, Outcome::Unknown)
             }
+            // There are no early calls.
+            CallError::NotRun => (false, Outcome::NotStarted),
             CallError::SessionClosed => (situation.session_closed, Outcome::Unknown),
             CallError::Exhausted => (situation.short_keys, Outcome::NotStarted),
             CallError::Refused { code: reply_code::TOO_LARGE, .. } => {

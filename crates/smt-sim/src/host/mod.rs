@@ -203,11 +203,12 @@ impl Host {
 
     fn happens(&mut self, event: Event, ended: &[(SessionId, CloseReason)]) {
         match event {
-            Event::Flight { session, number, bytes } => self.on_flight(session, number, &bytes),
+            Event::Flight { session, number, bytes, .. } => self.on_flight(session, number, &bytes),
             Event::Established { session } => self.on_established(session),
             Event::HandshakeFailed { session, .. } => self.on_handshake_failed(session),
             Event::Closed { session, reason } => self.on_closed(session, reason),
-            Event::Request { rpc, body } => self.on_request(rpc, &body),
+            Event::Request { rpc, body, .. } => self.on_request(rpc, &body),
+            Event::EarlyRefused { .. } | Event::Post { .. } => {}
             Event::RequestCancelled { rpc } => {
                 self.working.remove(&rpc);
                 self.untaken.remove(&rpc);

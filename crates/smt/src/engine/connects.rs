@@ -223,7 +223,9 @@ impl Engine {
             (HandshakeError::TimedOut, None) => ConnectError::TimedOut(self.connect_timeout),
             (HandshakeError::Refused, _) => ConnectError::Refused,
             (HandshakeError::Unreachable, _) => ConnectError::Unreachable,
-            (HandshakeError::BadParameters, _) => ConnectError::BadParameters,
+            (HandshakeError::BadParameters | HandshakeError::Violation, _) => {
+                ConnectError::BadParameters
+            }
             (HandshakeError::TooManySessions, _) => ConnectError::Limit("max_sessions"),
         };
         self.connect_failed(id, error);

@@ -173,14 +173,14 @@ impl Engine {
         while let Some(event) = self.core.poll_event() {
             any = true;
             match event {
-                CoreEvent::Flight { session, number, bytes } => {
+                CoreEvent::Flight { session, number, bytes, .. } => {
                     self.on_flight(session, number, bytes);
                 }
                 CoreEvent::Established { session } => self.on_established(session),
                 CoreEvent::HandshakeFailed { session, error } => {
                     self.on_handshake_failed(session, error);
                 }
-                CoreEvent::Request { rpc, body } => {
+                CoreEvent::Request { rpc, body, .. } => {
                     self.events.push_back(Event::Request { rpc, body });
                 }
                 CoreEvent::RequestCancelled { rpc } => {
@@ -193,6 +193,7 @@ impl Engine {
                 CoreEvent::KeyUpdateWanted { session } => {
                     self.events.push_back(Event::KeyUpdateWanted { session });
                 }
+                CoreEvent::EarlyRefused { .. } | CoreEvent::Post { .. } => {}
                 CoreEvent::Closed { session, reason } => {
                     self.sessions.remove(&session);
                     self.registered.remove(&session);

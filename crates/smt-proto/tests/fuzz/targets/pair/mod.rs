@@ -150,7 +150,7 @@ impl World {
     fn events(&mut self, me: usize) {
         while let Some(event) = self.hosts[me].endpoint.poll_event() {
             match event {
-                Event::Flight { session, number, bytes } => {
+                Event::Flight { session, number, bytes, .. } => {
                     self.flight(me, session, number, &bytes);
                 }
                 Event::Established { session } => {
@@ -165,7 +165,7 @@ impl World {
                     assert!(all_ended, "a session went before its calls");
                     self.gone(me, session);
                 }
-                Event::Request { rpc, body } => self.request(me, rpc, &body),
+                Event::Request { rpc, body, .. } => self.request(me, rpc, &body),
                 Event::RequestCancelled { rpc } => {
                     self.hosts[me].requests.retain(|(request, _)| *request != rpc);
                 }

@@ -1,0 +1,267 @@
+//! A client and a server whose handshake offers early data. TLS bytes and tickets are made up: the core
+//! only carries them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use smt_proto::crypto::{Suite, SuiteId, aws_lc};
+use smt_proto::error::{CallError, CloseReason, HandshakeError, StartError};
+use smt_proto::keys::Secret;
+use smt_proto::wire::Params;
+use smt_proto::{
+    Body, Config, EarlyBinding, Endpoint, Event, PacketMeta, Path, Role, RpcId, SessionId, Time,
+};
+
+use crate::net::{CLIENT, PORTS, SERVER, Seeded, address};
+
+pub const ROOM: usize = 1232;
+pub const OFFER: &[u8] = &[0x0f; 60];
+pub const MILLI: Duration = Duration::from_millis(1);
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// A packet on its way.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub to: usize,
+    pub bytes: Vec<u8>,
+}
+
+impl Sent {
+    pub fn epoch(&self) -> u8 {
+        self.bytes[8]
+    }
+
+    pub fn is_data(&self) -> bool {
+        self.bytes[11] == 0x10
+    }
+}
+
+/// What the ends make of each other.
+pub struct World {
+    pub ends: [Endpoint; 2],
+    pub now: Time,
+    pub link: VecDeque<Sent>,
+    /// Everything that was sent.
+    pub sent: Vec<Sent>,
+    /// Lengths of the three flights' TLS bytes.
+    pub lengths: [usize; 3],
+    /// Whether the server takes the offer.
+    pub accepts: bool,
+    /// Whether the server's TLS takes the client's last flight.
+    pub finishes: bool,
+    /// What the ticket lets go early, for each end.
+    pub max_early: [u32; 2],
+    /// The server's parameters as the ticket has them.
+    pub ticket: Params,
+    /// Whether requests are answered at once with the same bytes.
+    pub echo: bool,
+    pub client: SessionId,
+    pub server: Option<SessionId>,
+    pub requests: Vec<(RpcId, Vec<u8>, bool)>,
+    pub ended: Vec<(u64, Result<Vec<u8>, CallError>)>,
+    pub established: [bool; 2],
+    pub refused: u32,
+    pub failed: Vec<(usize, HandshakeError)>,
+    pub closed: Vec<(usize, CloseReason)>,
+    pub cancelled: Vec<RpcId>,
+    pub posts: Vec<Vec<u8>>,
+}
+
+/// The suite of ticket and handshake.
+pub fn suite() -> &'static dyn Suite {
+    aws_lc::suite(SuiteId::Aes128GcmSha256)
+}
+
+/// The early secrets of client and server that follow from a binding.
+pub fn early_secrets(binding: &EarlyBinding) -> [Vec<u8>; 2] {
+    let context = binding.context(suite(), b"a ticket", b"smt/1");
+    [0x11, 0x22].map(|pad| context.iter().map(|byte| byte ^ pad).collect())
+}
+
+impl World {
+    /// The client's first flight, with an offer, waits on the link.
+    pub fn new(configs: [Config; 2]) -> World {
+        World::with(configs, [300, 700, 100])
+    }
+
+    pub fn with(configs: [Config; 2], lengths: [usize; 3]) -> World {
+        World::start(configs, lengths, [64 << 10; 2])
+    }
+
+    pub fn start(configs: [Config; 2], lengths: [usize; 3], max_early: [u32; 2]) -> World {
+        let mut seed = 7;
+        let mut ends = configs.map(|config| {
+            seed += 1;
+            Endpoint::new(config, Box::new(Seeded(seed)))
+        });
+        let path = Path {
+            remote: address(SERVER),
+            remote_port: PORTS[SERVER],
+            local_port: PORTS[CLIENT],
+            local: None,
+        };
+        let ticket = Params { first_id: 6, ..ends[SERVER].parameters(Role::Server) };
+        let client = ends[CLIENT].connect(Time::ZERO, path, ROOM, Time::ZERO + 5 * SECOND).unwrap();
+        let mut world = World {
+            ends,
+            now: Time::ZERO,
+            link: VecDeque::new(),
+            sent: Vec::new(),
+            lengths,
+            accepts: true,
+            finishes: true,
+            max_early,
+            ticket,
+            echo: true,
+            client,
+            server: None,
+            requests: Vec::new(),
+            ended: Vec::new(),
+            established: [false; 2],
+            refused: 0,
+            failed: Vec::new(),
+            closed: Vec::new(),
+            cancelled: Vec::new(),
+            posts: Vec::new(),
+        };
+        let hello = vec![0xc0; lengths[0]];
+        world.ends[CLIENT].send_first_flight(world.now, client, &hello, Some(OFFER));
+        world.install_early(CLIENT, client);
+        world.pump();
+        world
+    }
+
+    fn install_early(&mut self, end: usize, session: SessionId) {
+        let binding = self.ends[end].early_binding(session).unwrap();
+        let [client, server] = early_secrets(&binding).map(|secret| Secret::new(&secret));
+        let (now, peer, max) = (self.now, self.ticket, self.max_early[end]);
+        self.ends[end].install_early(now, session, suite(), client, server, Some(peer), max);
+    }
+
+    fn install_keys(&mut self, end: usize, session: SessionId) {
+        let context = self.ends[end].key_context(session).unwrap().compute(suite(), b"smt/1");
+        let [client, server] =
+            [0x33, 0x44].map(|pad| context.iter().map(|byte| byte ^ pad).collect::<Vec<u8>>());
+        let (client, server) = (Secret::new(&client), Secret::new(&server));
+        self.ends[end].install_keys(self.now, session, suite(), client, server);
+    }
+
+    /// Lets events happen and packets leave.
+    pub fn pump(&mut self) {
+        for end in [CLIENT, SERVER] {
+            while let Some(event) = self.ends[end].poll_event() {
+                self.happens(end, event);
+            }
+            let mut frame = [0; 2000];
+            while let Some(sent) = self.ends[end].poll_transmit(self.now, &mut frame) {
+                let sent = Sent { to: 1 - end, bytes: frame[..sent.len].to_vec() };
+                self.sent.push(sent.clone());
+                self.link.push_back(sent);
+            }
+            self.ends[end].settle();
+        }
+    }
+
+    fn happens(&mut self, end: usize, event: Event) {
+        match event {
+            Event::Flight { session, number: 0, offer, .. } => {
+                assert_eq!(offer.as_deref(), Some(OFFER));
+                self.server = Some(session);
+                if self.accepts {
+                    self.install_early(end, session);
+                }
+                let flight = vec![0x51; self.lengths[1]];
+                self.ends[end].send_flight(self.now, session, &flight);
+                assert!(self.ends[end].early_binding(session).is_none());
+            }
+            Event::Flight { session, number: 1, offer, bytes } => {
+                assert_eq!((offer, bytes), (None, vec![0x51; self.lengths[1]]));
+                let flight = vec![0xc2; self.lengths[2]];
+                self.ends[end].send_flight(self.now, session, &flight);
+                self.install_keys(end, session);
+            }
+            Event::Flight { session, number: 2, .. } if self.finishes => {
+                self.install_keys(end, session);
+            }
+            Event::Flight { session, number: 2, .. } => {
+                self.ends[end].fail_handshake(self.now, session, Some(b"alert"));
+            }
+            Event::Flight { session, .. } => {
+                self.ends[end].fail_handshake(self.now, session, None);
+            }
+            Event::Established { .. } => self.established[end] = true,
+            Event::HandshakeFailed { error, .. } => self.failed.push((end, error)),
+            Event::Closed { reason, .. } => self.closed.push((end, reason)),
+            Event::EarlyRefused { .. } => self.refused += 1,
+            Event::Post { body, .. } => self.posts.push(body.into_vec()),
+            Event::Request { rpc, body, early } => {
+                self.requests.push((rpc, body.to_vec(), early));
+                if self.echo {
+                    assert!(self.ends[end].reply(rpc, Bytes::from(body.into_vec())));
+                }
+            }
+            Event::RequestCancelled { rpc } => self.cancelled.push(rpc),
+            Event::Response { user, result, .. } => {
+                self.ended.push((user, result.map(Body::into_vec)));
+            }
+        }
+    }
+
+    /// Hands a packet over.
+    pub fn deliver(&mut self, to: usize, mut packet: Vec<u8>) {
+        let meta = PacketMeta { remote: address(1 - to), local: address(to).ip(), ip_id: None };
+        self.ends[to].handle_packet(self.now, &meta, &mut packet);
+        self.pump();
+    }
+
+    /// Lets `span` pass; `fate` says how often a packet arrives.
+    pub fn run_with(&mut self, span: Duration, mut fate: impl FnMut(&Sent) -> usize) {
+        let end = self.now + span;
+        loop {
+            while let Some(sent) = self.link.pop_front() {
+                self.now = self.now + Duration::from_micros(10);
+                for _ in 0..fate(&sent) {
+                    self.deliver(sent.to, sent.bytes.clone());
+                }
+            }
+            let next = self.ends.iter().filter_map(Endpoint::poll_timeout).min();
+            let Some(next) = next.filter(|next| *next <= end) else { break };
+            self.now = self.now.max(next);
+            for end in &mut self.ends {
+                end.handle_timeout(self.now);
+            }
+            self.pump();
+        }
+        self.now = self.now.max(end);
+    }
+
+    pub fn run(&mut self, span: Duration) {
+        self.run_with(span, |_| 1);
+    }
+
+    /// Starts an early call that lasts at most 30 seconds; `user` is its number.
+    pub fn call_early(&mut self, body: &[u8], user: u64) -> Result<RpcId, StartError> {
+        let (deadline, body) = (self.now + 30 * SECOND, Bytes::copy_from_slice(body));
+        let result = self.ends[CLIENT].start_early_call(self.client, body, deadline, user);
+        self.pump();
+        result
+    }
+
+    pub fn call(&mut self, body: &[u8], user: u64) {
+        let (deadline, body) = (self.now + 30 * SECOND, Bytes::copy_from_slice(body));
+        self.ends[CLIENT].start_call(self.client, body, deadline, user).unwrap();
+        self.pump();
+    }
+
+    /// Epoch bytes of the DATA packets sent to `to`, flights apart.
+    pub fn epochs_to(&self, to: usize) -> Vec<u8> {
+        let data = self.sent.iter().filter(|sent| sent.to == to && sent.is_data());
+        data.map(Sent::epoch).filter(|epoch| *epoch != 0).collect()
+    }
+
+    /// Which of all requests was delivered how often.
+    pub fn executions(&self, body: &[u8]) -> usize {
+        self.requests.iter().filter(|(_, other, _)| other == body).count()
+    }
+}
