@@ -15,81 +15,81 @@ use smt_proto::{
 
 use crate::net::{CLIENT, PORTS, SERVER, Seeded, address};
 
-pub const ROOM: usize = 1232;
-pub const OFFER: &[u8] = &[0x0f; 60];
-pub const MILLI: Duration = Duration::from_millis(1);
-pub const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const ROOM: usize = 1232;
+pub(crate) const OFFER: &[u8] = &[0x0f; 60];
+pub(crate) const MILLI: Duration = Duration::from_millis(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// A packet on its way.
 #[derive(Clone, Debug)]
-pub struct Sent {
-    pub to: usize,
-    pub bytes: Vec<u8>,
+pub(crate) struct Sent {
+    pub(crate) to: usize,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Sent {
-    pub fn epoch(&self) -> u8 {
+    pub(crate) fn epoch(&self) -> u8 {
         self.bytes[8]
     }
 
-    pub fn is_data(&self) -> bool {
+    pub(crate) fn is_data(&self) -> bool {
         self.bytes[11] == 0x10
     }
 }
 
 /// What the ends make of each other.
-pub struct World {
-    pub ends: [Endpoint; 2],
-    pub now: Time,
-    pub link: VecDeque<Sent>,
+pub(crate) struct World {
+    pub(crate) ends: [Endpoint; 2],
+    pub(crate) now: Time,
+    pub(crate) link: VecDeque<Sent>,
     /// Everything that was sent.
-    pub sent: Vec<Sent>,
+    pub(crate) sent: Vec<Sent>,
     /// Lengths of the three flights' TLS bytes.
-    pub lengths: [usize; 3],
+    pub(crate) lengths: [usize; 3],
     /// Whether the server takes the offer.
-    pub accepts: bool,
+    pub(crate) accepts: bool,
     /// Whether the server's TLS takes the client's last flight.
-    pub finishes: bool,
+    pub(crate) finishes: bool,
     /// What the ticket lets go early, for each end.
-    pub max_early: [u32; 2],
+    pub(crate) max_early: [u32; 2],
     /// The server's parameters as the ticket has them.
-    pub ticket: Params,
+    pub(crate) ticket: Params,
     /// Whether requests are answered at once with the same bytes.
-    pub echo: bool,
-    pub client: SessionId,
-    pub server: Option<SessionId>,
-    pub requests: Vec<(RpcId, Vec<u8>, bool)>,
-    pub ended: Vec<(u64, Result<Vec<u8>, CallError>)>,
-    pub established: [bool; 2],
-    pub refused: u32,
-    pub failed: Vec<(usize, HandshakeError)>,
-    pub closed: Vec<(usize, CloseReason)>,
-    pub cancelled: Vec<RpcId>,
-    pub posts: Vec<Vec<u8>>,
+    pub(crate) echo: bool,
+    pub(crate) client: SessionId,
+    pub(crate) server: Option<SessionId>,
+    pub(crate) requests: Vec<(RpcId, Vec<u8>, bool)>,
+    pub(crate) ended: Vec<(u64, Result<Vec<u8>, CallError>)>,
+    pub(crate) established: [bool; 2],
+    pub(crate) refused: u32,
+    pub(crate) failed: Vec<(usize, HandshakeError)>,
+    pub(crate) closed: Vec<(usize, CloseReason)>,
+    pub(crate) cancelled: Vec<RpcId>,
+    pub(crate) posts: Vec<Vec<u8>>,
 }
 
 /// The suite of ticket and handshake.
-pub fn suite() -> &'static dyn Suite {
+pub(crate) fn suite() -> &'static dyn Suite {
     aws_lc::suite(SuiteId::Aes128GcmSha256)
 }
 
 /// The early secrets of client and server that follow from a binding.
-pub fn early_secrets(binding: &EarlyBinding) -> [Vec<u8>; 2] {
+pub(crate) fn early_secrets(binding: &EarlyBinding) -> [Vec<u8>; 2] {
     let context = binding.context(suite(), b"a ticket", b"smt/1");
     [0x11, 0x22].map(|pad| context.iter().map(|byte| byte ^ pad).collect())
 }
 
 impl World {
     /// The client's first flight, with an offer, waits on the link.
-    pub fn new(configs: [Config; 2]) -> World {
+    pub(crate) fn new(configs: [Config; 2]) -> World {
         World::with(configs, [300, 700, 100])
     }
 
-    pub fn with(configs: [Config; 2], lengths: [usize; 3]) -> World {
+    pub(crate) fn with(configs: [Config; 2], lengths: [usize; 3]) -> World {
         World::start(configs, lengths, [64 << 10; 2])
     }
 
-    pub fn start(configs: [Config; 2], lengths: [usize; 3], max_early: [u32; 2]) -> World {
+    pub(crate) fn start(configs: [Config; 2], lengths: [usize; 3], max_early: [u32; 2]) -> World {
         let mut seed = 7;
         let mut ends = configs.map(|config| {
             seed += 1;
@@ -148,7 +148,7 @@ impl World {
     }
 
     /// Lets events happen and packets leave.
-    pub fn pump(&mut self) {
+    pub(crate) fn pump(&mut self) {
         for end in [CLIENT, SERVER] {
             while let Some(event) = self.ends[end].poll_event() {
                 self.happens(end, event);
@@ -209,14 +209,14 @@ impl World {
     }
 
     /// Hands a packet over.
-    pub fn deliver(&mut self, to: usize, mut packet: Vec<u8>) {
+    pub(crate) fn deliver(&mut self, to: usize, mut packet: Vec<u8>) {
         let meta = PacketMeta { remote: address(1 - to), local: address(to).ip(), ip_id: None };
         self.ends[to].handle_packet(self.now, &meta, &mut packet);
         self.pump();
     }
 
     /// Lets `span` pass; `fate` says how often a packet arrives.
-    pub fn run_with(&mut self, span: Duration, mut fate: impl FnMut(&Sent) -> usize) {
+    pub(crate) fn run_with(&mut self, span: Duration, mut fate: impl FnMut(&Sent) -> usize) {
         let end = self.now + span;
         loop {
             while let Some(sent) = self.link.pop_front() {
@@ -236,32 +236,32 @@ impl World {
         self.now = self.now.max(end);
     }
 
-    pub fn run(&mut self, span: Duration) {
+    pub(crate) fn run(&mut self, span: Duration) {
         self.run_with(span, |_| 1);
     }
 
     /// Starts an early call that lasts at most 30 seconds; `user` is its number.
-    pub fn call_early(&mut self, body: &[u8], user: u64) -> Result<RpcId, StartError> {
+    pub(crate) fn call_early(&mut self, body: &[u8], user: u64) -> Result<RpcId, StartError> {
         let (deadline, body) = (self.now + 30 * SECOND, Bytes::copy_from_slice(body));
         let result = self.ends[CLIENT].start_early_call(self.client, body, deadline, user);
         self.pump();
         result
     }
 
-    pub fn call(&mut self, body: &[u8], user: u64) {
+    pub(crate) fn call(&mut self, body: &[u8], user: u64) {
         let (deadline, body) = (self.now + 30 * SECOND, Bytes::copy_from_slice(body));
         self.ends[CLIENT].start_call(self.client, body, deadline, user).unwrap();
         self.pump();
     }
 
     /// Epoch bytes of the DATA packets sent to `to`, flights apart.
-    pub fn epochs_to(&self, to: usize) -> Vec<u8> {
+    pub(crate) fn epochs_to(&self, to: usize) -> Vec<u8> {
         let data = self.sent.iter().filter(|sent| sent.to == to && sent.is_data());
         data.map(Sent::epoch).filter(|epoch| *epoch != 0).collect()
     }
 
     /// Which of all requests was delivered how often.
-    pub fn executions(&self, body: &[u8]) -> usize {
+    pub(crate) fn executions(&self, body: &[u8]) -> usize {
         self.requests.iter().filter(|(_, other, _)| other == body).count()
     }
 }
