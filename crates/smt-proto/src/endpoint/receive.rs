@@ -166,11 +166,11 @@ impl Endpoint {
         };
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.count_in(&mut self.shared, packet.len());
-        if !session.control_in.accept(control.number) {
+        let epoch = u32::from(control.header.epoch);
+        if !session.accept_control(epoch, control.number) {
             self.shared.stats.dropped_replayed_control += 1;
             return;
         }
-        let epoch = u32::from(control.header.epoch);
         if epoch == EARLY_EPOCH {
             if session.moves_messages() {
                 session.on_early_control(&mut self.shared, now, &control);

@@ -141,6 +141,7 @@ impl Endpoint {
         session.token = retry.new_token;
         session.wake_at(&mut self.shared, due);
         session.queue_flight(&mut self.shared);
+        session.repeat_early(&mut self.shared);
         self.shared.stats.retries_received += 1;
     }
 

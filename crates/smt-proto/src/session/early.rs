@@ -15,6 +15,7 @@ use crate::event::Event;
 use crate::keys::{EpochKeys, HeaderKey, Secret};
 use crate::rpc::{InState, Sort};
 use crate::stats::Stats;
+use crate::tag::ControlWindow;
 use crate::time::Time;
 use crate::wire::{Block, Control, ControlBody, EARLY_EPOCH, Params, Preamble};
 
@@ -30,6 +31,9 @@ pub(crate) struct EarlyKeys {
     records: u64,
     blocks: u64,
     failed_opens: u64,
+    /// Numbers of the peer's control packets under epoch 1: who has the ticket's key alone must not
+    /// spend those of epoch 3.
+    control_in: ControlWindow,
     /// Wire bytes of requests that epoch 1 may still carry.
     budget: u32,
     /// Messages of ours frozen under epoch 1 that live.
@@ -57,6 +61,7 @@ impl EarlyKeys {
             records: 0,
             blocks: 0,
             failed_opens: 0,
+            control_in: ControlWindow::default(),
             budget,
             frozen: 0,
             held: false,
@@ -191,6 +196,14 @@ impl Session {
         }
     }
 
+    /// Takes the number of an authentic control packet once.
+    pub(crate) fn accept_control(&mut self, epoch: u32, number: u64) -> bool {
+        match self.early.as_deref_mut() {
+            Some(early) if epoch == EARLY_EPOCH => early.control_in.accept(number),
+            _ => self.control_in.accept(number),
+        }
+    }
+
     /// Starts a call that leaves at once under epoch 1; returns its number. With keys of epoch 3 it is a
     /// call as any other.
     pub(crate) fn start_early_call(
@@ -233,6 +246,18 @@ impl Session {
             rpc.sent_at = None;
             if !fits {
                 self.finish(cx, number, Err(CallError::NotRun));
+            }
+        }
+    }
+
+    /// The first flight goes again to a server that has kept nothing: so does what went with it.
+    pub(crate) fn repeat_early(&mut self, cx: &mut Shared) {
+        let session = self.id;
+        for number in self.early_calls() {
+            if let Some(rpc) = self.out.get_mut(&number).filter(|rpc| !rpc.cancelling) {
+                rpc.sent_at = None;
+                rpc.request.restart();
+                cx.enqueue(session, &mut rpc.request);
             }
         }
     }

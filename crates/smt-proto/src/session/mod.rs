@@ -155,7 +155,7 @@ pub(crate) struct Session {
     pub(crate) keys: Option<Box<SessionKeys>>,
     /// Keys of epoch 1, while early data may go or come.
     pub(crate) early: Option<Box<EarlyKeys>>,
-    /// Numbers of our control packets and of the peer's, under whichever epoch.
+    /// Numbers of our control packets, under whichever epoch, and of the peer's, but for those of epoch 1.
     pub(crate) control_out: u64,
     pub(crate) control_in: ControlWindow,
     /// An older session on the same 5-tuple.

@@ -89,7 +89,23 @@ impl World {
         World::start(configs, lengths, [64 << 10; 2])
     }
 
+    /// The ticket says that the server takes messages of `max_message` bytes.
+    pub(crate) fn promising(configs: [Config; 2], max_message: u32) -> World {
+        World::begin(configs, [300, 700, 100], [64 << 10; 2], |ticket| {
+            ticket.max_message = max_message;
+        })
+    }
+
     pub(crate) fn start(configs: [Config; 2], lengths: [usize; 3], max_early: [u32; 2]) -> World {
+        World::begin(configs, lengths, max_early, |_| {})
+    }
+
+    fn begin(
+        configs: [Config; 2],
+        lengths: [usize; 3],
+        max_early: [u32; 2],
+        change: impl Fn(&mut Params),
+    ) -> World {
         let mut seed = 7;
         let mut ends = configs.map(|config| {
             seed += 1;
@@ -101,7 +117,8 @@ impl World {
             local_port: PORTS[CLIENT],
             local: None,
         };
-        let ticket = Params { first_id: 6, ..ends[SERVER].parameters(Role::Server) };
+        let mut ticket = Params { first_id: 6, ..ends[SERVER].parameters(Role::Server) };
+        change(&mut ticket);
         let client = ends[CLIENT].connect(Time::ZERO, path, ROOM, Time::ZERO + 5 * SECOND).unwrap();
         let mut world = World {
             ends,
@@ -191,6 +208,7 @@ impl World {
                 self.ends[end].fail_handshake(self.now, session, None);
             }
             Event::Established { .. } => self.established[end] = true,
+            Event::KeyUpdateWanted { .. } => unreachable!("secrets are derived"),
             Event::HandshakeFailed { error, .. } => self.failed.push((end, error)),
             Event::Closed { reason, .. } => self.closed.push((end, reason)),
             Event::EarlyRefused { .. } => self.refused += 1,

@@ -6,3 +6,6 @@ mod net;
 
 mod accepted;
 mod driver;
+mod limits;
+mod post;
+mod refused;

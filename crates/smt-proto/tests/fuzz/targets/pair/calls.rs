@@ -141,6 +141,7 @@ impl World {
             Err(CallError::Cancelled) => assert!(call.cancelled),
             Err(CallError::Exhausted) => assert!(!call.ran, "it ran, and is said not to have"),
             Err(CallError::OutcomeUnknown | CallError::SessionClosed) => {}
+            Err(CallError::NotRun) => panic!("no call was early"),
         }
     }
 }
