@@ -154,6 +154,7 @@ fn start_status(error: &StartError) -> Status {
         StartError::TooLarge { .. } => Status::TooLarge,
         StartError::TooManyOutstanding => Status::Outstanding,
         StartError::Backpressure => Status::Backpressure,
+        StartError::EarlyLimit => Status::Limit,
         StartError::Exhausted => Status::Exhausted,
     }
 }

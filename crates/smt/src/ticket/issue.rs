@@ -37,6 +37,7 @@ const DEFAULT_PARAMS: Params = Params {
     unscheduled: 64 << 10,
     wake_delay_us: 0,
     max_id_bits: 56,
+    wants: 0,
 };
 
 /// Builds a [`TicketIssuer`].

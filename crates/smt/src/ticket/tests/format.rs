@@ -30,6 +30,7 @@ fn content(kem: Kem, certificates: &[Vec<u8>]) -> Vec<u8> {
             unscheduled: 3,
             wake_delay_us: 4,
             max_id_bits: 56,
+            wants: 0,
         },
         public_key: &vec![9; kem.public_key_len()],
         certificates,
