@@ -82,7 +82,7 @@ impl Machine {
         let config = Config {
             limits: limits(),
             receive_credit: 40_000,
-            aead_limits: Some(AeadLimits { records: 200, blocks: 100_000, failed_opens: u64::MAX }),
+            aead_limits: Some(AeadLimits { records: 200, blocks: 100_000, failed_opens: 40 }),
             ..Config::default()
         };
         let mut endpoint = Endpoint::new(config, Box::new(Counting(7)));
@@ -247,7 +247,7 @@ impl Machine {
         let header = self.header(input);
         let header =
             Header { message_id: if input.u8() > 200 { 0 } else { header.message_id }, ..header };
-        let body = match input.u8() % 13 {
+        let body = match input.u8() % 14 {
             0 | 1 => ControlBody::Grant { offset: input.number(), priority: input.u8() },
             2..=4 => ControlBody::Resend {
                 offset: input.number(),
@@ -271,6 +271,7 @@ impl Machine {
             }
             10 => ControlBody::Cancel(CancelCode::Request),
             11 => ControlBody::Cancel(CancelCode::Confirmed),
+            12 => ControlBody::Update { epoch: 3 + input.number() % 6 },
             _ => ControlBody::Cutoffs {
                 cutoffs: std::array::from_fn(|_| input.number()),
                 version: input.u16(),
@@ -329,8 +330,11 @@ impl Machine {
                     self.endpoint.cancel(self.now, rpc);
                 }
             }
-            100..=149 => {
+            100..=139 => {
                 self.endpoint.update_keys(self.session);
+            }
+            140..=149 => {
+                self.endpoint.request_update(self.now, self.session);
             }
             150..=199 => self.endpoint.receive_overrun(),
             200..=229 => self.endpoint.set_room(self.session, 100 + usize::from(input.u16())),
