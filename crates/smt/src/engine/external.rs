@@ -49,7 +49,8 @@ impl ExternalOffer {
 }
 
 /// Application traffic secrets of a TLS 1.3 connection (RFC 8446, 7.1). From here on they belong to
-/// the session: the TLS connection must not protect another byte with them.
+/// the session: the TLS connection must not protect another byte with them, but for its KeyUpdates where
+/// later secrets are registered.
 pub struct TrafficSecrets<'a> {
     /// The negotiated cipher suite.
     pub suite: SuiteId,
