@@ -158,8 +158,11 @@ def records_file():
 
 
 def message(name, suite, epochs_on, record_size, app_len, plain_len, cut, v6=False):
-    """A message and its packets; `cut(wire_len)` lists what differs from packet to packet."""
-    keys = Keys(suite, seeded(f"message {name}", hash_len(suite)))
+    """A message and its packets; `cut(wire_len)` lists what differs from packet to packet. It is
+    `epochs_on` key updates after epoch 3, or early data if that is None."""
+    early = epochs_on is None
+    epochs_on = epochs_on or 0
+    keys = Keys(suite, seeded(f"message {name}", hash_len(suite)), 1 if early else 3)
     tag_key = header_key(suite, keys.secret)
     first_secret = keys.secret
     for _ in range(epochs_on):
@@ -172,7 +175,7 @@ def message(name, suite, epochs_on, record_size, app_len, plain_len, cut, v6=Fal
         "record_size": record_size,
         "app_len": app_len,
         "wire_len": wire_len,
-        "highest_peer_epoch": 3,
+        "highest_peer_epoch": 0 if early else 3,
         "oldest_epoch": keys.epoch,
         "response_limit": 24000 * epochs_on,
         "ack_floor": 0x3A5F00C0F4,
@@ -282,6 +285,7 @@ def data_file():
             message("one full record", 0x1302, 0, size, size - 40, size, whole_records(size)),
             message("a byte more", 0x1301, 1, size, size - 39, size + 1, whole_records(size)),
             message("several records, epoch 256", 0x1303, 253, 500, 2000, 2040, whole_records(500)),
+            message("early data", 0x1301, None, size, 3000, 3040, whole_records(size)),
             message("retransmitted and pinned", 0x1301, 0, size, 1400, 1440, again),
             message("announced, then one super-packet", 0x1301, 2, size, 3000, 3040, announced),
             message("segments", 0x1301, 0, 2834, 6000, 6040, segments(2834, 1428, 2 * 2856)),
@@ -475,10 +479,17 @@ def params_file():
     valid = []
     for params, padding in [(CLIENT_PARAMS, 0), (CLIENT_PARAMS, 1000), (SERVER_PARAMS, 1)]:
         valid.append({"params": params, "padding": padding, "block": block(entries_of(params, padding))})
+    wishes = {**CLIENT_PARAMS, "wants": 3}
+    for params, extra in [
+        (wishes, {"offer": bytes(range(60))}),
+        (SERVER_PARAMS, {"accepted": True}),
+    ]:
+        whole = block(entries_of(params, 5, **extra))
+        valid.append({"params": params, "padding": 5, **extra, "block": whole})
     required = entries_of(CLIENT_PARAMS)[:5]
     defaults = {**CLIENT_PARAMS, "wake_delay_us": 0, "max_id_bits": 56}
     valid.append({"params": defaults, "padding": None, "block": block(required)})
-    unknown = [(0, b"?")] + required + [(9, b""), (0xFFFF, bytes(3))]
+    unknown = [(0, b"?")] + required + [(12, b""), (0xFFFF, bytes(3))]
     valid.append({"params": defaults, "padding": None, "block": block(unknown)})
 
     def refuse(why, flight):
@@ -497,6 +508,11 @@ def params_file():
         refuse("value of a wrong length", block([(1, b"\0\x30")] + required[1:])),
         refuse("entry beyond the block", good[:-5] + b"\x05" + good[-4:]),
         refuse("padding that is not zero", block(required + [(8, b"\1")])),
+        refuse("early offer too long", block(required + [(9, bytes((16 << 10) + 1))])),
+        refuse("early answer that is not 1", block(required + [(10, b"\0")])),
+        refuse("early answer of a wrong length", block(required + [(10, b"\1\1")])),
+        refuse("wants of a wrong length", block(required + [(11, b"")])),
+        refuse("answer before offer", block(required + [(10, b"\1"), (9, b"?")])),
         refuse("too few ID bits", changed(id_bits=39)),
         refuse("too many ID bits", changed(id_bits=57)),
         refuse("accepts too few ID bits", changed(max_id_bits=39)),
@@ -534,7 +550,7 @@ def preambles_file():
         "ack_floor": 2**56 - 2,
         "ack_bitmap": 2**64 - 1,
     }
-    valid = [usual, {**usual, "kind": "tls", "ack_bitmap": 5, "record_size": 64}, largest]
+    valid = [usual, {**usual, "oldest_epoch": 1}, {**usual, "kind": "post", "ack_bitmap": 5, "record_size": 64}, largest]
     good = preamble(usual)
 
     def with_byte(why, at, value):
@@ -548,7 +564,9 @@ def preambles_file():
             with_byte("unknown kind", 1, 3),
             with_byte("record size", 2, 0xFF),
             with_byte("epoch of the peer", 15, 2),
+            with_byte("an early epoch of the peer", 15, 1),
             with_byte("oldest epoch", 19, 0),
+            with_byte("reserved oldest epoch", 19, 2),
             with_byte("floor of a response", 31, 5),
         ],
     }

@@ -132,14 +132,17 @@ def block(entries, version=1):
     return struct.pack(">H", len(body)) + body
 
 
-def entries_of(params, padding=0):
+def entries_of(params, padding=0, offer=None, accepted=False):
     entries = [
         (kind, struct.pack(">" + form, params[name])) for name, (kind, form) in PARAMETERS.items()
     ]
-    return entries + ([(8, bytes(padding))] if padding else [])
+    entries += [(8, bytes(padding))] if padding else []
+    entries += [(9, offer)] if offer is not None else []
+    entries += [(10, b"\1")] if accepted else []
+    return entries + ([(11, bytes([params["wants"]]))] if params.get("wants") else [])
 
 
-KINDS = {"application": 0, "tls": 1, "error": 2}
+KINDS = {"application": 0, "post": 1, "error": 2}
 
 
 def preamble(p):

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use smt_proto::keys::{HeaderKey, Secret};
 use smt_proto::record::Layout;
 use smt_proto::wire::{
-    AckRanges, CancelCode, Control, ControlBody, DATA_LEN, Data, Header, Kind, MAX_CONTROL_LEN,
-    PREAMBLE_LEN, Params, Preamble, RETRY_LEN, Retry, UnknownCode, epoch_to_wire,
+    AckRanges, Block, CancelCode, Control, ControlBody, DATA_LEN, Data, EARLY_EPOCH, Header, Kind,
+    MAX_CONTROL_LEN, PREAMBLE_LEN, Params, Preamble, RETRY_LEN, Retry, UnknownCode, epoch_to_wire,
 };
 use smt_proto::{
     AeadLimits, Config, Endpoint, Event, External, Limits, PacketMeta, Path, Role, RpcId,
@@ -47,6 +47,8 @@ struct Machine {
     calls: Vec<RpcId>,
     requests: VecDeque<RpcId>,
     handshakes: Vec<SessionId>,
+    /// The latest handshake that the endpoint began.
+    connecting: Option<SessionId>,
     /// Token of the endpoint's latest flight.
     token: u64,
     /// Packets of both directions, to be replayed.
@@ -111,6 +113,7 @@ impl Machine {
             calls: Vec::new(),
             requests: VecDeque::new(),
             handshakes: Vec::new(),
+            connecting: None,
             token: 0,
             seen: VecDeque::new(),
         }
@@ -149,7 +152,10 @@ impl Machine {
     }
 
     fn header(&self, input: &mut Input<'_>) -> Header {
-        let epoch = u32::from(input.u8() / 64) + 3;
+        let epoch = match input.u8() {
+            224.. => EARLY_EPOCH,
+            byte => u32::from(byte / 64) + 3,
+        };
         Header {
             src_port: THEIR_PORT,
             dst_port: OUR_PORT,
@@ -180,8 +186,8 @@ impl Machine {
             record_size,
             app_len: plain - PREAMBLE_LEN as u32,
             wire_len: layout.wire_len,
-            highest_peer_epoch: 3,
-            oldest_epoch: 3,
+            highest_peer_epoch: if u32::from(header.epoch) == EARLY_EPOCH { 0 } else { 3 },
+            oldest_epoch: u32::from(header.epoch).min(3),
             response_limit: 0,
             ack_floor: self.params[1].first_id,
             ack_bitmap: 0,
@@ -304,9 +310,16 @@ impl Machine {
     fn call(&mut self, input: &mut Input<'_>) {
         let body = vec![7; input.number().min(200_000) as usize];
         let deadline = self.now + Duration::from_nanos(1 << (input.u8() % 40));
-        if let Ok(rpc) = self.endpoint.start_call(self.session, Bytes::from(body), deadline, 0) {
-            self.calls.push(rpc);
-        }
+        let body = Bytes::from(body);
+        let started = match (input.u8(), self.connecting) {
+            (0..=9, _) => {
+                let _ = self.endpoint.send_post(self.now, self.session, body);
+                return;
+            }
+            (200.., Some(id)) => self.endpoint.start_early_call(id, body, deadline, 0),
+            _ => self.endpoint.start_call(self.session, body, deadline, 0),
+        };
+        self.calls.extend(started);
     }
 
     fn answer(&mut self, input: &mut Input<'_>) {
@@ -342,10 +355,19 @@ impl Machine {
             _ => {
                 let deadline = self.now + Duration::from_secs(5);
                 if let Ok(id) = self.endpoint.connect(self.now, path(), 1400, deadline) {
-                    self.endpoint.send_flight(self.now, id, &[1; 300]);
+                    self.endpoint.send_first_flight(self.now, id, &[1; 300], Some(&[2; 30]));
+                    self.install_early(id);
+                    self.connecting = Some(id);
                 }
             }
         }
+    }
+
+    /// Early data works in a handshake, under the secrets of the session.
+    fn install_early(&mut self, id: SessionId) {
+        let [client, server] = SECRETS.each_ref().map(|secret| Secret::new(secret));
+        let peer = self.params.into_iter().find(|params| params.first_id & 2 == 2);
+        self.endpoint.install_early(self.now, id, &Plain, client, server, peer, 3000);
     }
 
     /// A packet of a handshake: of a stranger's, or of the answer to the endpoint's own.
@@ -357,7 +379,12 @@ impl Machine {
         if number < 2 && input.u8() < 230 {
             // Of the role that sends this flight, whichever the session's ends have.
             let params = self.params.iter().find(|params| params.first_id >> 1 & 1 == role);
-            stream = params.map(|params| params.emit(0)).unwrap_or_default();
+            let odd = input.u8();
+            let block = |params: &Params| {
+                let offer = (odd & 1 == 0).then_some(&[8; 40][..]);
+                Block { params: *params, offer, accepted: odd & 2 == 0 }.emit(0)
+            };
+            stream = params.map(block).unwrap_or_default();
         }
         stream.resize(stream.len() + input.number().min(5000) as usize, 3);
         let (from, to) = match input.u8() {
@@ -469,9 +496,12 @@ impl Machine {
     fn event(&mut self, event: Event, input: &mut Input<'_>) {
         match event {
             Event::Request { rpc, .. } => self.requests.push_back(rpc),
-            Event::Flight { session, number, .. } => {
+            Event::Flight { session, number, offer, .. } => {
                 self.handshakes.push(session);
                 let choice = input.u8();
+                if offer.is_some() && choice & 1 == 0 {
+                    self.install_early(session);
+                }
                 if choice > 240 {
                     return self.endpoint.fail_handshake(self.now, session, Some(&[0; 7]));
                 }

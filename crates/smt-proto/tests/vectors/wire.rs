@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use smt_proto::wire::{
-    AckRanges, CancelCode, Control, ControlBody, Data, Header, IpVersion, MAX_CONTROL_LEN,
+    AckRanges, Block, CancelCode, Control, ControlBody, Data, Header, IpVersion, MAX_CONTROL_LEN,
     PREAMBLE_LEN, PacketType, Params, Preamble, RETRY_LEN, Retry, UnknownCode, epoch_to_wire,
     packet_type, payload_offset,
 };
@@ -190,6 +190,9 @@ struct ValidParams {
     params: ParamFields,
     /// Absent when we would not write the block like this.
     padding: Option<usize>,
+    offer: Option<Hex>,
+    #[serde(default)]
+    accepted: bool,
     block: Hex,
 }
 
@@ -226,10 +229,13 @@ fn parameter_blocks() {
             max_id_bits: v.params.max_id_bits,
             wants: v.params.wants,
         };
+        let offer = v.offer.as_ref().map(|offer| &offer[..]);
+        let block = Block { params, offer, accepted: v.accepted };
         if let Some(padding) = v.padding {
-            assert_eq!(params.emit(padding)[..], v.block[..]);
+            assert_eq!(block.emit(padding)[..], v.block[..]);
         }
         let flight = [&v.block[..], b"ClientHello"].concat();
+        assert_eq!(Block::parse(&flight), Ok((block, v.block.len())));
         assert_eq!(Params::parse(&flight), Ok((params, v.block.len())));
     }
     for v in file.invalid {
