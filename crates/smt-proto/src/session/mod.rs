@@ -1,5 +1,6 @@
 //! One session: two endpoints, a 5-tuple, keys, and the RPCs of both.
 
+mod acks;
 mod calls;
 mod control;
 mod crypt;
