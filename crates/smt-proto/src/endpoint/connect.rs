@@ -122,7 +122,7 @@ impl Endpoint {
 
     /// Installs the secrets of early data (spec 5.7), of which requests may take `max_early` bytes on the
     /// wire. A client does so right after [`send_first_flight`](Self::send_first_flight), with the
-    /// parameters of the ticket as `peer`; a server on an [`Event::Flight`] with an offer, before its first
+    /// server's parameters in the ticket as `peer` (none: those that we would declare); a server on an [`Event::Flight`] with an offer, before its first
     /// flight, which then says that the offer is taken. At any other time nothing happens.
     #[allow(clippy::too_many_arguments, reason = "what a ticket says, and where it goes")]
     pub fn install_early(

@@ -77,6 +77,19 @@ fn a_client_beyond_the_limit_is_at_fault() {
 }
 
 #[test]
+fn a_post_handshake_message_under_epoch_1_is_a_violation() {
+    let mut world = world();
+    world.call_early(b"one", 1).unwrap();
+    world.run_with(2 * MILLI, no_finished);
+    world.deliver(
+        SERVER,
+        forged(&world, CLIENT, early_id(&world, 1), Kind::Post, b"\x01").remove(0),
+    );
+    assert_eq!(world.failed, [(SERVER, HandshakeError::Violation)]);
+    assert_eq!(world.requests.len(), 1);
+}
+
+#[test]
 fn what_an_attacker_spoils_does_not_use_up_the_limit() {
     let mut world = limited(WIRE, WIRE);
     world.call_early(&[1; 100], 1).unwrap();
