@@ -38,6 +38,7 @@ from reference import (
     preamble,
     retry_packet,
 )
+from tickets import tickets_file
 
 CLIENT_PARAMS = {
     "id_bits": 48,
@@ -572,6 +573,11 @@ def preambles_file():
     }
 
 
+def tickets():
+    client_block, server_block = block(entries_of(CLIENT_PARAMS, 100)), block(entries_of(SERVER_PARAMS))
+    return tickets_file(SUITES, SERVER_PARAMS, client_block, server_block, seeded)
+
+
 def main():
     files = {
         "keys": keys_file(),
@@ -582,6 +588,7 @@ def main():
         "offsets": offsets_file(),
         "params": params_file(),
         "preambles": preambles_file(),
+        "tickets": tickets(),
         "published": published_file(),
     }
     here = Path(__file__).resolve().parent

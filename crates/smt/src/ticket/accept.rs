@@ -98,6 +98,13 @@ impl EarlyData {
         self
     }
 
+    /// Another register in the place of the first, for the same tickets.
+    #[must_use]
+    pub fn with_register(mut self, register: Arc<dyn StrikeRegister>) -> Self {
+        self.register = register;
+        self
+    }
+
     /// The issuer, which has the tickets to hand out.
     #[must_use]
     pub fn issuer(&self) -> &TicketIssuer {

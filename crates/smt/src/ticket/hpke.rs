@@ -120,6 +120,15 @@ impl PrivateKey {
             Inner::X25519(private) => open::<X25519HkdfSha256>(private, key, info),
         }
     }
+
+    /// A key from its wire form, for test vectors.
+    #[cfg(test)]
+    pub(super) fn from_bytes(kem: Kem, bytes: &[u8]) -> Option<Self> {
+        Some(Self(match kem {
+            Kem::XWing => Inner::XWing(Box::new(Deserializable::from_bytes(bytes).ok()?)),
+            Kem::X25519 => Inner::X25519(Deserializable::from_bytes(bytes).ok()?),
+        }))
+    }
 }
 
 /// An HPKE context of either end that secrets are exported from.

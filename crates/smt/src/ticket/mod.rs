@@ -15,6 +15,8 @@
 //! Whatever goes wrong leads to a full handshake, never to a failed connection.
 
 mod accept;
+#[cfg(feature = "dns")]
+pub mod dns;
 mod error;
 mod format;
 mod hpke;
@@ -35,6 +37,8 @@ pub use issue::{DEFAULT_MAX_EARLY, MIN_LIFETIME, TicketIssuer, TicketIssuerBuild
 pub use register::{
     Claim, DEFAULT_STRIKES, MAX_STRIKES, MemoryRegister, STRIKE_LEN, Strike, StrikeRegister,
 };
+#[cfg(feature = "redis")]
+pub use register::{MAX_IDLE_CONNECTIONS, REDIS_TIMEOUT, RedisError, RedisRegister};
 pub use secrets::{EarlySecrets, STATIC_FINISHED_LEN, StaticSecrets};
 pub use store::{MAX_STORED_TICKETS, TicketStore};
 pub use verify::{ClientEarly, Encapsulation, MAX_SKEW, MAX_STOCK, VerifiedTicket};

@@ -1,10 +1,14 @@
 //! Registers of the offers made, so that each is accepted once (spec 5.7).
 
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::fmt;
 
 pub use memory::{DEFAULT_STRIKES, MAX_STRIKES, MemoryRegister};
+#[cfg(feature = "redis")]
+pub use redis::{MAX_IDLE_CONNECTIONS, REDIS_TIMEOUT, RedisError, RedisRegister};
 
 use super::error::RegisterError;
 

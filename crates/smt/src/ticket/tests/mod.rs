@@ -1,11 +1,16 @@
 //! Tickets of both ends in memory.
 
 mod accept;
+#[cfg(feature = "dns")]
+mod dns;
 mod format;
 mod issue;
 mod pki;
+#[cfg(feature = "redis")]
+mod redis;
 mod register;
 mod store;
+mod vectors;
 mod verify;
 
 use std::sync::Arc;
