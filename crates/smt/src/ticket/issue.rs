@@ -28,12 +28,12 @@ pub const DEFAULT_MAX_EARLY: u32 = 64 * 1024;
 /// How often the thread of an issuer looks whether a key is to be replaced or wiped.
 const ROTATION_CHECK: Duration = Duration::from_secs(1);
 
-/// What a server says of itself unless told otherwise: the protocol's own defaults.
+/// What a server says of itself unless told otherwise: the protocol's default limits.
 const DEFAULT_PARAMS: Params = Params {
     id_bits: 48,
     first_id: 6,
-    max_rpcs: 1024,
-    max_message: 16 << 20,
+    max_rpcs: 4096,
+    max_message: 64 << 20,
     unscheduled: 64 << 10,
     wake_delay_us: 0,
     max_id_bits: 56,

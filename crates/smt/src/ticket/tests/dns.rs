@@ -189,7 +189,7 @@ async fn poisoned_answers_are_caught_by_verification() {
 async fn records_cut_short_are_told_from_records_that_are_not_there() {
     let ca = Ca::new("CA");
     let good = issuer(&ca, Kem::X25519).ticket(SystemTime::now()).unwrap();
-    for len in [0, 1, 40, good.bytes().len() - 1] {
+    for len in [1, 40, good.bytes().len() - 1] {
         let resolver = resolver(forge(good.bytes()[..len].to_vec()).await);
         assert_eq!(resolver.lookup(SERVER, 443).await.unwrap_err(), TicketError::Truncated);
     }
