@@ -3,7 +3,7 @@
 use hpke::aead::{AeadCtxR, AeadCtxS, ExportOnlyAead};
 use hpke::kdf::HkdfSha256;
 use hpke::kem::{X25519HkdfSha256, XWing};
-use hpke::{Deserializable, Kem as KemTrait, OpModeR, OpModeS, Serializable};
+use hpke::{Deserializable, HpkeError, Kem as KemTrait, OpModeR, OpModeS, Serializable};
 use hpke::{setup_receiver, setup_sender};
 
 type Sender<K> = AeadCtxS<ExportOnlyAead, HkdfSha256, K>;
@@ -146,19 +146,25 @@ trait Export: Send + Sync {
     fn export_to(&self, context: &[u8], out: &mut [u8]);
 }
 
-macro_rules! export {
-    ($context:ident) => {
-        impl<K: KemTrait> Export for $context<K>
-        where
-            Self: Send + Sync,
-        {
-            #[allow(clippy::expect_used, reason = "fails only for outputs of 8 KiB and more")]
-            fn export_to(&self, context: &[u8], out: &mut [u8]) {
-                self.export(context, out).expect("the output is at most a hash long");
-            }
-        }
-    };
+impl<K: KemTrait> Export for Sender<K>
+where
+    Self: Send + Sync,
+{
+    fn export_to(&self, context: &[u8], out: &mut [u8]) {
+        exported(self.export(context, out));
+    }
 }
 
-export!(Sender);
-export!(Receiver);
+impl<K: KemTrait> Export for Receiver<K>
+where
+    Self: Send + Sync,
+{
+    fn export_to(&self, context: &[u8], out: &mut [u8]) {
+        exported(self.export(context, out));
+    }
+}
+
+#[expect(clippy::expect_used, reason = "fails only for outputs of 8 KiB and more")]
+fn exported(result: Result<(), HpkeError>) {
+    result.expect("the output is at most a hash long");
+}
