@@ -1,6 +1,7 @@
 //! Tickets and their keys over time.
 
 use super::*;
+use crate::tls::{ClientAuth, Identity, ServerTls};
 
 fn offer(ca: &Ca, ticket: &Ticket, time: SystemTime) -> Vec<u8> {
     let verified = ca.client().verify_ticket(ticket, SERVER, time).unwrap();
@@ -70,6 +71,29 @@ fn a_new_certificate_signs_the_next_ticket() {
     assert_eq!(second.certificates().next().unwrap(), identity.certificates()[0]);
     assert_ne!(first.certificates().next(), second.certificates().next());
     assert!(ca.client().verify_ticket(&second, SERVER, now()).is_ok());
+}
+
+#[test]
+fn a_servers_new_configuration_signs_the_next_ticket() {
+    let ca = Ca::new("CA");
+    let early = server(&ca);
+    let with = |identity: &Identity| {
+        ServerTls::builder(identity.clone()).early_data(early.clone()).build().unwrap()
+    };
+    let (one, two) = (ca.server_identity(), ca.server_identity());
+    let tls = with(&one);
+    assert!(!tls.requires_identity());
+    tls.replace(&with(&two));
+    let ticket = tls.early_data().unwrap().issuer().ticket(now()).unwrap();
+    assert_eq!(ticket.certificates().next().unwrap(), two.certificates()[0]);
+    // Nothing new: the same ticket goes on.
+    tls.replace(&with(&two));
+    assert_eq!(early.issuer().ticket(now()).unwrap(), ticket);
+
+    let asking = ServerTls::builder(two.clone()).client_auth(ClientAuth::Required(ca.roots()));
+    assert!(asking.build().unwrap().requires_identity());
+    let picking = ServerTls::builder(two).authorise(|_| Ok(()));
+    assert!(picking.build().unwrap().requires_identity());
 }
 
 #[test]

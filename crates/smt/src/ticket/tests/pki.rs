@@ -1,8 +1,9 @@
 //! Certificates for tests.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SignatureAlgorithm, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SerialNumber, SignatureAlgorithm, date_time_ymd,
 };
 
 use crate::tls::{ClientTls, Identity, Roots};
@@ -19,7 +20,7 @@ impl Ca {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         Self { der: certificate.der().to_vec(), issuer: Issuer::new(params, key) }
@@ -39,10 +40,32 @@ impl Ca {
         self.issue(&named(SERVER), &rcgen::PKCS_ECDSA_P256_SHA256)
     }
 
+    pub(super) fn roots(&self) -> Roots {
+        Roots::from_der(vec![self.der.clone()]).unwrap()
+    }
+
     /// A client that trusts this CA.
     pub(super) fn client(&self) -> ClientTls {
-        let roots = Roots::from_der(vec![self.der.clone()]).unwrap();
-        ClientTls::builder(roots).build().unwrap()
+        ClientTls::builder(self.roots()).build().unwrap()
+    }
+
+    /// A list that revokes the certificate with this serial number.
+    pub(super) fn crl(&self, serial: u64) -> String {
+        let revoked = RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: date_time_ymd(2025, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2025, 1, 1),
+            next_update: date_time_ymd(2040, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 }
 

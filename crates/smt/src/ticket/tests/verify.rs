@@ -58,6 +58,35 @@ fn names_and_authorities_are_checked_as_in_handshakes() {
 }
 
 #[test]
+fn revoked_servers_and_those_the_application_refuses_have_no_tickets() {
+    let ca = Ca::new("CA");
+    let mut params = named(SERVER);
+    params.serial_number = Some(7.into());
+    let ticket = issue(ca.issue(&params, &rcgen::PKCS_ED25519));
+    let with_list = |serial| {
+        let roots = ca.roots().with_crls(ca.crl(serial).as_bytes()).unwrap();
+        check(&ClientTls::builder(roots).build().unwrap(), &ticket).map(drop)
+    };
+    assert_eq!(with_list(8), Ok(()));
+    assert_eq!(with_list(7), Err(TicketError::Untrusted(TlsError::Revoked)));
+    let rule = |_: &crate::tls::PeerIdentity| Err("not today".to_owned());
+    let picky = ClientTls::builder(ca.roots()).authorise(rule).build().unwrap();
+    let refused = TlsError::NotAuthorised { reason: "not today".to_owned() };
+    assert_eq!(check(&picky, &ticket).unwrap_err(), TicketError::Untrusted(refused));
+}
+
+#[test]
+fn a_replaced_configuration_forgets_its_tickets() {
+    let ca = Ca::new("CA");
+    let client = ca.client();
+    let verified = check(&client, &issue(ca.server_identity())).unwrap();
+    client.tickets().put(443, verified);
+    assert!(client.clone().tickets().get(SERVER, 443, now()).is_some());
+    client.replace(&Ca::new("other CA").client());
+    assert!(client.tickets().is_empty());
+}
+
+#[test]
 fn only_the_certificates_own_key_signs() {
     let ca = Ca::new("CA");
     let (one, two) = (issue(ca.server_identity()), issue(ca.server_identity()));
