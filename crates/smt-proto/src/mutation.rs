@@ -18,16 +18,33 @@ pub enum Mutation {
     UnauthenticatedGrant,
     /// A message is taken for whole when one record is still missing (spec 4.4).
     ReassemblyOffByOne,
+    /// A sender enters the next epoch although its peer has not told that it opened the current one
+    /// (spec 5.2).
+    UpdateWithoutEvidence,
+    /// A client begins again for a RETRY whatever token it echoes (spec 5.8).
+    RetryForAnyToken,
+    /// A session is confirmed by what comes under the keys of early data (spec 5.7).
+    EarlyConfirms,
+    /// A server takes offers of early data without asking its register (spec 5.7). Planted in the
+    /// simulator's stand-in for TLS.
+    StrikeRegisterIgnored,
+    /// A register that has lost its memory takes offers at once (spec 5.7). Planted there, too.
+    RestartForgotten,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 5] = [
+    pub const ALL: [Mutation; 10] = [
         Mutation::NonceWithoutRole,
         Mutation::ReplayMarkedBeforeOpen,
         Mutation::ResponseForgottenBeforeAck,
         Mutation::UnauthenticatedGrant,
         Mutation::ReassemblyOffByOne,
+        Mutation::UpdateWithoutEvidence,
+        Mutation::RetryForAnyToken,
+        Mutation::EarlyConfirms,
+        Mutation::StrikeRegisterIgnored,
+        Mutation::RestartForgotten,
     ];
 }
 

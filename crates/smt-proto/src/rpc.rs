@@ -43,6 +43,26 @@ pub(crate) struct OutRpc {
     pub(crate) timer: Timer,
 }
 
+impl OutRpc {
+    /// An RPC of which nothing was sent.
+    pub(crate) fn new(sort: Sort, user: u64, request: OutMessage, deadline: Time) -> Self {
+        OutRpc {
+            sort,
+            user,
+            request,
+            response: None,
+            deadline,
+            silent_at: deadline,
+            mark: Mark::default(),
+            silences: 0,
+            busy: 0,
+            sent_at: None,
+            cancelling: false,
+            timer: Timer::default(),
+        }
+    }
+}
+
 /// An RPC that the peer started.
 #[derive(Debug)]
 pub(crate) struct InRpc {

@@ -413,7 +413,10 @@ impl Endpoint {
             let fits = session.early.is_none() || peer.cover(&session.peer);
             session.set_peer(peer);
             if session.role == Role::Client && !accepted {
-                session.refuse_early(&mut self.shared, fits);
+                if !session.refuse_early(&mut self.shared, fits) {
+                    return session
+                        .handshake_failed(&mut self.shared, HandshakeError::BadParameters);
+                }
             }
             bytes = tls;
         }

@@ -13,7 +13,7 @@ use super::transmit::URGENT;
 use super::{Endpoint, Transmit};
 use crate::crypto::Random;
 use crate::limits::Limits;
-use crate::session::{Path, Role, SessionId, State};
+use crate::session::{Path, Role, Session, SessionId, State};
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::wire::{RETRY_LEN, Retry};
@@ -121,9 +121,14 @@ impl Endpoint {
             self.shared.stats.dropped_malformed += 1;
             return;
         };
-        let Some(id) = self
-            .find(first, |session| session.role == Role::Client && session.token == retry.token)
-        else {
+        let is_meant = |session: &Session| {
+            #[cfg(feature = "mutations")]
+            if self.shared.config.has(crate::mutation::Mutation::RetryForAnyToken) {
+                return session.role == Role::Client;
+            }
+            session.role == Role::Client && session.token == retry.token
+        };
+        let Some(id) = self.find(first, is_meant) else {
             self.shared.stats.dropped_bad_token += 1;
             return;
         };

@@ -14,11 +14,10 @@ use crate::event::Event;
 use crate::message::Body;
 use crate::message::recv::InMessage;
 use crate::message::send::OutMessage;
-use crate::rate::Mark;
 use crate::record::{self, Layout, RECORD_OVERHEAD};
 use crate::rpc::{InState, OutRpc, Sort};
 use crate::time::Time;
-use crate::timer::{Timer, Wake};
+use crate::timer::Wake;
 use crate::wire::{DATA_LEN, EARLY_EPOCH, Kind, PREAMBLE_LEN};
 
 /// An RPC to start.
@@ -53,7 +52,9 @@ impl Session {
         let limits = &cx.config.limits;
         let number = self.next_number;
         let window = u64::from(self.peer.max_rpcs.min(limits.max_rpcs));
-        if number - self.finished.floor() >= window {
+        // Early data may be refused, and then nothing is finished.
+        let floor = if sort == Sort::Early { 0 } else { self.finished.floor() };
+        if number - floor >= window {
             cx.stats.limit_rpcs += 1;
             return Err(StartError::TooManyOutstanding);
         }
@@ -77,20 +78,7 @@ impl Session {
         }
         self.next_number += 1;
         self.outgoing_bytes += request.body_len();
-        let rpc = OutRpc {
-            sort,
-            user,
-            request,
-            response: None,
-            deadline,
-            silent_at: deadline,
-            mark: Mark::default(),
-            silences: 0,
-            busy: 0,
-            sent_at: None,
-            cancelling: false,
-            timer: Timer::default(),
-        };
+        let rpc = OutRpc::new(sort, user, request, deadline);
         let rpc = self.out.entry(number).insert(rpc).into_mut();
         rpc.timer.set(&mut cx.timers, Wake::Out(self.id, number), deadline);
         cx.enqueue(self.id, &mut rpc.request);
@@ -262,7 +250,7 @@ impl Session {
         Some([rpc.request.sent(), rpc.request.layout().wire_len, received, total])
     }
 
-    fn new_message(
+    pub(super) fn new_message(
         &self,
         cx: &Shared,
         id: u64,

@@ -189,7 +189,11 @@ impl Session {
         let (id, id_bits) = (packet.data.header.message_id, self.peer.id_bits);
         let mut keys = Openers { early: self.early.as_deref_mut(), app: self.keys.as_deref_mut() };
         let id = cx.config.nonce_id(id);
-        let opener = Opener { keys: keys.of(&mut cx.stats, epoch)?, id, id_bits };
+        let Some(epoch_keys) = keys.of(&mut cx.stats, epoch) else {
+            keys.failed(cx, now, self.id, (epoch, 0));
+            return None;
+        };
+        let opener = Opener { keys: epoch_keys, id, id_bits };
         match whole::open(layout, packet.payload, opener) {
             Ok((preamble, body)) if preamble.oldest_epoch <= epoch => {
                 cx.stats.records_opened += u64::from(layout.records);

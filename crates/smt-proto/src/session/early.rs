@@ -13,11 +13,13 @@ use crate::endpoint::Shared;
 use crate::error::{CallError, StartError};
 use crate::event::Event;
 use crate::keys::{EpochKeys, HeaderKey, Secret};
-use crate::rpc::{InState, Sort};
+use crate::replay::IdSet;
+use crate::rpc::{InState, OutRpc, Sort};
 use crate::stats::Stats;
 use crate::tag::ControlWindow;
 use crate::time::Time;
-use crate::wire::{Block, Control, ControlBody, EARLY_EPOCH, Params, Preamble};
+use crate::timer::Wake;
+use crate::wire::{Block, Control, ControlBody, EARLY_EPOCH, Kind, Params, Preamble};
 
 /// The keys of epoch 1 and what is bound to them.
 pub(crate) struct EarlyKeys {
@@ -231,10 +233,11 @@ impl Session {
     }
 
     /// The server does not take our early data: its calls wait for epoch 3, and begin anew there. Those
-    /// that do not fit the server's true parameters end; they never ran.
-    pub(crate) fn refuse_early(&mut self, cx: &mut Shared, fits: bool) {
+    /// that do not fit the server's true parameters end; they never ran. False if the handshake cannot go
+    /// on.
+    pub(crate) fn refuse_early(&mut self, cx: &mut Shared, fits: bool) -> bool {
         if self.early.take().is_none() {
-            return;
+            return true;
         }
         cx.stats.early_refused += 1;
         cx.events.push_back(Event::EarlyRefused { session: self.id });
@@ -248,6 +251,32 @@ impl Session {
                 self.finish(cx, number, Err(CallError::NotRun));
             }
         }
+        self.begin_numbers_again(cx)
+    }
+
+    /// Nothing of this session's RPCs is known to a server that refuses early data, though others, or it
+    /// before it lost its memory, may have answered some: what is over is cancelled, for it must be known
+    /// there before it can be said to be finished (spec 5.7). False if there are more than it takes.
+    fn begin_numbers_again(&mut self, cx: &mut Shared) -> bool {
+        if self.next_number > u64::from(self.peer.max_rpcs) {
+            return false;
+        }
+        self.finished = IdSet::default();
+        let due = cx.now + self.silence(0);
+        for number in 0..self.next_number {
+            if self.out.contains_key(&number) {
+                continue;
+            }
+            let id = self.request_id(true, number);
+            let Ok(nothing) = self.new_message(cx, id, Kind::Application, Bytes::new(), 0) else {
+                return false;
+            };
+            let rpc = OutRpc { cancelling: true, ..OutRpc::new(Sort::Early, 0, nothing, due) };
+            let rpc = self.out.entry(number).insert(rpc).into_mut();
+            rpc.timer.set(&mut cx.timers, Wake::Out(self.id, number), due);
+            cx.calls += 1;
+        }
+        true
     }
 
     /// The first flight goes again to a server that has kept nothing: so does what went with it.

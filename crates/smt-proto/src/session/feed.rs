@@ -77,6 +77,7 @@ pub(super) fn feed(
         return Fed::Nothing { spurious: false };
     }
     let Some(epoch_keys) = keys.of(&mut cx.stats, message.epoch) else {
+        keys.failed(cx, now, session, (message.epoch, 0));
         return Fed::Nothing { spurious: false };
     };
     let had_preamble = message.preamble().is_some();

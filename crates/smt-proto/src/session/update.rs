@@ -79,6 +79,10 @@ pub(super) fn reserve(
     layout: Layout,
 ) -> bool {
     let (records, bytes) = (layout.records, layout.wire_len);
+    #[cfg(feature = "mutations")]
+    if cx.config.has(crate::mutation::Mutation::UpdateWithoutEvidence) {
+        keys.send.peer_opened(u32::MAX);
+    }
     note_step(keys.send.advance(keys.suite, records, bytes), cx, session);
     if !keys.send.may_seal(records, bytes) {
         cx.stats.limit_aead += 1;

@@ -38,6 +38,45 @@ fn refused_calls_go_again_under_epoch_3() {
 }
 
 #[test]
+fn what_ran_early_before_a_server_lost_its_memory_is_not_said_to_be_finished() {
+    let mut world = World::new([Config::default(), Config::default()]);
+    for user in 1..=3 {
+        world.call_early(b"early", user).unwrap();
+    }
+    // Flight 1 is lost, early responses are not.
+    world.run_with(3 * MILLI, |sent| usize::from(sent.to == SERVER || sent.epoch() == 1));
+    assert_eq!(world.ended.len(), 3);
+    let random = Box::new(crate::net::Seeded(99));
+    world.ends[SERVER] = smt_proto::Endpoint::new(Config::default(), random);
+    world.accepts = false;
+    world.call_early(b"again", 4).unwrap();
+    world.run(SECOND);
+    assert_eq!((world.refused, world.established), (1, [true; 2]));
+    for user in 5..10 {
+        world.call(b"later", user);
+    }
+    world.run(SECOND);
+    assert_eq!(world.ended.len(), 9);
+    assert!(world.ended.iter().all(|(_, result)| result.is_ok()));
+    assert_eq!((world.executions(b"early"), world.executions(b"again")), (3, 1));
+    assert_eq!(world.ends[SERVER].stats().violations, 0);
+    assert!(world.closed.is_empty() && world.cancelled.is_empty());
+}
+
+#[test]
+fn no_more_calls_go_early_than_a_server_takes_that_refuses_them() {
+    let server = Limits { max_rpcs: 4, ..Limits::default() };
+    let server = Config { limits: server, ..Config::default() };
+    let mut world = World::new([Config::default(), server]);
+    for user in 1..=4 {
+        world.call_early(b"early", user).unwrap();
+        world.run_with(MILLI, |sent| usize::from(sent.to == SERVER || sent.epoch() == 1));
+    }
+    assert_eq!(world.ended.len(), 4);
+    assert_eq!(world.call_early(b"early", 5), Err(StartError::TooManyOutstanding));
+}
+
+#[test]
 fn once_refused_nothing_goes_early() {
     let mut world = refusing();
     assert!(world.call_early(b"one", 1).is_ok());
