@@ -10,7 +10,7 @@ use std::fmt::{self, Display, Formatter};
 use std::io::Write;
 
 use smt_proto::Time;
-use smt_proto::wire::{self, Control, ControlBody, DATA_LEN, Data, IpVersion, PacketType};
+use smt_proto::wire::{self, Control, ControlBody, DATA_LEN, Data, IpVersion, PacketType, Retry};
 
 use crate::packet::{Origin, Packet};
 use crate::world::{Moment, Observer};
@@ -76,6 +76,10 @@ fn write_content(f: &mut Formatter<'_>, packet: &Packet) -> fmt::Result {
         Ok(PacketType::Data) => match Data::parse(bytes) {
             Ok(data) => write_data(f, &data, bytes.len() - DATA_LEN),
             Err(error) => write!(f, "bad DATA, {} bytes: {error}", bytes.len()),
+        },
+        Ok(PacketType::Retry) => match Retry::parse(bytes) {
+            Ok(retry) => write!(f, "RETRY {:016x} for {:016x}", retry.new_token, retry.token),
+            Err(error) => write!(f, "bad RETRY, {} bytes: {error}", bytes.len()),
         },
         Ok(_) => match Control::parse(bytes) {
             Ok((control, _)) => write_control(f, &control),

@@ -31,8 +31,8 @@ fn drawn_plans_cover_every_kind_and_sometimes_have_none() {
             + plan.off_path.iter().map(|attacker| attacker.max_packets).sum::<u32>();
         assert!(packets <= 4000);
     }
-    // 13 that do not change packets, 4 changes and one for each field, 5 off the path.
-    assert_eq!(names.len(), 13 + 4 + Field::ALL.len() + 5, "{names:?}");
+    // 15 that do not change packets, 5 changes and one for each field, 6 off the path.
+    assert_eq!(names.len(), 15 + 5 + Field::ALL.len() + 6, "{names:?}");
     assert!((20..100).contains(&none), "{none}");
 }
 

@@ -48,6 +48,8 @@ fn two_hundred_seeds_are_clean_and_reach_everything() {
     }
     assert!(total.attacks.len() > 20, "{:?}", total.attacks);
     assert!(total.retransmitted > 1000 && total.key_updates > 20 && total.bad_tags > 500);
+    assert!(total.retries > 50 && total.updates_asked > 100 && total.posts > 500);
+    assert!(total.early_accepted > 50 && total.early_refused > 10 && total.early_requests > 50);
     assert!(total.sessions_dead > 10 && total.handshakes_failed > 10);
 }
 
@@ -108,6 +110,31 @@ fn a_response_forgotten_before_its_ack_is_found() {
 #[test]
 fn an_unauthenticated_grant_is_found() {
     found(Mutation::UnauthenticatedGrant);
+}
+
+#[test]
+fn an_update_without_evidence_is_found() {
+    found(Mutation::UpdateWithoutEvidence);
+}
+
+#[test]
+fn a_retry_for_any_token_is_found() {
+    found(Mutation::RetryForAnyToken);
+}
+
+#[test]
+fn a_session_confirmed_by_early_data_is_found() {
+    found(Mutation::EarlyConfirms);
+}
+
+#[test]
+fn an_ignored_strike_register_is_found() {
+    found(Mutation::StrikeRegisterIgnored);
+}
+
+#[test]
+fn a_register_that_forgets_its_restart_is_found() {
+    found(Mutation::RestartForgotten);
 }
 
 #[test]

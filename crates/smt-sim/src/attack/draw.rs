@@ -7,7 +7,7 @@ use crate::rng::Rng;
 /// The most packets that all attackers of a plan together add.
 const MAX_PACKETS: u64 = 4000;
 /// The types of packets that may be looked for.
-const TYPES: [u8; 9] = [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x17, 0x18, 0x20];
+const TYPES: [u8; 11] = [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x17, 0x18, 0x20, 0x21, 0x22];
 
 pub(super) fn draw(rng: &mut Rng, honest_hosts: u32, until_us: u64) -> Plan {
     let mut plan = Plan { until_us, ..Plan::default() };
@@ -17,7 +17,14 @@ pub(super) fn draw(rng: &mut Rng, honest_hosts: u32, until_us: u64) -> Plan {
     if honest_hosts > 1 {
         plan.on_path = acts(rng, until_us, crowd).into_iter().map(on_path).collect();
     }
-    let spoofs = [Spoof::Packets, Spoof::Garbage, Spoof::NoSession, Spoof::Hellos, Spoof::Visits];
+    let spoofs = [
+        Spoof::Packets,
+        Spoof::Garbage,
+        Spoof::NoSession,
+        Spoof::Hellos,
+        Spoof::Flood,
+        Spoof::Visits,
+    ];
     for spoof in spoofs {
         if honest_hosts > 0 && rng.chance(crowd * 0.5) {
             let per_ms = 1 << rng.below(if costly(spoof) { 5 } else { 9 });
@@ -85,12 +92,19 @@ fn acts(rng: &mut Rng, until_us: u64, crowd: f64) -> Vec<Act> {
         }
     }
     if wanted(rng) {
+        acts.push(Act::ReplayFirst { every_us: log_uniform(rng, 20, 5000) });
+    }
+    if wanted(rng) {
+        acts.push(Act::AlterOffer { permille: rate(rng) });
+    }
+    if wanted(rng) {
         acts.push(Act::Haunt { burst: rng.between(1, 60) as u32 });
     }
-    let forgeries: [fn(u32) -> Act; 6] = [
+    let forgeries: [fn(u32) -> Act; 7] = [
         |permille| Act::ForgeControl { permille },
         |permille| Act::ForgeData { permille },
         |permille| Act::ForgeFlight { permille },
+        |permille| Act::ForgeRetry { permille },
         |permille| Act::ForgeNoSession { permille },
         |permille| Act::Reflect { permille },
         |permille| Act::Cross { permille },

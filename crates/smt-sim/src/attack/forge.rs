@@ -2,15 +2,16 @@
 
 use smt_proto::crypto::Random;
 use smt_proto::wire::{
-    AckRanges, CancelCode, Control, ControlBody, DATA_LEN, Data, Header, Params, UnknownCode,
+    AckRanges, CancelCode, Control, ControlBody, DATA_LEN, Data, Header, Params, RETRY_LEN, Retry,
+    UnknownCode,
 };
 
 use crate::rng::Rng;
 
 /// The longest packet that is made, in bytes.
 const MAX_LEN: u64 = 1480;
-/// Types that must never be accepted: FREEZE, RETRY, and numbers nobody has.
-const NO_TYPES: [u8; 6] = [0x16, 0x21, 0x00, 0x0f, 0x22, 0xff];
+/// Types that must never be accepted: FREEZE, and numbers nobody has.
+const NO_TYPES: [u8; 6] = [0x16, 0x19, 0x00, 0x0f, 0x23, 0xff];
 /// The flight by which an end says that the handshake has failed, in the hosts' stand-in for TLS.
 const ALERT: &[u8] = b"alrt";
 
@@ -44,6 +45,8 @@ pub(super) fn control(
     if body == ControlBody::Unknown(UnknownCode::NoSession) {
         return no_session(header);
     }
+    let of_session = matches!(body, ControlBody::Update { .. });
+    let header = if of_session { Header { message_id: 0, ..header } } else { header };
     let control = Control { header, body, number: trailer.number };
     let mut bytes = vec![0; control.wire_len()];
     let len = control.emit(&mut bytes);
@@ -64,6 +67,20 @@ pub(super) fn no_session(header: Header) -> Vec<u8> {
     bytes
 }
 
+/// A RETRY to a client whose token this is, or another; `seen` is a token of another handshake.
+pub(super) fn retry(header: Header, token: u64, seen: Option<u64>, rng: &mut Rng) -> Vec<u8> {
+    let Header { src_port, dst_port, .. } = header;
+    let new_token = match rng.below(3) {
+        0 => token,
+        1 => seen.unwrap_or(token),
+        _ => rng.next_u64(),
+    };
+    let token = if rng.chance(0.7) { token } else { token ^ 1 << rng.below(64) };
+    let mut bytes = [0; RETRY_LEN];
+    Retry { src_port, dst_port, new_token, token }.emit(&mut bytes);
+    bytes.to_vec()
+}
+
 /// Anything a control packet can say about a message of this length.
 pub(super) fn body(id: u64, message_len: u32, rng: &mut Rng) -> ControlBody {
     let offset = match rng.below(4) {
@@ -72,7 +89,7 @@ pub(super) fn body(id: u64, message_len: u32, rng: &mut Rng) -> ControlBody {
         _ => message_len,
     };
     let start = if rng.chance(0.5) { 0 } else { rng.below(message_len.into()) as u32 };
-    match rng.below(11) {
+    match rng.below(12) {
         0 => ControlBody::Grant { offset, priority: rng.below(256) as u8 },
         1 => {
             let pinned = rng.chance(0.5);
@@ -86,6 +103,7 @@ pub(super) fn body(id: u64, message_len: u32, rng: &mut Rng) -> ControlBody {
         7 => ControlBody::Ack(acks(id, rng)),
         8 => ControlBody::Cancel(CancelCode::Request),
         9 => ControlBody::Cancel(CancelCode::Confirmed),
+        10 => ControlBody::Update { epoch: 3 + rng.below(8) as u32 },
         _ => {
             let version = rng.below(1 << 16) as u16;
             ControlBody::Cutoffs { cutoffs: [offset; 8], version, unscheduled: offset }
@@ -126,6 +144,10 @@ pub(super) fn id_near(id: u64, rng: &mut Rng) -> u64 {
 pub(super) fn data_like(seen: Data, rng: &mut Rng) -> Vec<u8> {
     let mut data = seen;
     data.header.message_id = id_near(seen.header.message_id, rng);
+    if rng.chance(0.1) {
+        // Early data, or none.
+        data.header.epoch = if seen.header.epoch == 1 { 3 } else { 1 };
+    }
     if rng.chance(0.5) {
         data.sequence = rng.below(seen.message_len.into()) as u32;
         data.explicit = true;
@@ -244,7 +266,7 @@ mod tests {
             }
             kinds.insert((bytes[11], bytes[7]));
         }
-        for kind in [0x11, 0x12, 0x14, 0x15, 0x16, 0x17, 0x18, 0x21] {
+        for kind in [0x11, 0x12, 0x14, 0x15, 0x16, 0x17, 0x18, 0x22] {
             assert!(kinds.contains(&(kind, 0)), "{kind:#x}");
         }
         for (kind, code) in [(0x13, 0), (0x13, 1), (0x13, 2), (0x20, 0), (0x20, 1)] {

@@ -10,6 +10,7 @@
 
 mod alter;
 mod draw;
+mod first;
 mod forge;
 mod hello;
 mod memory;

@@ -85,6 +85,7 @@ impl OffPath {
                 self.send(forge::no_session(header));
             }
             Spoof::Hellos => self.hello(false),
+            Spoof::Flood => self.flood(),
             Spoof::Visits => self.hello(true),
         }
     }
@@ -135,7 +136,11 @@ impl OffPath {
             1 => self.rng.below(64),
             _ => self.rng.next_u64() >> self.rng.between(16, 30),
         };
-        let epoch = if self.rng.chance(0.9) { 3 } else { self.rng.between(3, 255) as u8 };
+        let epoch = match self.rng.below(20) {
+            0 => 1,
+            1 => self.rng.between(3, 255) as u8,
+            _ => 3,
+        };
         Header { src_port: src_port.max(1), dst_port: dst_port.max(1), epoch, message_id }
     }
 
@@ -169,7 +174,7 @@ impl OffPath {
                 forge::set(&mut bytes, 2, &header.dst_port.to_be_bytes());
             }
             2 => {
-                let kinds = [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x17, 0x18, 0x20];
+                let kinds = [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x17, 0x18, 0x20, 0x21, 0x22];
                 let kind = self.rng.pick(&kinds).copied().unwrap_or_default();
                 let data_offset = if kind == 0x10 { 13 << 4 } else { 5 << 4 };
                 let head = [3, 0, 0, kind, data_offset, 0, 0, 0, 0, 0, 0, 0];
@@ -211,6 +216,17 @@ impl OffPath {
         for bytes in hello::first_flight((src, dst), ports, token, &mut self.rng) {
             self.enqueue(src, dst, bytes);
         }
+    }
+
+    /// The first packet of a first flight from anywhere.
+    fn flood(&mut self) {
+        let (_, dst) = self.names();
+        let src = self.me.saturating_add(self.rng.below(NOBODY) as HostId);
+        let ports = (1 + self.rng.below(0xffff) as u16, self.server_port);
+        let token = self.rng.next_u64();
+        let mut packets = hello::first_flight((src, dst), ports, token, &mut self.rng);
+        packets.truncate(1);
+        packets.into_iter().for_each(|bytes| self.enqueue(src, dst, bytes));
     }
 
     /// Answers a packet of a server's flight.

@@ -7,6 +7,7 @@ use smt_proto::Time;
 use smt_proto::wire::{DATA_LEN, Data};
 
 use super::alter::{Likeness, likeness};
+use super::first::{self, Firsts};
 use super::forge::{self, Trailer};
 use super::memory::Memory;
 use super::plan::{Act, OnPathPlan, Place};
@@ -41,6 +42,8 @@ pub struct OnPath {
     memory: Memory,
     /// The last control packet, and how it ended.
     control: Option<(Packet, Trailer)>,
+    /// The first flights it has seen.
+    firsts: Firsts,
     /// The tokens of the handshakes it has seen.
     tokens: VecDeque<u64>,
     due: Option<Time>,
@@ -63,6 +66,7 @@ impl OnPath {
             rng,
             memory: Memory::new(MEMORY),
             control: None,
+            firsts: Firsts::default(),
             tokens: VecDeque::new(),
             due: None,
             tally,
@@ -102,6 +106,13 @@ impl OnPath {
                 }
             }
             Act::Recall { what, every_us } => self.remember(now, packet, sight, what, every_us),
+            Act::ReplayFirst { every_us } => {
+                self.firsts.show(packet, sight);
+                if self.due.is_none() {
+                    self.due = self.next_recall(now, every_us);
+                }
+            }
+            Act::AlterOffer { permille } => self.alter_offer(packet, sight, permille),
             Act::Haunt { burst } => self.haunt(now, packet, sight, burst, extra),
             Act::Alter { what, permille, change, place } => {
                 return self.alter(now, packet, sight, (what, permille, change, place), extra);
@@ -111,6 +122,7 @@ impl OnPath {
             }
             Act::ForgeData { permille } => self.forge_data(now, packet, sight, permille, extra),
             Act::ForgeFlight { permille } => self.forge_flight(now, packet, sight, permille, extra),
+            Act::ForgeRetry { permille } => self.forge_retry(now, packet, sight, permille, extra),
             Act::ForgeNoSession { permille } => {
                 self.forge_no_session(now, packet, sight, permille, extra);
             }
@@ -144,6 +156,41 @@ impl OnPath {
             if self.due.is_none() {
                 self.due = self.next_recall(now, every_us);
             }
+        }
+    }
+
+    fn alter_offer(&mut self, packet: &mut Packet, sight: &Sight, permille: u32) {
+        let Sight::Data(data) = sight else { return };
+        let begins = data.header.epoch == 0 && data.header.message_id < 2 && data.sequence == 0;
+        if begins
+            && self.strikes(permille)
+            && let Some(bytes) = first::alter_offer(&packet.bytes, &mut self.rng)
+        {
+            self.count();
+            take_place(packet, bytes);
+        }
+    }
+
+    /// Sends a first flight again.
+    fn replay_first(&mut self, now: Time, extra: &mut Extra) {
+        let another = self.rng.chance(0.5).then(|| self.rng.next_u64());
+        let elsewhere = self.rng.chance(0.3).then(|| self.rng.below(self.honest.into()) as u32);
+        for (index, old) in self.firsts.any(&mut self.rng).into_iter().enumerate() {
+            let mut again = old;
+            let is_flight = again.bytes.get(8) == Some(&0);
+            if let Some(token) = another.filter(|_| is_flight) {
+                forge::set(&mut again.bytes, 36, &token.to_be_bytes());
+                again.origin = Origin::Forged;
+            }
+            if let Some(dst) = elsewhere.filter(|dst| *dst != again.src && *dst != again.dst) {
+                again.dst = dst;
+                again.origin = Origin::Forged;
+            }
+            if again.origin != Origin::Forged {
+                again.origin = Origin::Replayed;
+            }
+            let delay = Duration::from_nanos(200 * index as u64);
+            self.add(now, delay, again, extra);
         }
     }
 
@@ -228,9 +275,12 @@ impl OnPath {
         }
         let message_len = match sight {
             Sight::Data(data) => data.message_len,
-            Sight::Control(..) => 1 << 16,
+            Sight::Control(..) | Sight::Retry(_) => 1 << 16,
         };
         let body = forge::body(header.message_id, message_len, &mut self.rng);
+        if self.rng.chance(0.1) {
+            header.epoch = if header.epoch == 1 { 3 } else { 1 };
+        }
         header.message_id = forge::id_near(header.message_id, &mut self.rng);
         let (mut made, back) = self.blank(packet);
         let header = if back { forge::turned(header) } else { header };
@@ -280,6 +330,35 @@ impl OnPath {
         let mut header = if back { forge::turned(data.header) } else { data.header };
         header.message_id = header.message_id.wrapping_add(self.rng.below(4));
         made.bytes = forge::flight_like(*data, header, &mut self.rng);
+        let delay = self.delay(CLOSE);
+        self.add(now, delay, made, extra);
+    }
+
+    fn forge_retry(
+        &mut self,
+        now: Time,
+        packet: &Packet,
+        sight: &Sight,
+        permille: u32,
+        extra: &mut Extra,
+    ) {
+        let Sight::Data(data) = sight else { return };
+        if data.header.epoch != 0 || !self.strikes(permille) {
+            return;
+        }
+        let mut made = Packet { bytes: Vec::new(), ..forged(packet) };
+        let mut header = data.header;
+        if data.header.message_id % 2 == 0 {
+            // Towards the client.
+            (made.src, made.dst) = (packet.dst, packet.src);
+            header = forge::turned(header);
+        }
+        let seen = self.tokens.back().copied();
+        made.bytes = forge::retry(header, data.tag, seen, &mut self.rng);
+        self.tokens.push_back(data.tag);
+        if self.tokens.len() > HANDSHAKES {
+            self.tokens.pop_front();
+        }
         let delay = self.delay(CLOSE);
         self.add(now, delay, made, extra);
     }
@@ -403,11 +482,15 @@ impl Tap for OnPath {
     }
 
     fn timeout(&mut self, now: Time, extra: &mut Extra) {
-        let Act::Recall { every_us, .. } = self.act else { return };
+        let (Act::Recall { every_us, .. } | Act::ReplayFirst { every_us }) = self.act else {
+            return;
+        };
         if self.due.is_none_or(|due| due > now) {
             return;
         }
-        if let Some(old) = self.memory.any(&mut self.rng).cloned() {
+        if matches!(self.act, Act::ReplayFirst { .. }) {
+            self.replay_first(now, extra);
+        } else if let Some(old) = self.memory.any(&mut self.rng).cloned() {
             self.replay(now, Duration::ZERO, old, extra);
         }
         self.due = self.next_recall(now, every_us);

@@ -103,6 +103,18 @@ pub enum Act {
         /// Mean time between two, in microseconds.
         every_us: u64,
     },
+    /// Remembers first flights with the early data behind them, and sends them again, one whole flight
+    /// each such time on average (microseconds): under their token or another, to their server or
+    /// another.
+    ReplayFirst {
+        /// Mean time between two, in microseconds.
+        every_us: u64,
+    },
+    /// Changes what first flights offer and what is answered to it: bytes of it, or that it is there.
+    AlterOffer {
+        /// How many of a thousand such packets.
+        permille: u32,
+    },
     /// Remembers DATA and flights, and pours some of them upon both ends of each new handshake.
     Haunt {
         /// How many for each handshake.
@@ -132,6 +144,12 @@ pub enum Act {
     },
     /// Makes flights of the handshakes it sees, with their token: alerts, garbage, wrong numbers.
     ForgeFlight {
+        /// How many of a thousand packets of handshakes provoke one.
+        permille: u32,
+    },
+    /// Sends clients whose handshakes it sees a RETRY: with their token or another, and with a token
+    /// of its own or one that it has seen.
+    ForgeRetry {
         /// How many of a thousand packets of handshakes provoke one.
         permille: u32,
     },
@@ -176,6 +194,8 @@ pub enum Spoof {
     NoSession,
     /// First flights that servers take for real, never finished.
     Hellos,
+    /// First packets of first flights, as fast as it can, each under another name and token.
+    Flood,
     /// First flights like these from its own address; the answers are answered with garbage.
     Visits,
 }
@@ -269,11 +289,14 @@ impl Act {
             Act::Rewrite { .. } => "rewrite",
             Act::Repeat { .. } => "repeat",
             Act::Recall { .. } => "recall",
+            Act::ReplayFirst { .. } => "replay first flights",
+            Act::AlterOffer { .. } => "alter offers",
             Act::Haunt { .. } => "haunt",
             Act::Alter { change, .. } => change.name(),
             Act::ForgeControl { .. } => "forge control",
             Act::ForgeData { .. } => "forge data",
             Act::ForgeFlight { .. } => "forge flight",
+            Act::ForgeRetry { .. } => "forge retry",
             Act::ForgeNoSession { .. } => "forge no session",
             Act::Reflect { .. } => "reflect",
             Act::Cross { .. } => "cross",
@@ -289,6 +312,7 @@ impl Spoof {
             Spoof::Garbage => "spoof garbage",
             Spoof::NoSession => "spoof no session",
             Spoof::Hellos => "spoof hellos",
+            Spoof::Flood => "flood",
             Spoof::Visits => "visits",
         }
     }

@@ -1,7 +1,7 @@
 //! What an attacker reads in a packet that passes.
 
 use serde::{Deserialize, Serialize};
-use smt_proto::wire::{Control, DATA_LEN, Data, Header};
+use smt_proto::wire::{Control, DATA_LEN, Data, Header, PacketType, Retry};
 
 /// A well-formed packet.
 #[derive(Clone, Debug)]
@@ -11,6 +11,8 @@ pub(super) enum Sight {
     Data(Data),
     /// Another, and its tag.
     Control(Control, u64),
+    /// A RETRY.
+    Retry(Retry),
 }
 
 /// Reads a packet; `None` if it is not well-formed.
@@ -18,6 +20,7 @@ pub(super) fn see(bytes: &[u8]) -> Option<Sight> {
     Data::parse(bytes)
         .map(Sight::Data)
         .or_else(|_| Control::parse(bytes).map(|(control, tag)| Sight::Control(control, tag)))
+        .or_else(|_| Retry::parse(bytes).map(Sight::Retry))
         .ok()
 }
 
@@ -26,6 +29,9 @@ impl Sight {
         match self {
             Sight::Data(data) => data.header,
             Sight::Control(control, _) => control.header,
+            Sight::Retry(Retry { src_port, dst_port, .. }) => {
+                Header { src_port: *src_port, dst_port: *dst_port, epoch: 0, message_id: 0 }
+            }
         }
     }
 }
@@ -67,6 +73,11 @@ impl What {
                     What::Type(kind) => control.body.packet_type() as u8 == kind,
                     _ => false,
                 };
+            }
+            Sight::Retry(_) => {
+                let kind = PacketType::Retry as u8;
+                return matches!(self, What::Any | What::Handshake | What::Control)
+                    || self == What::Type(kind);
             }
         };
         let of_message = data.header.epoch != 0;

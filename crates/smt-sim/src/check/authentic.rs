@@ -142,6 +142,11 @@ impl Before {
         }
     }
 
+    /// Whether a handshake of `endpoint` has begun again meanwhile.
+    pub fn has_begun_again(&self, endpoint: &Endpoint) -> bool {
+        endpoint.stats().retries_received > self.stats.retries_received
+    }
+
     /// What a packet of this kind has changed that it must not; `None` if nothing.
     pub fn forbidden_change(
         &self,
@@ -166,15 +171,25 @@ impl Before {
                     || self.counters(kind) != after.counters(kind)
             }
             Kind::Repeated => {
-                let dropped =
+                // Keys of early data go, and then nobody vouches for what came under them.
+                let replayed =
                     after.stats.dropped_replayed_control - self.stats.dropped_replayed_control;
+                let dropped = replayed + drops(&after.stats) - drops(&self.stats);
                 dropped != 1
                     || self.moved(&after)
                     || after.sessions != self.sessions
-                    || (after.wants && !self.wants)
+                    // Before an address is proven every packet pays for others.
+                    || (after.wants && !self.wants && !path.half_open)
                     || self.counters(kind) != after.counters(kind)
             }
-            Kind::Retry | Kind::NoSession => {
+            Kind::Retry => {
+                let taken = self.has_begun_again(endpoint);
+                self.moved(&after)
+                    || after.sessions != self.sessions
+                    || (after.wants && !self.wants && !taken)
+                    || self.counters(kind) != after.counters(kind)
+            }
+            Kind::NoSession => {
                 self.moved(&after)
                     || after.sessions > self.sessions
                     || self.counters(kind) != after.counters(kind)
@@ -217,7 +232,11 @@ impl Before {
                 rest.limit_no_session_answers = 0;
                 rest.limit_control_queue = 0;
             }
-            Kind::Repeated => rest.dropped_replayed_control = 0,
+            Kind::Repeated => {
+                rest.dropped_replayed_control = 0;
+                rest.dropped_bad_tag = 0;
+                rest.dropped_no_session = 0;
+            }
             Kind::Retry => {
                 rest.dropped_malformed = 0;
                 rest.dropped_bad_token = 0;
@@ -235,6 +254,7 @@ impl Before {
                 rest.dropped_bad_token = 0;
                 rest.limit_half_open = 0;
                 rest.limit_retries = 0;
+                rest.early_refused = 0;
                 rest.limit_sessions = 0;
                 rest.limit_per_path = 0;
                 rest.limit_flight = 0;

@@ -1,6 +1,8 @@
 //! Messages arrive whole, byte for byte; each call ends exactly once, with the right response or
 //! an error that the situation allows.
 
+use std::collections::BTreeMap;
+
 use smt_proto::Time;
 use smt_proto::error::{CallError, reply_code};
 
@@ -48,8 +50,12 @@ impl Outcome {
 pub struct Call {
     /// What it was to be.
     pub plan: CallPlan,
-    /// How often its handler was called.
+    /// How often its handler was called, early runs not counted.
     pub executions: u32,
+    /// It was started as an early call.
+    pub early: bool,
+    /// How often each service ran it under the keys of early data.
+    pub early_runs: BTreeMap<HostId, u32>,
     /// How it ended.
     pub outcome: Option<Outcome>,
     /// When its core began with it.
@@ -62,7 +68,26 @@ pub struct Call {
 
 impl Call {
     pub(super) fn new(plan: CallPlan) -> Call {
-        Call { plan, executions: 0, outcome: None, started: None, cancelled: false, prefix: 0 }
+        Call {
+            plan,
+            executions: 0,
+            early: false,
+            early_runs: BTreeMap::new(),
+            outcome: None,
+            started: None,
+            cancelled: false,
+            prefix: 0,
+        }
+    }
+
+    /// How often its handler was called in all.
+    pub(super) fn runs(&self) -> u32 {
+        self.executions + self.early_runs.values().sum::<u32>()
+    }
+
+    /// Whether it ran as often as one that has an answer: once, or, called early, at least once.
+    pub(super) fn ran(&self) -> bool {
+        if self.early { self.runs() > 0 } else { self.executions == 1 }
     }
 
     pub(super) fn is_not_started(&self) -> bool {
@@ -81,6 +106,8 @@ pub struct Situation {
     pub session_closed: bool,
     /// Keys of the session live short: messages may be too old for them.
     pub short_keys: bool,
+    /// It was called early, and the keys of early data have had their time.
+    pub early_over: bool,
     /// Largest response that surely fits, in bytes.
     pub largest_response: u32,
 }
@@ -88,7 +115,13 @@ pub struct Situation {
 impl Watch {
     /// Checks a request that was given to the application of `host`, from the host `peer`. Says which
     /// RPC it is.
-    pub fn request(&mut self, host: HostId, peer: HostId, body: &[u8]) -> Option<CallId> {
+    pub fn request(
+        &mut self,
+        host: HostId,
+        peer: HostId,
+        body: &[u8],
+        early: bool,
+    ) -> Option<CallId> {
         let id = pattern::call_of(body);
         let Some((id, call)) = id.and_then(|id| Some((id, self.call(id)?))) else {
             let detail = format!("a request of {} bytes that nobody sent", body.len());
@@ -96,14 +129,20 @@ impl Watch {
             return None;
         };
         let plan = &call.plan;
-        if plan.host != peer || plan.peer != host || call.started.is_none() {
+        // Whoever holds up a first flight can have it taken by another host of the service.
+        let service = |host: HostId| self.services.get(host as usize).copied().unwrap_or(host);
+        let here = plan.peer == host || (early && service(plan.peer) == service(host));
+        if plan.host != peer || !here || call.started.is_none() {
             let detail = format!("the request of RPC {id}, which host {peer} did not send here");
             self.violated(Rule::Delivery, host, detail);
             return None;
         }
-        let expected = plan.request_len;
+        let (expected, service) = (plan.request_len, service(host));
         self.body(host, id, Side::Request, expected, body);
-        self.executed(host, id);
+        match early {
+            true => self.executed_early(host, service, id),
+            false => self.executed(host, id),
+        }
         Some(id)
     }
 
@@ -127,19 +166,20 @@ impl Watch {
             CallError::DeadlineExceeded => (situation.deadline_passed, Outcome::Late),
             CallError::Cancelled => (call.cancelled, Outcome::Cancelled),
             CallError::OutcomeUnknown => {
-                (situation.session_died || situation.short_keys, Outcome::Unknown)
+                let early = situation.early_over || (call.early && situation.session_closed);
+                let why = situation.session_died || situation.short_keys || early;
+                (why, Outcome::Unknown)
             }
-            // There are no early calls.
-            CallError::NotRun => (false, Outcome::NotStarted),
+            CallError::NotRun => (call.early && situation.session_closed, Outcome::NotStarted),
             CallError::SessionClosed => (situation.session_closed, Outcome::Unknown),
             CallError::Exhausted => (situation.short_keys, Outcome::NotStarted),
             CallError::Refused { code: reply_code::TOO_LARGE, .. } => {
                 let too_large = call.plan.response_len > situation.largest_response;
-                (too_large && call.executions == 1, Outcome::Refused)
+                (too_large && call.ran(), Outcome::Refused)
             }
             CallError::Refused { code, text } => {
                 let right = *code == refusal_code(id) && *text == refusal_text(id);
-                (call.plan.refuse && call.executions == 1 && right, Outcome::Refused)
+                (call.plan.refuse && call.ran() && right, Outcome::Refused)
             }
         };
         if !allowed {

@@ -3,6 +3,7 @@
 
 pub mod authentic;
 pub mod delivery;
+pub mod early;
 pub mod leftovers;
 pub mod liveness;
 pub mod memory;
@@ -13,7 +14,7 @@ pub mod prefix;
 pub mod sessions;
 
 use std::cell::{Ref, RefCell, RefMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 
@@ -101,6 +102,12 @@ pub struct Watch {
     pub open: u32,
     /// All sessions with keys, as both ends see them.
     pub sessions: BTreeMap<SessionKey, Facts>,
+    /// Offers of early data that were taken, by service.
+    pub taken: BTreeSet<(HostId, Vec<u8>)>,
+    /// Post-handshake messages on their way.
+    pub posts: BTreeMap<SessionKey, Vec<Vec<u8>>>,
+    /// Which service each host belongs to.
+    pub services: Vec<HostId>,
     /// How often each host has begun anew.
     pub incarnations: Vec<u32>,
     /// Faults of hosts that have struck: pauses, crashes, others.
@@ -123,6 +130,9 @@ impl Shared {
             calls: Vec::new(),
             open: 0,
             sessions: BTreeMap::new(),
+            taken: BTreeSet::new(),
+            posts: BTreeMap::new(),
+            services: scenario.services(),
             incarnations: vec![0; scenario.hosts.len()],
             host_faults: [0; 3],
             pattern: scenario.seed,

@@ -21,8 +21,9 @@ impl Watch {
 
     /// Checks a call whose response was delivered.
     pub(super) fn must_have_run(&mut self, host: HostId, id: CallId) {
-        let times = self.call(id).map_or(0, |call| call.executions);
-        if times != 1 {
+        let Some(call) = self.call(id) else { return };
+        let times = call.runs();
+        if !call.ran() {
             self.violated(
                 Rule::AtMostOnce,
                 host,
@@ -33,8 +34,7 @@ impl Watch {
 
     /// Checks a call that is said not to have started.
     pub(super) fn must_not_have_run(&mut self, host: HostId, id: CallId) {
-        let times = self.call(id).map_or(0, |call| call.executions);
-        if times != 0 {
+        if self.call(id).is_some_and(|call| call.runs() > 0) {
             let detail = format!("RPC {id} is said not to have started, and ran");
             self.violated(Rule::AtMostOnce, host, detail);
         }

@@ -24,7 +24,7 @@ fn broken(happens: impl FnOnce(&mut Watch, CallId)) -> Option<Rule> {
 
 fn request(watch: &mut Watch, call: CallId) {
     let body = pattern::body(watch.pattern, call, Side::Request, 50);
-    watch.request(1, 0, &body);
+    watch.request(1, 0, &body, false);
 }
 
 fn response(watch: &mut Watch, call: CallId) {
@@ -54,7 +54,7 @@ fn wrong_bytes_and_lengths_break_delivery() {
             if let Some(at) = at {
                 body[at] ^= 1;
             }
-            watch.request(1, 0, &body);
+            watch.request(1, 0, &body, false);
         });
         assert_eq!(rule, Some(Rule::Delivery));
     }
@@ -62,7 +62,7 @@ fn wrong_bytes_and_lengths_break_delivery() {
     for (host, peer, id) in [(1, 1, 0), (0, 0, 0), (1, 0, 7)] {
         let rule = broken(|watch, _| {
             let body = pattern::body(watch.pattern, id, Side::Request, 50);
-            watch.request(host, peer, &body);
+            watch.request(host, peer, &body, false);
         });
         assert_eq!(rule, Some(Rule::Delivery));
     }

@@ -179,7 +179,14 @@ fn text(sum: &Sum, took: Duration) -> String {
     line("packets sent again", total.retransmitted.to_string());
     line("tags wrong", total.bad_tags.to_string());
     line("nonces used", total.nonces.to_string());
+    line("handshakes begun again", total.retries.to_string());
+    line("early data taken", total.early_accepted.to_string());
+    line("early data refused", total.early_refused.to_string());
+    line("early requests", total.early_requests.to_string());
+    line("post-handshake messages", total.posts.to_string());
     line("key updates", total.key_updates.to_string());
+    line("key updates asked for", total.updates_asked.to_string());
+    line("keys that failed too often", total.failed_opens.to_string());
     line("session ends made", total.sessions.to_string());
     line("session ends lost", total.sessions_dead.to_string());
     line("handshake ends failed", total.handshakes_failed.to_string());
@@ -219,7 +226,14 @@ fn as_json(sum: &Sum, took: Duration) -> serde_json::Value {
         "packets_retransmitted": total.retransmitted,
         "bad_tags": total.bad_tags,
         "nonces": total.nonces,
+        "retries": total.retries,
+        "early_accepted": total.early_accepted,
+        "early_refused": total.early_refused,
+        "early_requests": total.early_requests,
+        "posts": total.posts,
         "key_updates": total.key_updates,
+        "key_updates_asked": total.updates_asked,
+        "keys_failed": total.failed_opens,
         "session_ends_made": total.sessions,
         "session_ends_dead": total.sessions_dead,
         "handshake_ends_failed": total.handshakes_failed,

@@ -10,12 +10,12 @@ use crate::check::pattern::{self, Side};
 use crate::check::{CallId, Rule};
 
 impl Host {
-    pub(super) fn on_request(&mut self, rpc: RpcId, body: &Body) {
+    pub(super) fn on_request(&mut self, rpc: RpcId, body: &Body, early: bool) {
         let Some(peer) = self.sessions.get(&rpc.session).map(|known| known.peer) else {
             let detail = "a request of a session that nobody knows".to_owned();
             return self.violated(Rule::Delivery, detail);
         };
-        let call = self.watch.report().request(self.id, peer, body);
+        let call = self.watch.report().request(self.id, peer, body, early);
         let Some(call) = call else { return };
         let handler = self.watch.look().call(call).map(|call| call.plan.handler);
         let Some(handler) = handler else { return };

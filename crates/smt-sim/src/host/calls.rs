@@ -51,9 +51,10 @@ impl Host {
         self.trying.remove(&peer);
         while let Some(call) = self.waiting.get(&peer).and_then(|queue| queue.front().copied()) {
             let Some(session) = self.session_to(peer) else {
-                return self.connect(peer);
+                self.connect(peer);
+                return self.start_early(peer);
             };
-            match self.start(session, call) {
+            match self.start_one(session, call, false) {
                 Ok(()) => {}
                 Err(StartError::TooLarge { .. }) => {}
                 Err(StartError::NoSession) => {
@@ -88,7 +89,13 @@ impl Host {
         self.largest.get(peer as usize).copied().unwrap_or_default()
     }
 
-    fn start(&mut self, session: SessionId, call: CallId) -> Result<(), StartError> {
+    /// Starts a call; an early one in a session that is on its way.
+    pub(super) fn start_one(
+        &mut self,
+        session: SessionId,
+        call: CallId,
+        early: bool,
+    ) -> Result<(), StartError> {
         let Some(plan) = self.plan(call) else { return Ok(()) };
         let (now, seed) = {
             let watch = self.watch.look();
@@ -96,9 +103,13 @@ impl Host {
         };
         let body = pattern::body(seed, call, Side::Request, plan.request_len);
         let deadline = self.clock.local(plan.at) + plan.deadline;
-        let started =
-            self.endpoint.start_call(session, Bytes::from(body), deadline, u64::from(call));
-        if let Err(StartError::TooLarge { .. }) = started {
+        let (body, user) = (Bytes::from(body), u64::from(call));
+        let started = match early {
+            true => self.endpoint.start_early_call(session, body, deadline, user),
+            false => self.endpoint.start_call(session, body, deadline, user),
+        };
+        // A ticket may promise less than its server.
+        if let (Err(StartError::TooLarge { .. }), false) = (started, early) {
             if plan.request_len <= self.surely_fits(plan.peer)[1] {
                 let detail = format!("RPC {call} of {} bytes is too large", plan.request_len);
                 self.violated(Rule::Delivery, detail);
@@ -108,6 +119,7 @@ impl Host {
         let rpc: RpcId = started?;
         if let Some(call) = self.watch.report().calls.get_mut(call as usize) {
             call.started = Some(now);
+            call.early = early;
         }
         self.started.insert(call, rpc);
         if let Some(after) = plan.cancel_after {
@@ -176,6 +188,10 @@ impl Host {
             deadline_passed: self.local() >= self.clock.local(plan.at) + plan.deadline,
             session_died: ended.contains(&(rpc.session, CloseReason::Dead)),
             session_closed: closed,
+            early_over: known.is_some_and(|known| {
+                let since = known.keyed_at.map_or(Duration::ZERO, |at| self.local().since(at));
+                known.early && since >= self.core.limits.handshake_timeout
+            }),
             short_keys: [self.id, plan.peer].iter().any(|host| self.short_keys.contains(host)),
             largest_response: self.surely_fits(plan.peer)[0],
         }
@@ -191,7 +207,8 @@ impl Host {
     /// A call after all faults must succeed: another takes its place, until the run's patience ends.
     fn repeat_late(&mut self, call: CallId, plan: &CallPlan) {
         let outcome = self.watch.look().call(call).and_then(|call| call.outcome);
-        let failed = matches!(outcome, Some(Outcome::Unknown | Outcome::NotStarted));
+        let failed =
+            matches!(outcome, Some(Outcome::Unknown | Outcome::NotStarted | Outcome::Late));
         if !plan.late || !failed {
             return;
         }

@@ -57,6 +57,13 @@ impl Host {
                     self.endpoint.update_keys(*session);
                 }
             }
+            HostFaultKind::AskUpdate => {
+                let local = self.local();
+                for session in self.sessions.keys() {
+                    self.endpoint.request_update(local, *session);
+                }
+            }
+            HostFaultKind::RotateTickets => self.rotate_tickets(),
             HostFaultKind::Overrun => self.endpoint.receive_overrun(),
         }
     }
@@ -102,6 +109,7 @@ impl Host {
         self.ring.clear();
         self.trying.clear();
         self.agenda.crash();
+        self.lose_tickets();
     }
 
     /// Closes all sessions, or those with a peer.
@@ -133,8 +141,16 @@ fn add(past: &mut smt_proto::Stats, life: &smt_proto::Stats) {
     past.handshakes_started += life.handshakes_started;
     past.handshakes_completed += life.handshakes_completed;
     past.handshakes_failed += life.handshakes_failed;
+    past.retries_sent += life.retries_sent;
+    past.retries_received += life.retries_received;
     past.sessions_dead += life.sessions_dead;
+    past.early_accepted += life.early_accepted;
+    past.early_refused += life.early_refused;
+    past.early_requests_received += life.early_requests_received;
+    past.posts_received += life.posts_received;
     past.key_updates += life.key_updates;
+    past.key_updates_asked += life.key_updates_asked;
+    past.limit_failed_opens += life.limit_failed_opens;
     past.records_sealed += life.records_sealed;
     past.records_not_authentic += life.records_not_authentic;
     past.dropped_bad_tag += life.dropped_bad_tag;

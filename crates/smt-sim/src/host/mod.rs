@@ -5,6 +5,7 @@ mod agenda;
 mod answers;
 mod calls;
 mod clock;
+mod early;
 mod mishaps;
 mod receive;
 mod sessions;
@@ -20,9 +21,9 @@ use crate::check::{CallId, Rule, Shared, memory};
 use crate::net::host_of;
 use crate::packet::{HostId, Packet};
 use crate::rng::Rng;
-use crate::scenario::{HostConfig, Scenario};
+use crate::scenario::{EarlyData, HostConfig, Scenario};
 use crate::stack::Stack;
-use crate::tls::Trust;
+use crate::tls::{Registers, Ticket, Trust};
 use agenda::{Agenda, Task};
 use clock::Clock;
 use sessions::Known;
@@ -61,6 +62,16 @@ pub struct Host {
     trust: Trust,
     suite: &'static dyn Suite,
     early_calls: bool,
+    early: Option<EarlyData>,
+    /// The services of all hosts, and the first tickets of those.
+    services: Vec<HostId>,
+    templates: BTreeMap<HostId, Ticket>,
+    /// The service that this host belongs to, and which of its tickets is given out.
+    service: HostId,
+    generation: u32,
+    registers: Registers,
+    /// The latest ticket of each service.
+    tickets: BTreeMap<HostId, Ticket>,
     /// Hosts whose keys live short, so that messages may be too old for them.
     short_keys: BTreeSet<HostId>,
     agenda: Agenda,
@@ -90,7 +101,13 @@ pub struct Host {
 
 impl Host {
     /// Host `id` of a scenario, with all its calls before it.
-    pub fn new(scenario: &Scenario, id: HostId, core: Config, watch: &Shared) -> Host {
+    pub fn new(
+        scenario: &Scenario,
+        id: HostId,
+        core: Config,
+        watch: &Shared,
+        registers: &Registers,
+    ) -> Host {
         let config = scenario.hosts.get(id as usize).cloned().unwrap_or_default();
         let mut rng = Rng::new(scenario.seed).fork(0x686f_7374 ^ u64::from(id) << 40);
         let endpoint = Endpoint::new(core.clone(), Box::new(rng.fork(0)));
@@ -111,6 +128,13 @@ impl Host {
             trust: Trust::new(scenario.seed),
             suite: scenario.suite.recording(),
             early_calls: scenario.early_calls,
+            early: scenario.early.clone(),
+            service: scenario.services().get(id as usize).copied().unwrap_or(id),
+            services: scenario.services(),
+            templates: scenario.tickets(),
+            generation: 0,
+            registers: registers.clone(),
+            tickets: BTreeMap::new(),
             short_keys: scenario.hosts_with_short_keys(),
             agenda: Agenda::default(),
             ring: VecDeque::new(),
@@ -128,6 +152,7 @@ impl Host {
             past: Stats::default(),
             events: Vec::new(),
         };
+        host.know_tickets();
         for plan in scenario.calls(id) {
             let at = plan.at;
             let call = watch.report().plan(plan);
@@ -203,12 +228,13 @@ impl Host {
 
     fn happens(&mut self, event: Event, ended: &[(SessionId, CloseReason)]) {
         match event {
-            Event::Flight { session, number, bytes, .. } => self.on_flight(session, number, &bytes),
+            Event::Flight { session, number, bytes, offer } => {
+                self.on_flight(session, number, &bytes, offer.as_deref());
+            }
             Event::Established { session } => self.on_established(session),
             Event::HandshakeFailed { session, .. } => self.on_handshake_failed(session),
             Event::Closed { session, reason } => self.on_closed(session, reason),
-            Event::Request { rpc, body, .. } => self.on_request(rpc, &body),
-            Event::EarlyRefused { .. } | Event::Post { .. } => {}
+            Event::Request { rpc, body, early } => self.on_request(rpc, &body, early),
             Event::RequestCancelled { rpc } => {
                 self.working.remove(&rpc);
                 self.untaken.remove(&rpc);
@@ -216,6 +242,8 @@ impl Host {
             Event::Response { user, result, .. } => {
                 self.on_response(u32::try_from(user).unwrap_or(u32::MAX), result, ended);
             }
+            Event::EarlyRefused { .. } => {}
+            Event::Post { session, body } => self.on_post(session, &body),
             // Only of sessions whose secrets are registered.
             Event::KeyUpdateWanted { .. } => {}
         }

@@ -1,6 +1,6 @@
 //! Packets that reach a host, watched for what they change.
 
-use smt_proto::wire::{PacketType, peek};
+use smt_proto::wire::{Data, PacketType, Retry, peek};
 use smt_proto::{PacketMeta, Path, SessionId};
 
 use super::Host;
@@ -27,8 +27,13 @@ impl Host {
         let kind = self.classify(now, &packet.bytes, path.as_ref());
         let on_path = self.on_path(kind, path.as_ref());
         let before = Before::of(&self.endpoint);
+        let asked = kind == Kind::Retry && self.is_asked(&packet.bytes, path.as_ref());
         let progress = self.progress();
         self.endpoint.handle_packet(now, &meta, &mut packet.bytes);
+        if kind == Kind::Retry && !asked && before.has_begun_again(&self.endpoint) {
+            let detail = format!("{:?}: a RETRY without the token begins again", packet.origin);
+            self.violated(Rule::Authenticity, detail);
+        }
         let silent = matches!(kind, Kind::Nobody | Kind::Repeated);
         if let Some(change) = before.forbidden_change(kind, on_path, &self.endpoint) {
             let detail = format!("{kind:?}, {:?}, {on_path:?}: {change}", packet.origin);
@@ -43,6 +48,15 @@ impl Host {
         self.drain();
     }
 
+    /// Whether a RETRY echoes the token of a handshake of ours.
+    fn is_asked(&self, packet: &[u8], path: Option<&Path>) -> bool {
+        let Ok(retry) = Retry::parse(packet) else { return false };
+        let ours = |id: &SessionId| {
+            self.sessions.get(id).is_some_and(|known| known.token == Some(retry.token))
+        };
+        self.candidates(path).iter().any(ours)
+    }
+
     /// Sessions that a packet of this path may belong to.
     fn candidates(&self, path: Option<&Path>) -> Vec<SessionId> {
         let Some(path) = path else { return Vec::new() };
@@ -51,8 +65,8 @@ impl Host {
 
     /// What there is on the path of a packet that nobody vouches for.
     fn on_path(&self, kind: Kind, path: Option<&Path>) -> OnPath {
-        let Some(path) = path.filter(|path| kind == Kind::Nobody && self.endpoint.has_path(path))
-        else {
+        let unsure = matches!(kind, Kind::Nobody | Kind::Repeated);
+        let Some(path) = path.filter(|path| unsure && self.endpoint.has_path(path)) else {
             return OnPath { any: kind != Kind::Nobody, half_open: false };
         };
         // First flights that are not complete have no place in our own table yet.
@@ -72,20 +86,28 @@ impl Host {
     }
 
     fn classify(&mut self, now: smt_proto::Time, packet: &[u8], path: Option<&Path>) -> Kind {
-        let mut ids = self.candidates(path);
-        ids.retain(|id| self.sessions.get(id).is_some_and(|known| known.receiver.is_some()));
+        let ids = self.candidates(path);
+        let early = peek(packet).is_ok_and(|(_, header)| header.epoch == 1);
         let mut receivers: Vec<(SessionId, Receiver)> = Vec::new();
         for id in &ids {
-            let receiver = self.sessions.get_mut(id).and_then(|known| known.receiver.take());
+            let known = self.sessions.get_mut(id);
+            let receiver = known.and_then(|known| match early {
+                true => known.early_receiver.take(),
+                false => known.receiver.take(),
+            });
             receivers.extend(receiver.map(|receiver| (*id, receiver)));
         }
         let mut some: Vec<&mut Receiver> = receivers.iter_mut().map(|(_, r)| r).collect();
         let kind = classify(packet, &mut some);
         for (place, (id, receiver)) in receivers.into_iter().enumerate() {
             let Some(known) = self.sessions.get_mut(&id) else { continue };
-            known.receiver = Some(receiver);
+            match early {
+                true => known.early_receiver = Some(receiver),
+                false => known.receiver = Some(receiver),
+            }
+            known.vouched |= !early && [Kind::Control(place), Kind::Data(place)].contains(&kind);
             known.suspected |= kind == Kind::NoSession;
-            if kind == Kind::Control(place) {
+            if kind == Kind::Control(place) && !early {
                 known.unanswered = 0;
                 known.heard_at = now;
             }
@@ -99,12 +121,15 @@ impl Host {
         std::array::from_fn(|_| some.next().and_then(|rpc| self.endpoint.progress(*rpc)))
     }
 
-    /// Notes what leaves: probes are counted.
+    /// Notes what leaves: probes are counted, tokens remembered.
     pub(super) fn note_sent(&mut self, packet: &Packet) {
-        let Ok((PacketType::NeedAck, header)) = peek(&packet.bytes) else { return };
-        if header.message_id != 0 {
+        let Ok((kind, header)) = peek(&packet.bytes) else { return };
+        let flight = kind == PacketType::Data && header.epoch == 0;
+        let probe = kind == PacketType::NeedAck && header.message_id == 0;
+        if !flight && !probe {
             return;
         }
+        let token = Data::parse(&packet.bytes).ok().map(|data| data.tag);
         let path = Path {
             remote: address(packet.dst),
             remote_port: header.dst_port,
@@ -113,6 +138,10 @@ impl Host {
         };
         for id in self.candidates(Some(&path)) {
             if let Some(known) = self.sessions.get_mut(&id) {
+                if flight {
+                    known.token = token.filter(|_| known.is_client());
+                    continue;
+                }
                 known.unanswered += u32::from(known.receiver.is_some());
             }
         }

@@ -8,6 +8,7 @@ use smt_proto::{External, Path, Role, SessionId, Updates};
 
 use super::agenda::Task;
 use super::{Host, SERVER_PORT};
+use crate::check::Rule;
 use crate::check::authentic::Receiver;
 use crate::check::sessions::{Death, SessionKey};
 use crate::net::{address, host_of};
@@ -29,6 +30,15 @@ pub(super) struct Known {
     handshake: Option<Handshake>,
     /// The peer's direction, once there are keys.
     pub(super) receiver: Option<Receiver>,
+    /// It has keys of early data, and what vouches for the peer's packets under them.
+    pub(super) early: bool,
+    pub(super) early_receiver: Option<Receiver>,
+    /// An authentic packet under an application epoch has come.
+    pub(super) vouched: bool,
+    /// The token of its latest flight.
+    pub(super) token: Option<u64>,
+    /// When there were keys.
+    pub(super) keyed_at: Option<smt_proto::Time>,
     /// Calls may be started.
     pub(super) usable: bool,
     pub(super) established: bool,
@@ -43,6 +53,12 @@ pub(super) struct Known {
     pub(super) heard_at: smt_proto::Time,
 }
 
+impl Known {
+    pub(super) fn is_client(&self) -> bool {
+        self.role == Role::Client
+    }
+}
+
 impl Host {
     fn known(&self, peer: HostId, role: Role, key: SessionKey) -> Known {
         Known {
@@ -51,6 +67,11 @@ impl Host {
             key,
             handshake: None,
             receiver: None,
+            early: false,
+            early_receiver: None,
+            vouched: false,
+            token: None,
+            keyed_at: None,
             usable: false,
             established: false,
             spent: false,
@@ -79,10 +100,16 @@ impl Host {
             return self.reconnect_later(peer);
         };
         let key = SessionKey { client: self.id, port, server: peer };
-        let (handshake, hello) = self.trust.hello(&mut self.rng, self.id, peer);
-        self.endpoint.send_flight(local, session, &hello);
+        let service = self.services.get(peer as usize).copied().unwrap_or(peer);
+        let (handshake, hello) = self.trust.hello(&mut self.rng, self.id, service);
+        let offer = self.offer_to(peer);
+        let said = offer.as_ref().map(|(_, offer)| offer.bytes());
+        self.endpoint.send_first_flight(local, session, &hello, said.as_deref());
         let known = self.known(peer, Role::Client, key);
         self.sessions.insert(session, Known { handshake: Some(handshake), ..known });
+        if let Some((ticket, offer)) = offer {
+            self.install_early(session, &ticket, &offer);
+        }
     }
 
     fn reconnect_later(&mut self, peer: HostId) {
@@ -91,9 +118,15 @@ impl Host {
         self.agenda.add(at, Task::Reconnect(peer));
     }
 
-    pub(super) fn on_flight(&mut self, session: SessionId, number: u32, bytes: &[u8]) {
+    pub(super) fn on_flight(
+        &mut self,
+        session: SessionId,
+        number: u32,
+        bytes: &[u8],
+        offer: Option<&[u8]>,
+    ) {
         let done = match number {
-            0 => self.on_hello(session, bytes),
+            0 => self.on_hello(session, bytes, offer),
             1 => self.on_answer(session, bytes),
             2 => self.on_finished(session, bytes),
             _ => return self.on_late_alert(session, bytes),
@@ -104,15 +137,18 @@ impl Host {
         }
     }
 
-    fn on_hello(&mut self, session: SessionId, hello: &[u8]) -> Option<()> {
+    fn on_hello(&mut self, session: SessionId, hello: &[u8], offer: Option<&[u8]>) -> Option<()> {
         let path = self.endpoint.path(session)?;
         let client = host_of(path.remote.ip())?;
-        let hosts = (client, self.id);
+        let hosts = (client, self.service);
         let (handshake, answer) = self.trust.answer(self.suite, &mut self.rng, hello, hosts)?;
         let key = SessionKey { client, port: path.remote_port, server: self.id };
         let known = self.known(client, Role::Server, key);
         self.sessions.insert(session, Known { handshake: Some(handshake), ..known });
         self.endpoint.set_room(session, self.room);
+        if let Some(offer) = offer {
+            self.take_offer(session, offer);
+        }
         let local = self.local();
         self.endpoint.send_flight(local, session, &answer);
         Some(())
@@ -150,6 +186,7 @@ impl Host {
         let receiving = if known.role == Role::Client { &server } else { &client };
         known.receiver = Some(Receiver::new(self.suite, receiving));
         known.heard_at = local;
+        known.keyed_at = Some(local);
         let key = known.key;
         self.watch.report().sessions.entry(key).or_default();
         // A newer session on its ports makes the core ask an older one's peer.
@@ -178,9 +215,18 @@ impl Host {
         let Some(known) = self.sessions.get_mut(&session) else { return };
         known.usable = true;
         known.established = true;
-        let (peer, role) = (known.peer, known.role);
+        let (peer, role, key) = (known.peer, known.role, known.key);
         if role == Role::Client {
+            // Those negotiated elsewhere are established without.
+            let (keyed, vouched) = (known.keyed_at.is_some(), known.vouched);
             self.connecting.remove(&peer);
+            if keyed && !vouched {
+                let detail =
+                    format!("{key:?} is established, and its server has not shown its keys");
+                self.violated(Rule::Sessions, detail);
+            }
+        } else {
+            self.send_posts(session);
         }
         self.start_waiting(peer);
     }

@@ -1,7 +1,9 @@
 //! Scenarios by seed. Each feature is there or not, seed by seed, so that some runs are extreme in
 //! one thing and others plain (swarm testing).
 
-use super::{HostConfig, HostFault, HostFaultKind, Padding, Scenario, Sessions, Suite, Workload};
+use super::{
+    EarlyData, HostConfig, HostFault, HostFaultKind, Padding, Scenario, Sessions, Suite, Workload,
+};
 use crate::attack::Plan;
 use crate::fault::{Fault, Place, Rule};
 use crate::net::{NetConfig, Spread, Topology};
@@ -15,7 +17,7 @@ impl Scenario {
         let rng = &mut root.fork(1);
         let hosts = draw_hosts(rng);
         let faults_stop_us = rng.between(20_000, 150_000);
-        let workload = draw_workload(&mut root.fork(2), hosts, faults_stop_us);
+        let mut workload = draw_workload(&mut root.fork(2), hosts, faults_stop_us);
         let attack = rng
             .chance(0.5)
             .then(|| Plan::draw(&mut root.fork(3), hosts, faults_stop_us))
@@ -24,6 +26,10 @@ impl Scenario {
         let net = draw_net(&mut root.fork(4), hosts + intruders);
         let host_faults = draw_host_faults(&mut root.fork(7), hosts, faults_stop_us);
         let configs = draw_configs(&mut root.fork(5), hosts, &workload);
+        if configs.iter().any(|host| host.failed_opens.is_some()) {
+            // A message under a key that opens nothing more ends with its deadline.
+            workload.deadline_ms = 200;
+        }
         Scenario {
             seed,
             faults_stop_us,
@@ -42,6 +48,7 @@ impl Scenario {
             host_faults,
             workload,
             net,
+            early: draw_early(&mut root.fork(8)),
             hosts: configs,
             attack,
         }
@@ -129,6 +136,9 @@ fn draw_configs(rng: &mut Rng, hosts: u32, workload: &Workload) -> Vec<HostConfi
         if rng.chance(0.5) {
             continue;
         }
+        if rng.chance(0.5) {
+            config.skew_us = rng.below(5000);
+        }
         config.clock_ppm = i16::try_from(rng.below(800)).unwrap_or(0) - 400;
         config.clock_offset_us = rng.below(1_000_000_000);
     }
@@ -184,8 +194,28 @@ fn draw_config(rng: &mut Rng, calls: u32, room_for_one: u64) -> HostConfig {
         let records = room_for_one / (u64::from(config.room) - 180);
         config.aead_records = Some((3 * records).max(rng.between(20, 300)));
     }
+    if tight(rng) {
+        config.failed_opens = Some(rng.between(6, 24));
+    }
+    if rng.chance(0.25) {
+        config.retry_threshold = u32::try_from(rng.below(4)).unwrap_or(0);
+    }
     config.ring_packets = *rng.pick(&[512, 64, 8]).unwrap_or(&512);
     config
+}
+
+/// Windows and registers are small enough to matter.
+fn draw_early(rng: &mut Rng) -> Option<EarlyData> {
+    rng.chance(0.6).then(|| EarlyData {
+        share: *rng.pick(&[0.0, 0.3, 1.0]).unwrap_or(&0.3),
+        known: rng.chance(0.6),
+        lasting: rng.chance(0.6),
+        shared: rng.chance(0.5),
+        window_us: *rng.pick(&[2000, 20_000, 10_000_000]).unwrap_or(&20_000),
+        entries: *rng.pick(&[1000, 1000, 2]).unwrap_or(&1000),
+        max_early: *rng.pick(&[65_536, 65_536, 3000]).unwrap_or(&65_536),
+        posts: *rng.pick(&[0, 1, 4]).unwrap_or(&0),
+    })
 }
 
 fn draw_faults(rng: &mut Rng, hosts: u32, stop_us: u64) -> Vec<Rule> {
@@ -257,8 +287,10 @@ fn draw_host_faults(rng: &mut Rng, hosts: u32, stop_us: u64) -> Vec<HostFault> {
     add(rng, 0.15, 6, &|rng| HostFaultKind::Room {
         bytes: *rng.pick(&[600, 1000, 1480, 3000, 9000]).unwrap_or(&1480),
     });
-    add(rng, 0.1, 4, &|_| HostFaultKind::UpdateKeys);
+    add(rng, 0.2, 20, &|_| HostFaultKind::UpdateKeys);
+    add(rng, 0.15, 10, &|_| HostFaultKind::AskUpdate);
     add(rng, 0.1, 3, &|_| HostFaultKind::Overrun);
+    add(rng, 0.1, 3, &|_| HostFaultKind::RotateTickets);
     faults.sort_by_key(|fault| fault.at_us);
     faults
 }
@@ -273,7 +305,7 @@ mod tests {
 
     #[test]
     fn what_is_drawn_is_valid_and_differs_by_seed() {
-        let mut features = [0; 6];
+        let mut features = [0; 8];
         for seed in 0..1000 {
             let scenario = Scenario::draw(seed);
             scenario.validate().unwrap();
@@ -287,6 +319,8 @@ mod tests {
                 matches!(scenario.sessions, Sessions::ExternalFrom { .. }),
                 scenario.hosts.iter().any(|host| host.aead_records.is_some()),
                 scenario.workload.large_share > 0.0,
+                scenario.hosts.iter().any(|host| host.retry_threshold < 4),
+                scenario.hosts.iter().any(|host| host.failed_opens.is_some()),
             ]) {
                 *count += u32::from(there);
             }

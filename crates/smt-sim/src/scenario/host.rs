@@ -98,6 +98,9 @@ pub struct HostConfig {
     /// [`Limits::max_half_open`].
     #[serde(deserialize_with = "bounded::<_, _, 1, 65_536>")]
     pub max_half_open: u32,
+    /// [`Limits::retry_threshold`].
+    #[serde(deserialize_with = "bounded::<_, _, 0, 65_536>")]
+    pub retry_threshold: u32,
     /// [`Limits::handshake_timeout`], in milliseconds.
     #[serde(deserialize_with = "bounded::<_, _, 100, 60_000>")]
     pub handshake_timeout_ms: u64,
@@ -108,11 +111,18 @@ pub struct HostConfig {
     #[serde(deserialize_with = "bounded_option::<_, 1, 1_000_000_000>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aead_records: Option<u64>,
+    /// Records of one key that it lets fail to open, if fewer than the suite allows.
+    #[serde(deserialize_with = "bounded_option::<_, 1, 1_000_000_000>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_opens: Option<u64>,
     /// How much faster its clock runs than the right one, in parts per million.
     pub clock_ppm: i16,
     /// What its clock shows at the start, in microseconds.
     #[serde(deserialize_with = "bounded::<_, _, 0, 1_000_000_000_000>")]
     pub clock_offset_us: u64,
+    /// How far its clock that tells the date is ahead, in microseconds.
+    #[serde(deserialize_with = "bounded::<_, _, 0, 60_000_000>")]
+    pub skew_us: u64,
     /// Packets that wait for it while it stands still; further ones are lost.
     #[serde(deserialize_with = "bounded::<_, _, 0, 65_536>")]
     pub ring_packets: u32,
@@ -140,11 +150,14 @@ impl Default for HostConfig {
             max_early_packets: 64,
             max_sessions: 1024,
             max_half_open: 256,
+            retry_threshold: 256,
             handshake_timeout_ms: 1000,
             idle_probe_ms: 60_000,
             aead_records: None,
+            failed_opens: None,
             clock_ppm: 0,
             clock_offset_us: 0,
+            skew_us: 0,
             ring_packets: 512,
         }
     }
@@ -155,6 +168,7 @@ impl HostConfig {
     pub fn core(&self) -> Config {
         let limits = Limits {
             max_half_open: self.max_half_open as usize,
+            retry_threshold: self.retry_threshold as usize,
             max_sessions: self.max_sessions as usize,
             max_rpcs: self.max_rpcs,
             max_message: self.max_message,
@@ -181,10 +195,10 @@ impl HostConfig {
             wake_delay: Duration::from_micros(u64::from(self.wake_delay_us)),
             receive_credit: self.receive_credit,
             default_room: self.room as usize,
-            aead_limits: self.aead_records.map(|records| AeadLimits {
-                records,
+            aead_limits: self.aead_records.or(self.failed_opens).map(|_| AeadLimits {
+                records: self.aead_records.unwrap_or(u64::MAX),
                 blocks: u64::MAX,
-                failed_opens: u64::MAX,
+                failed_opens: self.failed_opens.unwrap_or(u64::MAX),
             }),
             ..Config::default()
         }

@@ -7,18 +7,19 @@ mod host;
 mod memory;
 mod workload;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use smt_proto::crypto::SuiteId;
 use smt_proto::record::record_size_for;
-use smt_proto::wire::{DATA_LEN, PREAMBLE_LEN};
+use smt_proto::wire::{DATA_LEN, PREAMBLE_LEN, Params};
 
 use crate::attack::{Act, Plan};
 use crate::check::nonces;
 use crate::fault::{Fault, Rule};
 use crate::net::{ConfigError, NetConfig};
 use crate::packet::HostId;
+use crate::tls::Ticket;
 
 pub use file::FileError;
 pub use host::{HostConfig, Padding};
@@ -58,9 +59,38 @@ pub struct Scenario {
     /// What goes wrong at hosts.
     #[serde(default)]
     pub host_faults: Vec<HostFault>,
+    /// Whether there are tickets and early data, and how.
+    #[serde(default)]
+    pub early: Option<EarlyData>,
     /// Who attacks, if anybody.
     #[serde(default)]
     pub attack: Option<Plan>,
+}
+
+/// Tickets and early data of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyData {
+    /// Share of calls that go early if they can.
+    pub share: f64,
+    /// Whether all have the tickets of all from the start, or get them in sessions.
+    pub known: bool,
+    /// Whether tickets stay good when their server crashes.
+    pub lasting: bool,
+    /// Whether hosts 0 and 1 are one service, with the same tickets and one register.
+    pub shared: bool,
+    /// How far clocks may be apart, in microseconds.
+    #[serde(deserialize_with = "host::bounded::<_, _, 0, 60_000_000>")]
+    pub window_us: u64,
+    /// Offers that a register remembers.
+    #[serde(deserialize_with = "host::bounded::<_, _, 0, 1_000_000>")]
+    pub entries: u32,
+    /// Bytes of requests that may go early in a session.
+    #[serde(deserialize_with = "host::bounded::<_, _, 0, 16_777_216>")]
+    pub max_early: u32,
+    /// Post-handshake messages that servers send beside a ticket.
+    #[serde(deserialize_with = "host::bounded::<_, _, 0, 100>")]
+    pub posts: u32,
 }
 
 /// How first sessions come to be.
@@ -131,8 +161,12 @@ pub enum HostFaultKind {
         #[serde(deserialize_with = "host::bounded::<_, _, 200, 9000>")]
         bytes: u32,
     },
-    /// It enters the next epoch of all its sessions.
+    /// It wants the next epoch of all its sessions.
     UpdateKeys,
+    /// It asks the peers of all its sessions for the next epoch.
+    AskUpdate,
+    /// It gives out other tickets from now on.
+    RotateTickets,
     /// Its datapath tells of an overrun of the receive buffer.
     Overrun,
 }
@@ -188,12 +222,53 @@ impl Scenario {
         self.attack.as_ref().map_or(0, Plan::off_path_hosts)
     }
 
-    /// Hosts whose sending keys may be replaced so often that a message outlives them.
+    /// Whether keys may fail to open so much that they open nothing more.
+    pub fn keys_may_fail(&self) -> bool {
+        self.hosts.iter().any(|host| host.failed_opens.is_some())
+    }
+
+    /// Hosts whose sending keys wear out so soon that a message may outlive them, or fill one. Updates
+    /// that are merely wanted wait for messages.
     pub fn hosts_with_short_keys(&self) -> BTreeSet<HostId> {
-        let updates = self.host_faults.iter();
-        let updates = updates.filter(|fault| fault.kind == HostFaultKind::UpdateKeys);
         let limited = (0..).zip(&self.hosts).filter(|(_, host)| host.aead_records.is_some());
-        updates.map(|fault| fault.host).chain(limited.map(|(host, _)| host)).collect()
+        limited.map(|(host, _)| host).collect()
+    }
+
+    /// The service that each host belongs to, by the number of its first host.
+    pub fn services(&self) -> Vec<HostId> {
+        let shared = self.early.as_ref().is_some_and(|early| early.shared);
+        let alike = match self.hosts.as_slice() {
+            // Responses that come early are opened as the ticket has it.
+            [first, second, _, ..] => first.id_bits == second.id_bits,
+            _ => false,
+        };
+        (0..self.honest()).map(|host| if shared && alike && host == 1 { 0 } else { host }).collect()
+    }
+
+    /// The first ticket of each service.
+    pub fn tickets(&self) -> BTreeMap<HostId, Ticket> {
+        let mut tickets: BTreeMap<HostId, Ticket> = BTreeMap::new();
+        let Some(early) = &self.early else { return tickets };
+        for (service, host) in self.services().into_iter().zip(&self.hosts) {
+            let own = Params {
+                id_bits: host.id_bits,
+                first_id: 6,
+                max_rpcs: host.max_rpcs,
+                max_message: host.max_message,
+                unscheduled: host.unscheduled,
+                wake_delay_us: host.wake_delay_us,
+                max_id_bits: 56,
+                wants: 0,
+            };
+            let max_early = early.max_early;
+            let ticket = Ticket { service, generation: 0, max_early, params: own };
+            let params = &mut tickets.entry(service).or_insert(ticket).params;
+            params.max_rpcs = params.max_rpcs.min(own.max_rpcs);
+            params.max_message = params.max_message.min(own.max_message);
+            params.unscheduled = params.unscheduled.min(own.unscheduled);
+            params.wake_delay_us = params.wake_delay_us.max(own.wake_delay_us);
+        }
+        tickets
     }
 
     /// The largest body that surely fits a message from one host to another, in bytes: as far as the
@@ -282,6 +357,10 @@ impl Scenario {
                 let why = format!("{count} {name}; at most {MOST_COPIES} at a time");
                 return invalid(format!("attack.on_path[{n}].act"), why);
             }
+        }
+        if let Some(early) = self.early.as_ref().filter(|early| !(0.0..=1.0).contains(&early.share))
+        {
+            return invalid("early.share".into(), format!("{} is not one of 0..=1", early.share));
         }
         self.workload.validate().or_else(|(name, why)| invalid(format!("workload.{name}"), why))
     }

@@ -130,6 +130,8 @@ pub struct CallPlan {
     pub cancel_after: Option<Duration>,
     /// Its deadline, from when it was to start.
     pub deadline: Duration,
+    /// It goes early if it can.
+    pub early: bool,
     /// It begins after all faults, and must succeed in the end.
     pub late: bool,
 }
@@ -172,6 +174,10 @@ impl Scenario {
         if peer >= host { peer + 1 } else { peer }
     }
 
+    fn is_early(&self, rng: &mut Rng) -> bool {
+        self.early.as_ref().is_some_and(|early| rng.chance(early.share))
+    }
+
     fn call(&self, host: HostId, at: Time, rng: &mut Rng) -> CallPlan {
         let work = &self.workload;
         let peer = self.peer_of(host, rng);
@@ -196,11 +202,14 @@ impl Scenario {
             refuse,
             cancel_after,
             deadline,
+            early: self.is_early(rng),
             late: false,
         }
     }
 
     fn late_call(&self, host: HostId, at: Time, rng: &mut Rng) -> CallPlan {
+        // A message under a key that opens nothing more ends with its deadline, and another follows.
+        let worn = self.keys_may_fail();
         CallPlan {
             host,
             peer: self.peer_of(host, rng),
@@ -210,7 +219,8 @@ impl Scenario {
             handler: Duration::from_micros(10),
             refuse: false,
             cancel_after: None,
-            deadline: Duration::from_secs(100),
+            deadline: if worn { Duration::from_millis(300) } else { Duration::from_secs(100) },
+            early: self.is_early(rng),
             late: true,
         }
     }

@@ -18,6 +18,7 @@ use crate::host::{Host, external};
 use crate::packet::{HostId, Packet};
 use crate::rng::mix;
 use crate::scenario::Scenario;
+use crate::tls::Registers;
 use crate::world::{Moment, Observer, World};
 
 /// How long acknowledgements may take once all calls are over: the longest NEED_ACK timer, twice.
@@ -60,8 +61,22 @@ pub struct Report {
     pub sessions_dead: u64,
     /// Handshakes that failed.
     pub handshakes_failed: u64,
+    /// Handshakes begun again for a RETRY.
+    pub retries: u64,
     /// Key updates.
     pub key_updates: u64,
+    /// Times that a peer was asked for one.
+    pub updates_asked: u64,
+    /// Records dropped because their key had failed to open too many.
+    pub failed_opens: u64,
+    /// Offers of early data that servers took.
+    pub early_accepted: u64,
+    /// Those that clients were told were not taken.
+    pub early_refused: u64,
+    /// Requests that ran before their handshake was over.
+    pub early_requests: u64,
+    /// Post-handshake messages that have arrived.
+    pub posts: u64,
     /// Nonces that sealed something.
     pub nonces: u64,
     /// Packets whose tag was wrong.
@@ -113,9 +128,10 @@ fn build(scenario: &Scenario, watch: &Shared, tally: &Tally, options: &Options) 
         let _ = options;
         core
     };
+    let registers = Registers::default();
     let mut hosts: Vec<Host> = (0..)
         .zip(&scenario.hosts)
-        .map(|(id, config)| Host::new(scenario, id, core(config), watch))
+        .map(|(id, config)| Host::new(scenario, id, core(config), watch, &registers))
         .collect();
     external(scenario, &mut hosts);
     let mut actors: Vec<Actor> =
@@ -295,7 +311,14 @@ impl Report {
         self.sessions += stats.handshakes_completed;
         self.sessions_dead += stats.sessions_dead;
         self.handshakes_failed += stats.handshakes_failed;
+        self.retries += stats.retries_received;
         self.key_updates += stats.key_updates;
+        self.early_accepted += stats.early_accepted;
+        self.early_refused += stats.early_refused;
+        self.early_requests += stats.early_requests_received;
+        self.posts += stats.posts_received;
+        self.updates_asked += stats.key_updates_asked;
+        self.failed_opens += stats.limit_failed_opens;
         self.bad_tags += stats.dropped_bad_tag;
     }
 }

@@ -40,7 +40,14 @@ impl Sum {
         total.sessions += report.sessions;
         total.sessions_dead += report.sessions_dead;
         total.handshakes_failed += report.handshakes_failed;
+        total.retries += report.retries;
         total.key_updates += report.key_updates;
+        total.early_accepted += report.early_accepted;
+        total.early_refused += report.early_refused;
+        total.early_requests += report.early_requests;
+        total.posts += report.posts;
+        total.updates_asked += report.updates_asked;
+        total.failed_opens += report.failed_opens;
         total.nonces += report.nonces;
         total.bad_tags += report.bad_tags;
         total.virtual_ns += report.virtual_ns;

@@ -5,12 +5,16 @@
 //! secret can finish a handshake, change one or finish an old one again, and the secrets depend on
 //! everything that was said, the parameter blocks and ports included.
 
+mod ticket;
+
 use smt_proto::KeyContext;
 use smt_proto::crypto::{MAX_HASH_LEN, Suite};
 use smt_proto::keys::{Secret, expand_label};
 
 use crate::packet::HostId;
 use crate::rng::Rng;
+
+pub use ticket::{Claim, Offer, Register, Registers, Ticket};
 
 const HELLO: &[u8; 4] = b"helo";
 const ANSWER: &[u8; 4] = b"answ";
@@ -74,7 +78,7 @@ impl Trust {
         Secrets { client: derive("sim client"), server: derive("sim server") }
     }
 
-    /// Starts a handshake of `client` with `server`; returns the first flight, too.
+    /// Starts a handshake of `client` with the service `server`; returns the first flight, too.
     pub fn hello(&self, rng: &mut Rng, client: HostId, server: HostId) -> (Handshake, Vec<u8>) {
         let mut hello = HELLO.to_vec();
         hello.extend_from_slice(&client.to_be_bytes());
@@ -84,7 +88,7 @@ impl Trust {
         (Handshake { hello: hello.clone(), answer: Vec::new() }, hello)
     }
 
-    /// Answers a first flight that came from `client` to `server`; `None` if it makes no sense.
+    /// Answers a first flight that came from `client` to the service `server`; `None` if it makes no sense.
     pub fn answer(
         &self,
         suite: &dyn Suite,
