@@ -44,7 +44,7 @@ impl State {
     fn translate(&mut self, event: Event) -> Option<smt_event> {
         let mut told = smt_event::ZERO;
         match event {
-            Event::Request { rpc, body } => {
+            Event::Request { rpc, body, .. } => {
                 told.kind = EVENT_REQUEST;
                 told.rpc = rpc_name(rpc);
                 self.lent = Lent::Message(body);

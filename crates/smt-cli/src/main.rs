@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use smt_cli::commands::{Error, bench, call, demo, ping, pki, serve};
+use smt_cli::commands::{Error, bench, call, demo, ping, pki, serve, ticket};
 use smt_cli::output::Printer;
 use tracing_subscriber::EnvFilter;
 
@@ -23,6 +23,7 @@ enum Command {
     Call(call::Arguments),
     Ping(ping::Arguments),
     Pki(pki::Arguments),
+    Ticket(ticket::Arguments),
     Bench(bench::Arguments),
     /// One host of the demonstration, told what to do on standard input
     #[command(hide = true)]
@@ -79,6 +80,7 @@ impl Command {
             Command::Pki(arguments) => {
                 pki::run(&arguments).map_err(|error| Error::Failed(error.to_string()))
             }
+            Command::Ticket(arguments) => ticket::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::DemoHost => demo::host::run(),
         }
@@ -92,6 +94,7 @@ impl Command {
             Command::Ping(arguments) => arguments.transport.json,
             Command::Bench(arguments) => arguments.is_json(),
             Command::Pki(arguments) => arguments.is_json(),
+            Command::Ticket(arguments) => arguments.is_json(),
             Command::DemoHost => false,
         }
     }

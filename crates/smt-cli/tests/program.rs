@@ -27,6 +27,9 @@ fn main() -> ExitCode {
         test("a_missing_file_is_named", a_missing_file_is_named),
         test("an_unknown_host_is_no_session", an_unknown_host_is_no_session),
         test("errors_of_pki_are_json_on_request", errors_of_pki_are_json_on_request),
+        test("first_packets_carry_calls_by_file_store_and_dns", first_packets_carry_calls),
+        test("sessions_without_tls_by_choice_of_both_ends", static_sessions),
+        test("tickets_are_shown_verified_and_fetched", ticket_commands),
         test("the_demo_holds", the_demo_holds),
         test("first_rpcs_of_all_transports_are_measured", first_rpcs_are_measured),
         test("no_call_fails_while_keys_change", no_call_fails_while_keys_change),
@@ -137,7 +140,7 @@ fn interrupt(child: &Child) {
 }
 
 fn every_subcommand_has_help_with_examples() {
-    for command in ["demo", "serve", "call", "ping", "pki", "bench", "bench handshake"] {
+    for command in ["demo", "serve", "call", "ping", "pki", "ticket", "bench", "bench handshake"] {
         let help = run(&format!("{command} --help"));
         assert_eq!(help.status.code(), Some(0), "{command}");
         assert!(text(&help.stdout).contains("Examples"), "{command}");
@@ -411,6 +414,102 @@ fn errors_of_pki_are_json_on_request() {
     assert!(error["text"].as_str().unwrap().contains("--force"), "{error}");
 }
 
+/// What a call has said, and its standard error.
+fn called(host: &Namespace, arguments: &str) -> Value {
+    let call = run_in(host, &format!("call {arguments} --json"));
+    assert_eq!(call.status.code(), Some(0), "{}", text(&call.stderr));
+    let response = event(&objects(&call.stdout), "response");
+    assert_eq!(response["text"], "hello");
+    response
+}
+
+fn first_packets_carry_calls() {
+    let host = loopback().unwrap();
+    let certificates = Certificates::new("early");
+    let (ticket, store) = (certificates.file("ticket"), certificates.file("store"));
+    let dir = certificates.0.display();
+    let serving = format!("--cert {dir}/server.pem --key {dir}/server.key --early");
+    let server = Server::start(
+        &host,
+        &format!("--listen 127.0.0.1:7010 {serving} --ticket-file {}", ticket.display()),
+    );
+    let call = format!("127.0.0.1:7010 hello --name localhost --ca {dir}/ca.pem --early");
+    let plain = called(&host, &call);
+    assert_eq!((&plain["early"], &plain["forward_secret"]), (&false.into(), &true.into()));
+    let file = called(&host, &format!("{call} --ticket {}", ticket.display()));
+    assert_eq!((&file["early"], &file["forward_secret"]), (&true.into(), &true.into()));
+    for early in [false, true, true] {
+        let stored = called(&host, &format!("{call} --ticket-store {}", store.display()));
+        assert_eq!(stored["early"], early);
+    }
+    let mut dns = host
+        .command(smt(&format!(
+            "ticket serve --json --ticket-file {} --host localhost --port 7010 --listen 127.0.0.1:5300",
+            ticket.display()
+        )))
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(dns.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("listening"), "{line}");
+    let by_dns = called(&host, &format!("{call} --ticket-dns 127.0.0.1:5300"));
+    assert_eq!(by_dns["early"], true);
+    interrupt(&dns);
+    assert_eq!(dns.wait().unwrap().code(), Some(0));
+    let said = server.stop();
+    assert_eq!(event(&said, "summary")["early_rpcs"], 4);
+}
+
+fn static_sessions() {
+    let host = loopback().unwrap();
+    let certificates = Certificates::new("static");
+    let dir = certificates.0.display();
+    for (taken, option) in [(true, "--static-ok"), (false, "")] {
+        let server = Server::start(
+            &host,
+            &format!(
+                "--listen 127.0.0.1:7011 --cert {dir}/server.pem --key {dir}/server.key --early \
+                 {option} --ticket-file {dir}/ticket"
+            ),
+        );
+        let said = called(
+            &host,
+            &format!(
+                "127.0.0.1:7011 hello --ca {dir}/ca.pem --early --static --ticket {dir}/ticket"
+            ),
+        );
+        assert_eq!(said["early"], taken);
+        assert_eq!(said["forward_secret"], !taken);
+        server.stop();
+    }
+}
+
+fn ticket_commands() {
+    let host = loopback().unwrap();
+    let certificates = Certificates::new("ticket");
+    let dir = certificates.0.display();
+    let server = Server::start(
+        &host,
+        &format!(
+            "--listen 127.0.0.1:7012 --cert {dir}/server.pem --key {dir}/server.key --early \
+             --ticket-file {dir}/ticket"
+        ),
+    );
+    let fetch =
+        format!("ticket fetch 127.0.0.1:7012 --ca {dir}/ca.pem --output {dir}/fetched --json");
+    let fetched = event(&objects(&run_in(&host, &fetch).stdout), "fetched");
+    let show = run(&format!("ticket show {dir}/ticket --json"));
+    assert_eq!(event(&objects(&show.stdout), "ticket")["id"], fetched["id"]);
+    let verify =
+        |name: &str| run(&format!("ticket verify {dir}/fetched --ca {dir}/ca.pem --name {name}"));
+    assert_eq!(verify("localhost").status.code(), Some(0));
+    let wrong = verify("other.example");
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(text(&wrong.stderr).contains("refused"), "{}", text(&wrong.stderr));
+    let none = run(&format!("ticket show {dir}/ca.pem"));
+    assert_eq!(none.status.code(), Some(1));
+    server.stop();
+}
+
 fn the_demo_holds() {
     let demo = run("demo --json");
     let steps = objects(&demo.stdout);
@@ -418,10 +517,21 @@ fn the_demo_holds() {
         assert_eq!(step["ok"], true, "{step}");
     }
     let count = |name: &str| steps.iter().filter(|step| step["step"] == name).count();
-    for name in ["setup", "rpcs", "bulk", "loss_rpcs", "loss_bulk", "loss", "capture", "done"] {
+    for name in [
+        "setup",
+        "rpcs",
+        "bulk",
+        "loss_rpcs",
+        "loss_bulk",
+        "loss",
+        "key_updates",
+        "capture",
+        "first_rpcs",
+        "done",
+    ] {
         assert_eq!(count(name), 1, "{name}");
     }
-    assert_eq!((count("rtt"), count("rtt_ratio")), (9, 3));
+    assert_eq!((count("rtt"), count("rtt_ratio"), count("first_rpc")), (9, 3, 3));
     let rpcs = steps.iter().find(|step| step["step"] == "rpcs").unwrap();
     assert_eq!(rpcs["count"], 10_000);
     assert_eq!(demo.status.code(), Some(0), "{}", text(&demo.stderr));

@@ -144,7 +144,7 @@ fn rpc(client: &mut Engine, server: &mut Engine, session: smt::SessionId, size: 
             return;
         }
         server.poll().unwrap();
-        if let Some(Event::Request { rpc, body }) = server.next_event() {
+        if let Some(Event::Request { rpc, body, .. }) = server.next_event() {
             server.reply(rpc, body.into_vec());
             server.poll().unwrap();
         }

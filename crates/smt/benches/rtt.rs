@@ -69,7 +69,7 @@ fn main() {
             while !stopped.load(Ordering::Relaxed) {
                 engine.poll().unwrap();
                 while let Some(event) = engine.next_event() {
-                    if let Event::Request { rpc, body } = event {
+                    if let Event::Request { rpc, body, .. } = event {
                         engine.reply(rpc, body.into_vec());
                     }
                 }

@@ -51,7 +51,7 @@ fn serve(address: SocketAddr, pki: &Path) -> Result<(), Box<dyn Error>> {
     println!("listening on {address}");
     let mut store: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
     while let Some(event) = engine.next(None)? {
-        if let Event::Request { rpc, body } = event {
+        if let Event::Request { rpc, body, .. } = event {
             match execute(&mut store, &body) {
                 Ok(value) => engine.reply(rpc, value),
                 Err((code, text)) => engine.refuse(rpc, code, text),

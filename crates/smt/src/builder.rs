@@ -10,6 +10,7 @@ use smt_datapath::fault::{Faulty, Rules};
 use smt_datapath::pcap::PcapWriter;
 use smt_datapath::{Datapath, OpenError, OpenOptions, Opened, PRIORITIES};
 use smt_proto::padding::Padding;
+use smt_proto::wire::{WANTS_SMT_TICKET, WANTS_TLS_TICKETS};
 use smt_proto::{Config, Limits};
 
 use crate::endpoint::Endpoint;
@@ -86,6 +87,7 @@ pub struct Builder {
     pub(crate) client: Option<ClientTls>,
     /// Ports for sessions on secrets negotiated elsewhere, as client.
     external_client: bool,
+    smt_tickets: bool,
     datapath: DatapathKind,
     protocol: u8,
     dscp: Option<[u8; PRIORITIES]>,
@@ -106,6 +108,7 @@ impl Default for Builder {
             server: None,
             client: None,
             external_client: false,
+            smt_tickets: true,
             datapath: DatapathKind::Raw,
             protocol: smt_datapath::DEFAULT_PROTOCOL,
             dscp: Some(smt_datapath::CLASS_SELECTORS),
@@ -162,6 +165,14 @@ impl Builder {
     #[must_use]
     pub fn external_client(mut self) -> Self {
         self.external_client = true;
+        self
+    }
+
+    /// Whether a client asks servers for tickets with which a later connect can send early data; they go
+    /// into the store of its TLS configuration. Default: true.
+    #[must_use]
+    pub fn smt_tickets(mut self, wanted: bool) -> Self {
+        self.smt_tickets = wanted;
         self
     }
 
@@ -308,6 +319,9 @@ impl Builder {
         }
         let mut core = self.core.clone();
         core.wake_delay = self.wait.delay();
+        let tls_tickets = self.client.as_ref().is_some_and(ClientTls::wants_tickets);
+        core.wants = if tls_tickets { WANTS_TLS_TICKETS } else { 0 }
+            | if self.smt_tickets { WANTS_SMT_TICKET } else { 0 };
         core.receive_credit = credit(&*datapath);
         Engine::new(self, core, Opened { datapath, listen, client_ports })
             .map_err(|source| BindError::Io { what: "making the engine's descriptors", source })

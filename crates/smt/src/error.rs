@@ -71,8 +71,9 @@ pub enum CallError {
     /// The call was not started: nothing was sent.
     #[error("not started: {}", start_error_text(.0))]
     NotStarted(StartError),
-    /// The connection that the call needs could not be made again: nothing was sent.
-    #[error("not started: {0}")]
+    /// The connection that the call needs could not be made: nothing was sent, but for an early call,
+    /// which may have been executed.
+    #[error("not connected: {0}")]
     NotConnected(ConnectError),
 }
 

@@ -31,8 +31,8 @@ pub mod ticket;
 pub mod tls;
 
 pub use builder::{BindError, Builder, CLASS_SELECTORS, DatapathKind, Faults, Wait};
-pub use endpoint::{Call, Endpoint, Incoming, Session};
-pub use engine::{CallOptions, Engine, Event};
+pub use endpoint::{Call, Connecting, EarlyCall, Endpoint, Incoming, Session};
+pub use engine::{CallOptions, ConnectOptions, Engine, Event};
 pub use error::{CallError, CloseReason, ConnectError, ErrorReply, StartError, UpdateError};
 pub use smt_proto::{
     AeadLimits, Body, Direction, Limits, RpcId, SessionId, Stats, Updates, padding::Padding,

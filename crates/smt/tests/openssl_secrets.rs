@@ -175,7 +175,7 @@ impl Ends {
                 engine.poll().unwrap();
                 while let Some(event) = engine.next_event() {
                     match event {
-                        Event::Request { rpc, body } => {
+                        Event::Request { rpc, body, .. } => {
                             assert!(engine.reply(rpc, body.into_vec()));
                         }
                         Event::Response { result, .. } => {

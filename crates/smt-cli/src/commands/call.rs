@@ -2,16 +2,18 @@
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use smt::{Body, CallError, CallOptions, Engine, Event, SessionId};
+use smt::{Body, CallError, CallOptions, Engine, Event, RpcId, SessionId};
 
 use super::Error;
-use super::options::{Client, Connected, Transport, seconds};
+use super::early::{ClientOptions, write_ticket};
+use super::options::{Client, Connected, EarlyRequest, Transport, seconds};
 use crate::output::{Printer, hex, nanoseconds};
 use crate::stop::Stop;
 
@@ -30,6 +32,13 @@ Examples:
     date | smt call 127.0.0.1 --input - --datapath udp --ca certs/ca.pem \\
         --cert certs/client.pem --key certs/client.key
 
+  With the first packet, to a server that runs with --early; the second time there is a ticket:
+    smt call 127.0.0.1 hello --early --ticket-store ticket --ca certs/ca.pem
+
+  The same with a ticket from the server's own file, or from DNS:
+    smt call 127.0.0.1 hello --early --ticket ticket --ca certs/ca.pem
+    smt call server.example hello --early --ticket-dns system --ca certs/ca.pem
+
   A file, to a server whose certificate does not hold its address:
     smt call 10.0.0.2:4433 --input backup.tar --output echo.tar \\
         --ca certs/ca.pem --name localhost
@@ -40,13 +49,16 @@ Exit status:
   2  wrong usage
   3  no session with the server
 
-With --json, standard output gets one object: response {request_bytes, response_bytes, time_ns, handshake_ns} and, unless \
---output is given, the response itself as `text`, or as `hex` if it is not UTF-8; or error {exit_status, text}.";
+With --json, standard output gets one object: response {request_bytes, response_bytes, time_ns, handshake_ns, early, \
+resumed, forward_secret} and, unless \
+--output is given, the response itself as `text`, or as `hex` if it is not UTF-8 (with --early, time_ns counts from the first packet); or error {exit_status, text}.";
 
 /// Bodies from this size on, in bytes, are worth a progress bar.
 const LONG: u64 = 1 << 20;
 /// How long the session may take to end.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// How long the server's ticket may take after its response.
+const TICKET_PATIENCE: Duration = Duration::from_millis(300);
 /// How often it moves.
 const REDRAW: Duration = Duration::from_millis(50);
 
@@ -65,6 +77,8 @@ pub struct Arguments {
     /// Write the response to this file; `-` is standard output
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    early: ClientOptions,
     /// How long the call may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
     deadline: f64,
@@ -82,19 +96,41 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let request_bytes = request.len();
     let stop = Stop::on_signals().map_err(Error::io("cannot handle signals"))?;
     let interrupted = || Error::Failed("interrupted".to_owned());
-    let connected =
-        arguments.client.connect(&arguments.transport, &stop)?.ok_or_else(interrupted)?;
+    let request = Bytes::from(request);
+    let deadline = Duration::from_secs_f64(arguments.deadline);
+    let early = arguments.early.early.then(|| EarlyRequest {
+        options: &arguments.early,
+        body: request.clone(),
+        deadline,
+    });
+    let connected = arguments
+        .client
+        .connect_calling(&arguments.transport, &stop, early.as_ref())?
+        .ok_or_else(interrupted)?;
     let handshake_ns = nanoseconds(connected.handshake);
-    let Connected { mut engine, session, .. } = connected;
-    let start = Instant::now();
-    let result = call(&mut engine, session, request, arguments, &stop);
-    let time_ns = nanoseconds(start.elapsed());
+    let Connected { mut engine, session, info, early: first, start, .. } = connected;
+    let (result, time_ns) = match (first, arguments.early.early) {
+        (Some((result, time)), _) => (result.map(Some).map_err(Error::from), nanoseconds(time)),
+        (None, true) => {
+            let result = wait(&mut engine, None, &stop);
+            (result, nanoseconds(start.elapsed()))
+        }
+        (None, false) => {
+            let start = Instant::now();
+            let result = call(&mut engine, session, request, deadline, &stop);
+            (result, nanoseconds(start.elapsed()))
+        }
+    };
+    if let Some(file) = &arguments.early.ticket_store {
+        keep_ticket(&mut engine, file)?;
+    }
     // Nothing hangs on whether the server learns at once that we are gone.
     let _ = engine.close_all(PATIENCE);
     let response = result?.ok_or_else(interrupted)?;
     let mut object = json!({
         "event": "response", "request_bytes": request_bytes, "response_bytes": response.len(),
-        "time_ns": time_ns, "handshake_ns": handshake_ns,
+        "time_ns": time_ns, "handshake_ns": handshake_ns, "early": info.early,
+        "resumed": info.resumed, "forward_secret": info.forward_secret,
     });
     let printer = Printer::new(arguments.transport.json);
     match &arguments.output {
@@ -136,26 +172,44 @@ fn request(arguments: &Arguments) -> Result<Vec<u8>, Error> {
 fn call(
     engine: &mut Engine,
     session: SessionId,
-    request: Vec<u8>,
-    arguments: &Arguments,
+    request: Bytes,
+    deadline: Duration,
     stop: &Stop,
 ) -> Result<Option<Body>, Error> {
-    let deadline = Some(Duration::from_secs_f64(arguments.deadline));
-    let options = CallOptions { deadline, user: 0 };
+    let options = CallOptions { deadline: Some(deadline), user: 0 };
     let rpc = engine.call(session, request, options).map_err(CallError::from)?;
+    wait(engine, Some(rpc), stop)
+}
+
+/// Waits for the response to the only call there is; `rpc` names it if it is to be shown and, when the user
+/// stops it, cancelled.
+fn wait(engine: &mut Engine, rpc: Option<RpcId>, stop: &Stop) -> Result<Option<Body>, Error> {
     let mut bar = Bar::default();
     let mut result = None;
     while result.is_none() && !stop.is_set() {
         match engine.next(Some(REDRAW)).map_err(Error::io("the datapath failed"))? {
             Some(Event::Response { result: ended, .. }) => result = Some(ended),
-            _ => bar.show(engine.progress(rpc)),
+            Some(Event::EarlyCallFailed { error, .. }) => result = Some(Err(error)),
+            _ => bar.show(rpc.and_then(|rpc| engine.progress(rpc))),
         }
     }
     bar.clear();
-    if result.is_none() {
+    if let (None, Some(rpc)) = (&result, rpc) {
         engine.cancel(rpc);
     }
     Ok(result.transpose()?)
+}
+
+/// Waits a little for the ticket that the server may send, and keeps it.
+fn keep_ticket(engine: &mut Engine, file: &Path) -> Result<(), Error> {
+    let until = Instant::now() + TICKET_PATIENCE;
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        let event = engine.next(Some(left)).map_err(Error::io("the datapath failed"))?;
+        if let Some(Event::NewTicket { ticket, .. }) = event {
+            return write_ticket(file, ticket.ticket());
+        }
+    }
+    Ok(())
 }
 
 /// A bar on standard error, of requests while they go and of responses while they come.

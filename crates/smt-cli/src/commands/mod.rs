@@ -3,11 +3,13 @@
 pub mod bench;
 pub mod call;
 pub mod demo;
+pub mod early;
 pub mod options;
 pub mod ping;
 pub mod pki;
 pub mod policy;
 pub mod serve;
+pub mod ticket;
 
 use std::io::{self, ErrorKind};
 

@@ -5,14 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use smt::datapath::fault::Rules;
 use smt::engine::SessionInfo;
 use smt::proto::crypto::SuiteId;
 use smt::tls::{ClientTls, Identity, KeyExchange, PeerIdentity, Roots};
-use smt::{Builder, ConnectError, DatapathKind, Engine, Event, Faults, Limits, Padding, SessionId};
+use smt::{
+    Body, Builder, CallError, CallOptions, ConnectError, ConnectOptions, DatapathKind, Engine,
+    Event, Faults, Limits, Padding, SessionId,
+};
 
 use super::Error;
+use super::early::ClientOptions;
 use crate::stop::{LOOK_EVERY, Stop};
 
 /// The port of servers unless another is given.
@@ -264,12 +269,30 @@ pub struct Client {
     connect_timeout: f64,
 }
 
+/// Where and how one address of a server is tried.
+struct Target<'a> {
+    remote: SocketAddr,
+    name: &'a str,
+    timeout: Duration,
+    tls: ClientTls,
+}
+
 /// A positive number of seconds, at most a day.
 pub(super) fn seconds(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     let possible = value > 0.0 && value <= 86_400.0;
     if possible { Ok(value) } else { Err("must be above 0 and at most 86400 seconds".to_owned()) }
 }
+
+/// A request that may leave with the first packet.
+pub(super) struct EarlyRequest<'a> {
+    pub(super) options: &'a ClientOptions,
+    pub(super) body: Bytes,
+    pub(super) deadline: Duration,
+}
+
+/// What an early request has led to, and how long after the begin of the handshake.
+pub(super) type EarlyResult = (Result<Body, CallError>, Duration);
 
 /// A session that works, and the engine it lives in.
 pub struct Connected {
@@ -281,6 +304,10 @@ pub struct Connected {
     pub info: Arc<SessionInfo>,
     /// How long it took.
     pub handshake: Duration,
+    /// What an early request has led to, if that came first.
+    pub(super) early: Option<EarlyResult>,
+    /// When the handshake began.
+    pub(super) start: Instant,
 }
 
 impl Client {
@@ -294,13 +321,24 @@ impl Client {
     /// # Errors
     /// Whatever keeps us from having one.
     pub fn connect(&self, transport: &Transport, stop: &Stop) -> Result<Option<Connected>, Error> {
+        self.connect_calling(transport, stop, None)
+    }
+
+    /// As [`connect`](Self::connect), with a request that may leave with the first packet.
+    pub(super) fn connect_calling(
+        &self,
+        transport: &Transport,
+        stop: &Stop,
+        early: Option<&EarlyRequest<'_>>,
+    ) -> Result<Option<Connected>, Error> {
         let (host, addresses) = self.resolve()?;
         let tls = self.tls(transport)?;
         let timeout = Duration::from_secs_f64(self.connect_timeout) / addresses.len().max(1) as u32;
         let name = self.name.as_deref().unwrap_or(host);
         let mut result = Err(self.failed(ConnectError::Unreachable));
         for remote in addresses {
-            result = self.connect_to(remote, name, timeout, tls.clone(), transport, stop);
+            let target = Target { remote, name, timeout, tls: tls.clone() };
+            result = self.connect_to(target, transport, stop, early);
             match &result {
                 Err(Error::Bind(_)) => {}
                 Err(Error::Connect { error, .. }) if is_silent(error) => {}
@@ -312,34 +350,45 @@ impl Client {
 
     fn connect_to(
         &self,
-        remote: SocketAddr,
-        name: &str,
-        timeout: Duration,
-        tls: ClientTls,
+        target: Target<'_>,
         transport: &Transport,
         stop: &Stop,
+        early: Option<&EarlyRequest<'_>>,
     ) -> Result<Option<Connected>, Error> {
+        let Target { remote, name, timeout, tls } = target;
         let any: IpAddr = match remote {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
+        let mut options = ConnectOptions::new(name);
+        if let Some(EarlyRequest { options: early, .. }) = early {
+            options = options.early(true).forward_secrecy(!early.is_static);
+            options.ticket = early.verified_ticket(&tls, name, remote.port())?;
+        }
         let mut engine = transport.builder(any).client(tls).connect_timeout(timeout).engine()?;
         let start = Instant::now();
-        engine.connect(remote, name).map_err(|error| self.failed(error))?;
+        let connect = engine.connect_with(remote, options).map_err(|error| self.failed(error))?;
+        if let Some(EarlyRequest { body, deadline, .. }) = early {
+            let options = CallOptions { deadline: Some(*deadline), ..CallOptions::default() };
+            engine.call_early(connect, body.clone(), options);
+        }
+        let mut first = None;
         while !stop.is_set() {
             match engine.next(Some(LOOK_EVERY)).map_err(Error::io("the datapath failed"))? {
                 Some(Event::Connected { session, info, .. }) => {
                     let handshake = start.elapsed();
-                    return Ok(Some(Connected { engine, session, info, handshake }));
+                    let early = first;
+                    return Ok(Some(Connected { engine, session, info, handshake, early, start }));
                 }
                 Some(Event::ConnectFailed { error, .. }) => return Err(self.failed(error)),
+                Some(Event::Response { result, .. }) => first = Some((result, start.elapsed())),
                 _ => {}
             }
         }
         Ok(None)
     }
 
-    fn tls(&self, transport: &Transport) -> Result<ClientTls, Error> {
+    pub(super) fn tls(&self, transport: &Transport) -> Result<ClientTls, Error> {
         let roots = self
             .crl
             .iter()
@@ -353,6 +402,13 @@ impl Client {
             tls = tls.identity(Identity::from_pem_files(cert, key)?);
         }
         Ok(tls.build()?)
+    }
+
+    /// The name in the server's certificate, and its port.
+    pub(super) fn server_name_and_port(&self) -> Result<(String, u16), Error> {
+        let (host, port) = split_target(&self.target)
+            .ok_or_else(|| Error::Usage(format!("`{}` is not HOST[:PORT]", self.target)))?;
+        Ok((self.name.clone().unwrap_or_else(|| host.to_owned()), port))
     }
 
     fn failed(&self, error: ConnectError) -> Error {

@@ -12,6 +12,7 @@ use smt::tls::TlsError;
 use smt::{CloseReason, Engine, Event, SessionId};
 
 use super::Error;
+use super::early::{ServerOptions, TicketFile};
 use super::options::{Transport, peer_name, suite_name};
 use super::policy::{Algorithms, Policy};
 use crate::output::{self, Printer, number};
@@ -53,18 +54,25 @@ Examples:
     taskset -c 1 smt serve --wait spin \\
         --cert certs/server.pem --key certs/server.key
 
+  Answer requests in the first packet, and let clients find the ticket in DNS:
+    smt serve --early --ticket-file ticket --cert certs/server.pem --key certs/server.key
+    smt ticket serve --ticket-file ticket --host server.example
+
   A network that loses 5 % of the packets each way (smt ping tells the cost):
     smt serve --drop 0.05 --cert certs/server.pem --key certs/server.key
 
 Exit status: 0 after Ctrl-C or SIGTERM, 1 if it cannot serve, 2 for wrong usage.
 
-JSON events: listening {address, datapath, protocol}; session {session, peer, remote, suite}; handshake_failed \
+JSON events: listening {address, datapath, protocol}; session {session, peer, remote, suite, early, resumed}; \
+confirmed {session, peer, resumed, forward_secret} after a session with early true; handshake_failed \
 {remote, text, untold}; closed {session, reason, rpcs, bytes}; summary {seconds, sessions, rpcs, bytes, ...}; error \
 {exit_status, text}. Bytes are those of requests.";
 
 /// How long sessions may take to end after Ctrl-C.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often the ticket in its file is compared with that of the moment.
+const LOOK_AT_TICKET: Duration = Duration::from_secs(1);
 /// Failed handshakes told per second; the others are counted.
 const MAX_FAILURES_PER_SECOND: u32 = 10;
 
@@ -77,6 +85,8 @@ pub struct Arguments {
     listen: SocketAddr,
     #[command(flatten)]
     policy: Policy,
+    #[command(flatten)]
+    early: ServerOptions,
     /// Options of the transport.
     #[command(flatten)]
     pub transport: Transport,
@@ -93,9 +103,19 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let transport = &arguments.transport;
     let algorithms =
         Algorithms { suites: transport.suites(), key_exchange: transport.key_exchange() };
-    let (tls, _watch) = arguments.policy.tls(algorithms, |tls| tls)?;
+    let early = arguments.early.early_data(|| arguments.policy.identity())?;
+    let taken = early.clone();
+    let (tls, _watch) = arguments.policy.tls(algorithms, move |tls| match &taken {
+        Some(early) => tls.early_data(early.clone()),
+        None => tls,
+    })?;
     let mut engine = transport.builder(listen.ip()).server(listen.port(), tls).engine()?;
     let address = engine.listen_address().unwrap_or(listen);
+    let mut ticket_file = arguments.early.ticket_file.as_deref().map(TicketFile::new);
+    if let (Some(file), Some(early)) = (&mut ticket_file, &early) {
+        file.update(early)?;
+    }
+    let mut looked_at = Instant::now();
     let carried = arguments.transport.datapath_text();
     printer.say(
         format!("listening at {address} ({carried}); Ctrl-C ends"),
@@ -106,6 +126,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     )?;
     let mut service = Service::new(printer);
     while !stop.is_set() {
+        if let (Some(file), Some(early)) = (&mut ticket_file, &early)
+            && looked_at.elapsed() >= LOOK_AT_TICKET
+        {
+            file.update(early)?;
+            looked_at = Instant::now();
+        }
         let event = engine.next(Some(LOOK_EVERY)).map_err(Error::io("the datapath failed"))?;
         if let Some(event) = event {
             service.handle(&mut engine, event)?;
@@ -122,6 +148,7 @@ struct Service {
     total_sessions: u64,
     rpcs: u64,
     bytes: u64,
+    early_rpcs: u64,
     failures: Failures,
 }
 
@@ -168,16 +195,18 @@ impl Service {
             total_sessions: 0,
             rpcs: 0,
             bytes: 0,
+            early_rpcs: 0,
             failures: Failures::new(start),
         }
     }
 
     fn handle(&mut self, engine: &mut Engine, event: Event) -> Result<(), Error> {
         match event {
-            Event::Request { rpc, body } => {
+            Event::Request { rpc, body, early } => {
                 let bytes = body.len() as u64;
                 self.rpcs += 1;
                 self.bytes += bytes;
+                self.early_rpcs += u64::from(early);
                 if let Some(tally) = self.sessions.get_mut(&rpc.session) {
                     tally.rpcs += 1;
                     tally.bytes += bytes;
@@ -187,6 +216,7 @@ impl Service {
                 Ok(())
             }
             Event::Accepted { session, info } => self.begin(session, &info),
+            Event::Confirmed { session, info } => self.confirmed(session, &info),
             Event::Closed { session, reason } => self.end(session, reason),
             Event::HandshakeFailed { remote, error } => self.handshake_failed(remote, &error),
             _ => Ok(()),
@@ -215,11 +245,29 @@ impl Service {
         let (number, peer, suite) = (tally.number, peer_name(&info.peer), suite_name(info.suite));
         self.sessions.insert(session, tally);
         let remote = info.remote;
+        let how = match (info.early, info.resumed) {
+            (true, _) => ", on a ticket",
+            (false, true) => ", resumed",
+            (false, false) => "",
+        };
         Ok(self.printer.say(
-            format!("session {number}: {peer} at {remote}, {suite}"),
+            format!("session {number}: {peer} at {remote}, {suite}{how}"),
             &json!({
                 "event": "session", "session": number, "peer": peer, "remote": remote,
-                "suite": suite,
+                "suite": suite, "early": info.early, "resumed": info.resumed,
+            }),
+        )?)
+    }
+
+    fn confirmed(&mut self, session: SessionId, info: &Arc<SessionInfo>) -> Result<(), Error> {
+        let Some(tally) = self.sessions.get(&session) else { return Ok(()) };
+        let (number, peer) = (tally.number, peer_name(&info.peer));
+        let secrecy = if info.forward_secret { "" } else { ", without forward secrecy" };
+        Ok(self.printer.say(
+            format!("session {number}: confirmed, {peer}{secrecy}"),
+            &json!({
+                "event": "confirmed", "session": number, "peer": peer, "resumed": info.resumed,
+                "forward_secret": info.forward_secret,
             }),
         )?)
     }
@@ -251,7 +299,7 @@ impl Service {
             format!("served {sessions} sessions in {seconds:.1} s; {done}"),
             &json!({
                 "event": "summary", "seconds": seconds, "sessions": sessions, "rpcs": self.rpcs,
-                "bytes": self.bytes, "handshakes_failed": stats.handshakes_failed,
+                "bytes": self.bytes, "early_rpcs": self.early_rpcs, "handshakes_failed": stats.handshakes_failed,
                 "packets_received": stats.packets_received, "packets_sent": stats.packets_sent,
                 "packets_retransmitted": stats.packets_retransmitted,
             }),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use smt_proto::error::reply_code;
 use smt_proto::{Body, RpcId, SessionId};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{Handle, Shared};
 use crate::engine::{ConnectId, Engine, Event, SessionInfo};
@@ -17,18 +17,24 @@ use crate::error::{CallError, ConnectError};
 /// Polls in a row before other tasks get their turn.
 const POLLS_PER_TURN: u32 = 16;
 
-type ConnectResult = Result<(SessionId, Arc<SessionInfo>), ConnectError>;
-type CallResult = Result<Body, CallError>;
+pub(super) type ConnectResult = Result<(SessionId, Arc<SessionInfo>), ConnectError>;
+pub(super) type CallResult = Result<Body, CallError>;
 
 /// A request on its way to whoever accepts it. Queues hold no handles of the endpoint: those would
 /// keep it alive, and need its lock when they are dropped under it.
-pub(super) type Request = (RpcId, Body);
+pub(super) struct Request {
+    pub(super) rpc: RpcId,
+    pub(super) body: Body,
+    pub(super) early: bool,
+}
 
 /// A session on its way to whoever accepts it.
 pub(super) struct NewSession {
     pub(super) id: SessionId,
     pub(super) info: Arc<SessionInfo>,
     pub(super) requests: mpsc::UnboundedReceiver<Request>,
+    /// What the whole handshake established, once it is complete.
+    pub(super) confirmed: watch::Receiver<Option<Arc<SessionInfo>>>,
 }
 
 /// The engine and who waits for what in it.
@@ -49,6 +55,17 @@ struct SessionEntry {
     requests: mpsc::UnboundedSender<Request>,
     /// Told when a call ended, so that one that found no room can try again.
     room: Arc<Notify>,
+    /// Told when the handshake of a session that was accepted early is complete.
+    confirmed: watch::Sender<Option<Arc<SessionInfo>>>,
+}
+
+impl SessionEntry {
+    fn new(
+        requests: mpsc::UnboundedSender<Request>,
+        confirmed: Option<Arc<SessionInfo>>,
+    ) -> SessionEntry {
+        SessionEntry { requests, room: Arc::default(), confirmed: watch::Sender::new(confirmed) }
+    }
 }
 
 impl Driven {
@@ -102,7 +119,7 @@ impl Driven {
         self.sessions.get(&session).map(|entry| Arc::clone(&entry.room))
     }
 
-    fn dispatch(&mut self) {
+    pub(super) fn dispatch(&mut self) {
         while let Some(event) = self.engine.next_event() {
             match event {
                 Event::Connected { connect, session, info } => {
@@ -110,7 +127,7 @@ impl Driven {
                         self.engine.close(session);
                         continue;
                     };
-                    let entry = SessionEntry { requests, room: Arc::default() };
+                    let entry = SessionEntry::new(requests, Some(Arc::clone(&info)));
                     self.sessions.insert(session, entry);
                     if sender.send(Ok((session, info))).is_err() {
                         self.engine.close(session);
@@ -123,28 +140,41 @@ impl Driven {
                 }
                 Event::Accepted { session, info } => {
                     let (requests, receiver) = mpsc::unbounded_channel();
-                    let new = NewSession { id: session, info, requests: receiver };
+                    let complete = (!info.early).then(|| Arc::clone(&info));
+                    let entry = SessionEntry::new(requests, complete);
+                    let confirmed = entry.confirmed.subscribe();
+                    let new = NewSession { id: session, info, requests: receiver, confirmed };
                     let taken = self.accepted.as_ref().is_some_and(|a| a.send(new).is_ok());
                     if taken {
-                        let entry = SessionEntry { requests, room: Arc::default() };
                         self.sessions.insert(session, entry);
                     } else {
                         self.engine.close(session);
                     }
                 }
+                Event::Confirmed { session, info } => {
+                    if let Some(entry) = self.sessions.get(&session) {
+                        entry.confirmed.send_replace(Some(info));
+                    }
+                }
                 Event::HandshakeFailed { remote, error } => {
                     tracing::info!(%remote, %error, "a client's handshake failed");
                 }
-                Event::Request { rpc, body } => {
+                Event::Request { rpc, body, early } => {
                     let entry = self.sessions.get(&rpc.session);
-                    if entry.is_none_or(|entry| entry.requests.send((rpc, body)).is_err()) {
+                    let request = Request { rpc, body, early };
+                    if entry.is_none_or(|entry| entry.requests.send(request).is_err()) {
                         let text = "the server takes no requests in this session";
                         self.engine.refuse(rpc, reply_code::REFUSED, text);
                     }
                 }
                 Event::RequestCancelled { .. }
-                | Event::EarlyCallFailed { .. }
+                | Event::NewTicket { .. }
                 | Event::KeyUpdateWanted { .. } => {}
+                Event::EarlyCallFailed { user, error } => {
+                    if let Some(sender) = self.release_call(user) {
+                        let _ = sender.send(Err(error));
+                    }
+                }
                 Event::Response { rpc, user, result } => {
                     if let Some(sender) = self.release_call(user) {
                         let _ = sender.send(result);

@@ -7,17 +7,27 @@ use smt_proto::error::reply_code;
 use smt_proto::{Body, RpcId};
 
 use super::Endpoint;
+use super::driver::Request;
 
 /// A request of the peer's. Dropping it unanswered tells the caller that it was refused.
 pub struct Incoming {
     endpoint: Endpoint,
     rpc: Option<RpcId>,
     body: Body,
+    early: bool,
 }
 
 impl Incoming {
-    pub(super) fn new(endpoint: Endpoint, rpc: RpcId, body: Body) -> Incoming {
-        Incoming { endpoint, rpc: Some(rpc), body }
+    pub(super) fn new(endpoint: Endpoint, request: Request) -> Incoming {
+        let Request { rpc, body, early } = request;
+        Incoming { endpoint, rpc: Some(rpc), body, early }
+    }
+
+    /// Whether the request came as early data: its keys have no forward secrecy of this handshake, and
+    /// the caller is not known yet ([`Session::confirmed`](super::Session::confirmed)). Only what is
+    /// idempotent, and what anybody may ask for, should be done at once.
+    pub fn is_early(&self) -> bool {
+        self.early
     }
 
     /// The request.

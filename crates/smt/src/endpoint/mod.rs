@@ -4,6 +4,7 @@
 //! its request on the wire itself and waits for the driver to hand it the response.
 
 mod call;
+mod connecting;
 mod driver;
 mod incoming;
 mod session;
@@ -13,13 +14,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use smt_proto::SessionId;
+use tokio::sync::{Notify, mpsc, watch};
 
-use crate::engine::{Engine, SessionInfo};
+use crate::engine::{ConnectOptions, Engine, SessionInfo};
 use crate::error::ConnectError;
 use driver::{Driven, NewSession, Request};
 
 pub use call::Call;
+pub use connecting::{Connecting, EarlyCall};
 pub use incoming::Incoming;
 pub use session::Session;
 
@@ -93,17 +96,40 @@ impl Endpoint {
         remote: SocketAddr,
         server_name: &str,
     ) -> Result<Session, ConnectError> {
-        let (requests, receiver) = mpsc::unbounded_channel();
-        let (id, info) = self.connect_raw(remote, server_name, requests.clone()).await?;
-        let target = session::Target { remote, server_name: server_name.to_owned(), requests };
-        Ok(Session::new(self.clone(), id, info, Some(target), receiver))
+        self.connect_with(remote, ConnectOptions::new(server_name)).await
+    }
+
+    /// As [`connect`](Self::connect), with all that can be chosen.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect_with(
+        &self,
+        remote: SocketAddr,
+        options: ConnectOptions,
+    ) -> Result<Session, ConnectError> {
+        Connecting::new(self.clone(), remote, options).session().await
+    }
+
+    /// As [`connect`](Self::connect), for calls that leave with the first packet: if there is a ticket
+    /// of the server's, [`Connecting::call_early`] sends them at once, under keys made with it. Without
+    /// one they leave as soon as the handshake allows. Must be called in a tokio runtime; never blocks.
+    pub fn connect_early(&self, remote: SocketAddr, server_name: &str) -> Connecting {
+        let options = ConnectOptions::new(server_name).early(true);
+        self.connect_early_with(remote, options)
+    }
+
+    /// As [`connect_early`](Self::connect_early), with all that can be chosen.
+    pub fn connect_early_with(&self, remote: SocketAddr, options: ConnectOptions) -> Connecting {
+        Connecting::new(self.clone(), remote, options)
     }
 
     /// The next session that a client has made with this endpoint; `None` once it is closed. Only
-    /// for endpoints with a server's TLS configuration.
+    /// for endpoints with a server's TLS configuration. A session of a client with a ticket comes before
+    /// its handshake is complete ([`Session::confirmed`]).
     pub async fn accept(&self) -> Option<Session> {
         let new = self.handle.shared.accepted.lock().await.recv().await?;
-        Some(Session::new(self.clone(), new.id, new.info, None, new.requests))
+        Some(Session::accepted(self.clone(), new))
     }
 
     /// Counters of the protocol.
@@ -156,38 +182,9 @@ impl Endpoint {
     async fn connect_raw(
         &self,
         remote: SocketAddr,
-        server_name: &str,
+        options: ConnectOptions,
         requests: mpsc::UnboundedSender<Request>,
-    ) -> Result<(smt_proto::SessionId, Arc<SessionInfo>), ConnectError> {
-        let (sender, receiver) = oneshot::channel();
-        let connect = self.with(|driven| {
-            if driven.closed {
-                return Err(ConnectError::EndpointClosed);
-            }
-            let connect = driven.engine.connect(remote, server_name)?;
-            driven.connects.insert(connect, (sender, requests));
-            Ok::<_, ConnectError>(connect)
-        })?;
-        let mut pending = PendingConnect { endpoint: self, connect: Some(connect) };
-        let result = receiver.await.unwrap_or(Err(ConnectError::EndpointClosed));
-        pending.connect = None;
-        result
-    }
-}
-
-/// Gives a connect up when its future is dropped.
-struct PendingConnect<'a> {
-    endpoint: &'a Endpoint,
-    connect: Option<crate::engine::ConnectId>,
-}
-
-impl Drop for PendingConnect<'_> {
-    fn drop(&mut self) {
-        if let Some(connect) = self.connect {
-            self.endpoint.with(|driven| {
-                driven.connects.remove(&connect);
-                driven.engine.cancel_connect(connect);
-            });
-        }
+    ) -> Result<(SessionId, Arc<SessionInfo>), ConnectError> {
+        connecting::Pending::begin(self, remote, options, requests).await
     }
 }

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use smt_proto::SessionId;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
-use super::driver::Request;
+use super::driver::{NewSession, Request};
 use super::{Call, Endpoint, Incoming};
-use crate::engine::SessionInfo;
+use crate::engine::{ConnectOptions, SessionInfo};
 use crate::error::{CallError, ConnectError, StartError};
 use crate::tls::PeerIdentity;
 
@@ -32,6 +32,8 @@ struct Inner {
     /// Where to connect again; `None` for a session that a client made with us.
     target: Option<Target>,
     requests: tokio::sync::Mutex<mpsc::UnboundedReceiver<Request>>,
+    /// What the whole handshake established, of a session that a client made with us.
+    confirmed: Option<watch::Receiver<Option<Arc<SessionInfo>>>>,
     /// Told when this end closes the session.
     closed: Notify,
     /// When the last attempt to reconnect began.
@@ -47,28 +49,59 @@ struct Current {
 /// A server to connect to, and where its requests go.
 pub(super) struct Target {
     pub(super) remote: SocketAddr,
-    pub(super) server_name: String,
+    pub(super) options: ConnectOptions,
     pub(super) requests: mpsc::UnboundedSender<Request>,
 }
 
 impl Session {
-    pub(super) fn new(
+    /// A session made by us.
+    pub(super) fn connected(
         endpoint: Endpoint,
-        id: SessionId,
-        info: Arc<SessionInfo>,
+        (id, info): (SessionId, Arc<SessionInfo>),
+        target: Target,
+        requests: mpsc::UnboundedReceiver<Request>,
+    ) -> Session {
+        Session::new(endpoint, Current { id, info, closed: false }, Some(target), requests, None)
+    }
+
+    /// A session that a client made with us.
+    pub(super) fn accepted(endpoint: Endpoint, new: NewSession) -> Session {
+        let NewSession { id, info, requests, confirmed } = new;
+        let current = Current { id, info, closed: false };
+        Session::new(endpoint, current, None, requests, Some(confirmed))
+    }
+
+    fn new(
+        endpoint: Endpoint,
+        current: Current,
         target: Option<Target>,
         requests: mpsc::UnboundedReceiver<Request>,
+        confirmed: Option<watch::Receiver<Option<Arc<SessionInfo>>>>,
     ) -> Session {
         Session {
             inner: Arc::new(Inner {
                 endpoint,
-                current: Mutex::new(Current { id, info, closed: false }),
+                current: Mutex::new(current),
                 target,
                 requests: tokio::sync::Mutex::new(requests),
+                confirmed,
                 closed: Notify::new(),
                 reconnect: tokio::sync::Mutex::new(None),
             }),
         }
+    }
+
+    /// Waits until the handshake is complete, and returns what it established. That is at once, but
+    /// for a session accepted on a ticket, whose client's early requests are answered before: only then
+    /// is it known who the client is.
+    ///
+    /// # Errors
+    /// [`CallError::SessionClosed`] if the handshake fails, or the session ends before.
+    pub async fn confirmed(&self) -> Result<Arc<SessionInfo>, CallError> {
+        let Some(mut confirmed) = self.inner.confirmed.clone() else { return Ok(self.info()) };
+        let complete = confirmed.wait_for(Option::is_some).await;
+        let info = complete.ok().and_then(|info| info.clone());
+        info.ok_or(CallError::SessionClosed)
     }
 
     /// Sends a request and waits for its response. Awaiting the [`Call`] starts it; dropping the
@@ -92,23 +125,25 @@ impl Session {
         let next = async {
             if self.current().closed { None } else { self.inner.requests.lock().await.recv().await }
         };
-        let (rpc, body) = tokio::select! {
+        let request = tokio::select! {
             biased;
             next = next => next?,
             () = closed => return None,
             _ = endpoint_closed.wait_for(|closed| *closed) => return None,
         };
-        Some(Incoming::new(endpoint.clone(), rpc, body))
+        Some(Incoming::new(endpoint.clone(), request))
     }
 
-    /// Who the peer is, by its verified certificate; anonymous if it showed none.
+    /// Who the peer is, by its verified certificate; anonymous if it showed none, or none yet
+    /// ([`confirmed`](Self::confirmed)).
     pub fn peer(&self) -> PeerIdentity {
         self.info().peer.clone()
     }
 
-    /// What the handshake established.
+    /// What the handshake has established so far.
     pub fn info(&self) -> Arc<SessionInfo> {
-        Arc::clone(&self.current().info)
+        let confirmed = self.inner.confirmed.as_ref().and_then(|info| info.borrow().clone());
+        confirmed.unwrap_or_else(|| Arc::clone(&self.current().info))
     }
 
     /// The peer's address and SMT port.
@@ -153,7 +188,8 @@ impl Session {
         *last = Some(Instant::now());
         let endpoint = &self.inner.endpoint;
         let requests = target.requests.clone();
-        let connected = endpoint.connect_raw(target.remote, &target.server_name, requests).await;
+        let options = target.options.clone();
+        let connected = endpoint.connect_raw(target.remote, options, requests).await;
         let (id, info) = connected.map_err(|error| match error {
             ConnectError::EndpointClosed => no_session,
             error => CallError::NotConnected(error),

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use smt_proto::error::HandshakeError;
 use smt_proto::{Path, SessionId, Time};
 
+use super::calls::{QueuedCall, Takes};
 use super::{ConnectId, Engine, Event};
-use crate::error::{CallError, ConnectError, StartError};
+use crate::error::ConnectError;
+use crate::ticket::VerifiedTicket;
 use crate::tls::TlsError;
 
 /// Attempts after which a definite cause is believed (spec 5.1).
@@ -17,30 +18,55 @@ const MAX_ATTEMPTS: u32 = 3;
 /// Pause before the next attempt after those, doubling up to the longest (spec 5.1).
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Calls kept per connect until there is a session for them.
-pub const MAX_QUEUED_CALLS: usize = 1024;
-
 /// How to connect.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectOptions {
     /// The name for which the server's certificate must be valid: a DNS name or an IP address.
     pub server_name: String,
+    /// Offers early data if there is a ticket. Default: false.
+    pub early: bool,
+    /// The server's ticket; else, if `early`, the newest valid one of the client configuration's store.
+    pub ticket: Option<VerifiedTicket>,
+    /// Whether a TLS handshake follows early data. Without one, which the server must allow, a session
+    /// costs neither end a signature or a key exchange, but whoever learns the ticket's key later can
+    /// read all of it, and the client stays anonymous. Without a ticket, or where the server refuses,
+    /// there is a TLS handshake all the same. Default: true.
+    pub forward_secrecy: bool,
 }
 
 impl ConnectOptions {
     /// The defaults, for the server of this name.
     #[must_use]
     pub fn new(server_name: &str) -> Self {
-        ConnectOptions { server_name: server_name.to_owned() }
+        ConnectOptions {
+            server_name: server_name.to_owned(),
+            early: false,
+            ticket: None,
+            forward_secrecy: true,
+        }
     }
-}
 
-/// A call made before its session was there.
-pub(super) struct QueuedCall {
-    pub(super) body: Bytes,
-    pub(super) deadline: Time,
-    pub(super) user: u64,
+    /// Sets [`early`](Self::early).
+    #[must_use]
+    pub fn early(mut self, early: bool) -> Self {
+        self.early = early;
+        self
+    }
+
+    /// Offers early data with this ticket.
+    #[must_use]
+    pub fn ticket(mut self, ticket: VerifiedTicket) -> Self {
+        self.ticket = Some(ticket);
+        self.early(true)
+    }
+
+    /// Sets [`forward_secrecy`](Self::forward_secrecy).
+    #[must_use]
+    pub fn forward_secrecy(mut self, forward_secrecy: bool) -> Self {
+        self.forward_secrecy = forward_secrecy;
+        self
+    }
 }
 
 /// What the application asked for.
@@ -52,7 +78,11 @@ pub(super) struct Connect {
     /// That of the attempt at hand.
     pub(super) session: Option<SessionId>,
     pub(super) last_error: Option<TlsError>,
-    pub(super) queued: Vec<QueuedCall>,
+    /// What that session takes, and the calls that wait for it to take them.
+    pub(super) takes: Takes,
+    pub(super) waiting: Vec<QueuedCall>,
+    /// The server has refused early data: there is no use in offering it again.
+    pub(super) refused: bool,
 }
 
 /// All connects that are not over.
@@ -60,6 +90,9 @@ pub(super) struct Connect {
 pub(super) struct Connects {
     running: HashMap<ConnectId, Connect>,
     last_id: u64,
+    /// The sessions that came of those that are over, as long as they live, and the reverse.
+    made: HashMap<ConnectId, SessionId>,
+    made_by: HashMap<SessionId, ConnectId>,
     /// Those that pause before their next attempt, and until when.
     paused: Vec<(Time, ConnectId)>,
 }
@@ -69,8 +102,31 @@ impl Connects {
         self.running.get_mut(&id)
     }
 
+    pub(super) fn is_running(&self, id: ConnectId) -> bool {
+        self.running.contains_key(&id)
+    }
+
     pub(super) fn remove(&mut self, id: ConnectId) -> Option<Connect> {
         self.running.remove(&id)
+    }
+
+    /// A connect has come to its end: a session.
+    pub(super) fn established(&mut self, id: ConnectId, session: SessionId) -> Option<Connect> {
+        self.made.insert(id, session);
+        self.made_by.insert(session, id);
+        self.running.remove(&id)
+    }
+
+    /// The session that came of a connect, if it still lives.
+    pub(super) fn session_of(&self, id: ConnectId) -> Option<SessionId> {
+        self.made.get(&id).copied()
+    }
+
+    /// A session is over.
+    pub(super) fn forget_session(&mut self, session: SessionId) {
+        if let Some(id) = self.made_by.remove(&session) {
+            self.made.remove(&id);
+        }
     }
 
     /// When the next one wants to try again.
@@ -88,7 +144,9 @@ impl Connects {
             attempts: 0,
             session: None,
             last_error: None,
-            queued: Vec::new(),
+            takes: Takes::Nothing,
+            waiting: Vec::new(),
+            refused: false,
         };
         self.running.insert(id, connect);
         id
@@ -113,29 +171,6 @@ impl Engine {
         started.map(|()| id)
     }
 
-    /// Has a call wait for its session.
-    pub(super) fn queue_call(&mut self, id: ConnectId, call: QueuedCall) {
-        match self.connects.get_mut(id) {
-            Some(connect) if connect.queued.len() < MAX_QUEUED_CALLS => connect.queued.push(call),
-            _ => {
-                let error = CallError::NotStarted(StartError::NoSession);
-                self.events.push_back(Event::EarlyCallFailed { user: call.user, error });
-            }
-        }
-    }
-
-    /// Starts the calls that waited for a session; it has its keys now.
-    pub(super) fn start_queued_calls(&mut self, id: ConnectId, session: SessionId) {
-        let Some(connect) = self.connects.get_mut(id) else { return };
-        for call in std::mem::take(&mut connect.queued) {
-            let started = self.core.start_call(session, call.body, call.deadline, call.user);
-            if let Err(error) = started {
-                let error = CallError::NotStarted(error);
-                self.events.push_back(Event::EarlyCallFailed { user: call.user, error });
-            }
-        }
-    }
-
     /// Begins the next attempt of a connect: a new session from a fresh port.
     fn start_attempt(&mut self, id: ConnectId) -> Result<(), ConnectError> {
         let Some(connect) = self.connects.get_mut(id) else { return Ok(()) };
@@ -150,8 +185,10 @@ impl Engine {
         let Some(connect) = self.connects.get_mut(id) else { return Ok(()) };
         connect.attempts += 1;
         connect.session = Some(session);
-        let name = connect.options.server_name.clone();
-        self.begin_client(session, id, name)
+        connect.takes = Takes::Nothing;
+        let options = connect.options.clone();
+        let early = options.early && !connect.refused;
+        self.begin_client(session, id, options, early)
     }
 
     /// A 5-tuple towards `remote` that no session uses, from the next of our client ports.
@@ -184,6 +221,7 @@ impl Engine {
         let now = self.now();
         let Some(connect) = self.connects.get_mut(id) else { return };
         connect.session = None;
+        connect.takes = Takes::Nothing;
         let hopeless = matches!(error, TlsError::InvalidServerName { .. });
         let attempts_left = !hopeless && (!error.is_definite() || connect.attempts < MAX_ATTEMPTS);
         connect.last_error = Some(error.clone());
@@ -197,6 +235,16 @@ impl Engine {
         };
         let at = (now + pause).min(connect.deadline);
         self.connects.paused.push((at, id));
+        self.try_again(now);
+    }
+
+    /// The server does without TLS no longer, or not yet: the next attempt, at once, is an ordinary one.
+    pub(super) fn try_with_tls(&mut self, id: ConnectId) {
+        let now = self.now();
+        let Some(connect) = self.connects.get_mut(id) else { return };
+        connect.session = None;
+        connect.takes = Takes::Nothing;
+        self.connects.paused.push((now, id));
         self.try_again(now);
     }
 
@@ -233,10 +281,7 @@ impl Engine {
 
     fn connect_failed(&mut self, id: ConnectId, error: ConnectError) {
         let Some(connect) = self.connects.remove(id) else { return };
-        for call in connect.queued {
-            let error = CallError::NotConnected(error.clone());
-            self.events.push_back(Event::EarlyCallFailed { user: call.user, error });
-        }
+        self.waiting_calls_failed(connect.waiting, &error);
         self.events.push_back(Event::ConnectFailed { connect: id, error });
     }
 }

@@ -7,6 +7,7 @@ use smt_proto::crypto::SuiteId;
 use smt_proto::{Body, RpcId, SessionId};
 
 use crate::error::{CallError, CloseReason, ConnectError};
+use crate::ticket::VerifiedTicket;
 use crate::tls::{PeerIdentity, TlsError};
 
 /// Names an attempt to connect.
@@ -14,7 +15,7 @@ use crate::tls::{PeerIdentity, TlsError};
 pub struct ConnectId(pub(crate) u64);
 
 /// What a handshake established about a session.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SessionInfo {
     /// The peer's address and SMT port.
     pub remote: SocketAddr,
@@ -24,6 +25,14 @@ pub struct SessionInfo {
     pub suite: SuiteId,
     /// The negotiated application protocol: `smt/1` or `smt/1+<yours>`.
     pub alpn: Vec<u8>,
+    /// Whether TLS resumed an earlier session, so that no certificate was shown; the peer is who it was
+    /// then.
+    pub resumed: bool,
+    /// Whether the server took early data (spec 5.7).
+    pub early: bool,
+    /// Whether what is said from now on stays secret if long-term keys are learned later. False only in
+    /// a session without TLS, and in one that was accepted on a ticket until it is confirmed.
+    pub forward_secret: bool,
 }
 
 /// Something happened.
@@ -46,12 +55,29 @@ pub enum Event {
         /// Why.
         error: ConnectError,
     },
-    /// A client's session works.
+    /// A client's session works. With `info.early`, on the word of a ticket: the client is anonymous so
+    /// far and its requests may be replays (those that [say so](Event::Request)); `Confirmed` or `Closed`
+    /// follows.
     Accepted {
         /// The session.
         session: SessionId,
         /// What was established about it.
         info: Arc<SessionInfo>,
+    },
+    /// The handshake of a session that was accepted on a ticket is complete.
+    Confirmed {
+        /// The session.
+        session: SessionId,
+        /// What was established about it, the client's identity included.
+        info: Arc<SessionInfo>,
+    },
+    /// The server of a session has issued a ticket; it was verified and is in the store of the client's
+    /// TLS configuration. For those who keep tickets elsewhere too.
+    NewTicket {
+        /// The session it came in.
+        session: SessionId,
+        /// The ticket.
+        ticket: VerifiedTicket,
     },
     /// A client's handshake has failed, on its side or ours. For logs.
     HandshakeFailed {
@@ -67,6 +93,9 @@ pub enum Event {
         rpc: RpcId,
         /// Its bytes.
         body: Body,
+        /// It came under the keys of a ticket, before the handshake was complete: somebody may have
+        /// replayed it to another server that takes the ticket, and nobody is known to have sent it.
+        early: bool,
     },
     /// The peer no longer waits for the answer to a request.
     RequestCancelled {
@@ -82,7 +111,8 @@ pub enum Event {
         /// The response, or why there is none.
         result: Result<Body, CallError>,
     },
-    /// A call made before its session was there could not be started.
+    /// A call made before its session was there has failed without having been started, or without an
+    /// answer in any attempt.
     EarlyCallFailed {
         /// The caller's own name for it.
         user: u64,

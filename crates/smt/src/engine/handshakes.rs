@@ -5,11 +5,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use smt_proto::crypto::aws_lc;
-use smt_proto::error::HandshakeError;
+use smt_proto::error::{CloseReason, HandshakeError};
 use smt_proto::keys::Secret;
 use smt_proto::{KeyContext, SessionId};
 
-use super::{ConnectId, Engine, Event, SessionInfo};
+use super::calls::Takes;
+use super::early::{Decision, EarlyState, FirstFlight};
+use super::post::{NewTicket, Posts};
+use super::{ConnectId, ConnectOptions, Engine, Event, SessionInfo};
 use crate::error::ConnectError;
 use crate::tls::key_shares;
 use crate::tls::pool::{Completed, Job, Pool, PoolConfig, Waker};
@@ -19,44 +22,76 @@ use crate::tls::{
 };
 
 /// A handshake object on its way through the pool.
-enum Tls {
+pub(super) enum Tls {
     Client(Box<ClientHandshake>),
     Server(Box<ServerHandshake>),
 }
 
+/// What a job of the pool came to.
+pub(super) enum Done {
+    /// A step of a TLS handshake.
+    Step(Step),
+    /// A client's first flight with an offer of early data.
+    FirstFlight(Result<Box<FirstFlight>, TlsError>),
+    /// A server's look at such an offer.
+    Decision(Box<Decision>),
+    /// A client has taken a post-handshake message; it may have brought a ticket.
+    Post(Option<NewTicket>),
+}
+
 /// What a step came to.
-struct Step {
+pub(super) struct Step {
     tls: Option<Tls>,
     progress: Progress,
     established: Option<Established>,
 }
 
 impl Step {
-    fn failed(error: TlsError) -> Step {
+    pub(super) fn failed(error: TlsError) -> Step {
         let progress = Progress { send: None, post: None, state: HandshakeState::Failed(error) };
         Step { tls: None, progress, established: None }
     }
 }
 
 /// A handshake of one session.
-struct Running {
-    /// `None` while a step is in the pool.
-    tls: Option<Tls>,
+pub(super) struct Running {
+    /// `None` while a step is in the pool, and in a handshake without TLS.
+    pub(super) tls: Option<Tls>,
     /// Flights that came meanwhile.
-    waiting: VecDeque<Vec<u8>>,
+    pub(super) waiting: VecDeque<Vec<u8>>,
     /// Ours, for a client.
-    connect: Option<ConnectId>,
+    pub(super) connect: Option<ConnectId>,
     /// Keys are installed; only a refusal can still come.
-    done: bool,
-    info: Option<Arc<SessionInfo>>,
+    pub(super) done: bool,
+    pub(super) early: EarlyState,
+    pub(super) info: Option<Arc<SessionInfo>>,
+    /// TLS tickets for the client, to be sent once the session works.
+    pub(super) tickets: Option<Vec<u8>>,
+}
+
+impl Running {
+    fn new(connect: Option<ConnectId>) -> Running {
+        Running {
+            tls: None,
+            waiting: VecDeque::new(),
+            connect,
+            done: false,
+            early: EarlyState::None,
+            info: None,
+            tickets: None,
+        }
+    }
 }
 
 /// All handshakes of an engine.
 pub(super) struct Handshakes {
-    server: Option<ServerTls>,
-    client: Option<ClientTls>,
-    pool: Pool<SessionId, Step>,
-    running: HashMap<SessionId, Running>,
+    pub(super) server: Option<ServerTls>,
+    pub(super) client: Option<ClientTls>,
+    pool: Pool<SessionId, Done>,
+    /// Jobs whose results were not taken yet.
+    jobs: usize,
+    pub(super) running: HashMap<SessionId, Running>,
+    pub(super) posts: Posts,
 }
 
 impl Handshakes {
@@ -70,7 +105,9 @@ impl Handshakes {
             server,
             client,
             pool: Pool::new(pool, waker).with_idle_work(key_shares::refill),
+            jobs: 0,
             running: HashMap::new(),
+            posts: Posts::default(),
         }
     }
 
@@ -80,12 +117,16 @@ impl Handshakes {
 
     pub(super) fn forget_session(&mut self, session: SessionId) {
         self.running.remove(&session);
+        self.posts.forget(session);
     }
 
-    /// Has the pool do a step of a session's handshake. False if the pool is full.
-    fn submit(&mut self, session: SessionId, job: Job<Step>) -> bool {
+    /// Has the pool do something for a session. False if the pool is full.
+    pub(super) fn submit(&mut self, session: SessionId, job: Job<Done>) -> bool {
         match self.pool.submit(session, job) {
-            Ok(()) => true,
+            Ok(()) => {
+                self.jobs += 1;
+                true
+            }
             Err(error) => {
                 tracing::warn!(%error, "handshake dropped");
                 false
@@ -95,35 +136,34 @@ impl Handshakes {
 }
 
 impl Engine {
-    /// Begins the handshake of an attempt to connect.
+    /// Begins the handshake of an attempt to connect, with early data if `early` and there is a ticket.
     pub(super) fn begin_client(
         &mut self,
         session: SessionId,
         connect: ConnectId,
-        server_name: String,
+        options: ConnectOptions,
+        early: bool,
     ) -> Result<(), ConnectError> {
         let Some(tls) = self.handshakes.client.clone() else {
             return Err(ConnectError::NotAClient);
         };
-        let running = Running {
-            tls: None,
-            waiting: VecDeque::new(),
-            connect: Some(connect),
-            done: false,
-            info: None,
-        };
-        self.handshakes.running.insert(session, running);
-        let job = Box::new(move || match ClientHandshake::start(&tls, &server_name) {
-            Ok((handshake, flight)) => Step {
-                tls: Some(Tls::Client(Box::new(handshake))),
-                progress: Progress {
-                    send: Some(flight),
-                    post: None,
-                    state: HandshakeState::Continue,
+        self.handshakes.running.insert(session, Running::new(Some(connect)));
+        if early && self.begin_early(session, &tls, &options) {
+            return Ok(());
+        }
+        let job = Box::new(move || {
+            Done::Step(match ClientHandshake::start(&tls, &options.server_name) {
+                Ok((handshake, flight)) => Step {
+                    tls: Some(Tls::Client(Box::new(handshake))),
+                    progress: Progress {
+                        send: Some(flight),
+                        post: None,
+                        state: HandshakeState::Continue,
+                    },
+                    established: None,
                 },
-                established: None,
-            },
-            Err(error) => Step::failed(error),
+                Err(error) => Step::failed(error),
+            })
         });
         if !self.handshakes.submit(session, job) {
             self.handshakes.running.remove(&session);
@@ -135,16 +175,25 @@ impl Engine {
     }
 
     /// A flight of the peer's is complete.
-    pub(super) fn on_flight(&mut self, session: SessionId, number: u32, bytes: Vec<u8>) {
+    pub(super) fn on_flight(
+        &mut self,
+        session: SessionId,
+        number: u32,
+        bytes: Vec<u8>,
+        offer: Option<Vec<u8>>,
+    ) {
         if number == 0 {
-            return self.on_client_hello(session, bytes);
+            return self.on_client_hello(session, bytes, offer);
         }
         let Some(running) = self.handshakes.running.get_mut(&session) else { return };
+        if running.early.is_static() {
+            return self.on_static_flight(session, &bytes);
+        }
         running.waiting.push_back(bytes);
         self.next_step(session);
     }
 
-    fn on_client_hello(&mut self, session: SessionId, bytes: Vec<u8>) {
+    fn on_client_hello(&mut self, session: SessionId, bytes: Vec<u8>, offer: Option<Vec<u8>>) {
         let now = self.now();
         let Some(tls) = self.handshakes.server.clone() else {
             return self.core.fail_handshake(now, session, None);
@@ -154,49 +203,55 @@ impl Engine {
         {
             self.core.set_room(session, room);
         }
-        let handshake = Tls::Server(Box::new(ServerHandshake::new(&tls)));
-        let running = Running {
-            tls: Some(handshake),
-            waiting: VecDeque::from([bytes]),
-            connect: None,
-            done: false,
-            info: None,
-        };
+        let mut running = Running::new(None);
+        running.tls = Some(Tls::Server(Box::new(ServerHandshake::new(&tls))));
+        running.waiting.push_back(bytes);
         self.handshakes.running.insert(session, running);
+        if let Some(offer) = offer
+            && self.decide_early(session, offer)
+        {
+            return;
+        }
         self.next_step(session);
     }
 
     /// Gives the pool the next flight of a session, if both it and the handshake are at hand.
-    fn next_step(&mut self, session: SessionId) {
+    pub(super) fn next_step(&mut self, session: SessionId) {
         let context = self.core.key_context(session);
         let Some(running) = self.handshakes.running.get_mut(&session) else { return };
-        if running.tls.is_none() {
+        if running.tls.is_none() || running.early.is_undecided() {
             return;
         }
         let Some(flight) = running.waiting.pop_front() else { return };
         let Some(tls) = running.tls.take() else { return };
         let done = running.done;
-        let job = Box::new(move || step(tls, &flight, context.as_ref(), done));
+        let job = Box::new(move || Done::Step(step(tls, &flight, context.as_ref(), done)));
         if !self.handshakes.submit(session, job) {
-            self.handshakes.running.remove(&session);
-            let now = self.now();
-            self.core.fail_handshake(now, session, None);
+            let error = TlsError::Internal { detail: "too many handshake steps wait".into() };
+            self.on_tls_failure(session, error, None);
         }
     }
 
     /// Takes what the pool has finished. True if there was something.
     pub(super) fn take_handshake_results(&mut self) -> bool {
-        if self.handshakes.running.is_empty() {
+        if self.handshakes.jobs == 0 {
             return false;
         }
         let mut any = false;
         while let Some(Completed { tag: session, result }) = self.handshakes.pool.take_completed() {
             any = true;
-            let step = result.unwrap_or_else(|panic| {
-                tracing::error!(%panic, "handshake step");
-                Step::failed(TlsError::Internal { detail: panic.to_string() })
-            });
-            self.on_step(session, step);
+            self.handshakes.jobs -= 1;
+            match result {
+                Ok(Done::Step(step)) => self.on_step(session, step),
+                Ok(Done::FirstFlight(first)) => self.on_first_flight(session, first),
+                Ok(Done::Decision(decision)) => self.on_decision(session, *decision),
+                Ok(Done::Post(ticket)) => self.on_post_taken(session, ticket),
+                Err(panic) => {
+                    tracing::error!(%panic, "handshake step");
+                    let error = TlsError::Internal { detail: panic.to_string() };
+                    self.on_step(session, Step::failed(error));
+                }
+            }
         }
         any
     }
@@ -205,7 +260,10 @@ impl Engine {
         let now = self.now();
         let Some(running) = self.handshakes.running.get_mut(&session) else { return };
         running.tls = step.tls;
-        let Step { progress: Progress { send, state, .. }, established, .. } = step;
+        let Step { progress: Progress { send, post, state }, established, .. } = step;
+        if post.is_some() {
+            running.tickets = post;
+        }
         if let HandshakeState::Failed(error) = state {
             return self.on_tls_failure(session, error, send.as_deref());
         }
@@ -213,24 +271,36 @@ impl Engine {
             self.core.send_flight(now, session, &flight);
         }
         if let Some(established) = established {
-            self.install(session, established);
+            self.on_tls_done(session, established);
         }
         self.next_step(session);
     }
 
-    fn install(&mut self, session: SessionId, established: Established) {
-        let now = self.now();
-        let Established { suite, client_secret, server_secret, alpn, peer, .. } = established;
+    fn on_tls_done(&mut self, session: SessionId, established: Established) {
+        let Established { suite, client_secret, server_secret, alpn, peer, resumed } = established;
         let Some(remote) = self.remote_of(session) else { return };
-        let info = Arc::new(SessionInfo { remote, peer, suite, alpn });
+        let Some(running) = self.handshakes.running.get(&session) else { return };
+        let early = running.early.is_accepted();
+        let info = SessionInfo { remote, peer, suite, alpn, resumed, early, forward_secret: true };
+        self.install(session, info, Secret::new(&client_secret), Secret::new(&server_secret));
+    }
+
+    /// Installs the secrets of epoch 3.
+    pub(super) fn install(
+        &mut self,
+        session: SessionId,
+        info: SessionInfo,
+        client: Secret,
+        server: Secret,
+    ) {
+        let now = self.now();
         let Some(running) = self.handshakes.running.get_mut(&session) else { return };
+        let (suite, connect) = (info.suite, running.connect);
         running.done = true;
-        running.info = Some(info);
-        let connect = running.connect;
-        let (client, server) = (Secret::new(&client_secret), Secret::new(&server_secret));
+        running.info = Some(Arc::new(info));
         self.core.install_keys(now, session, aws_lc::suite(suite), client, server);
         if let Some(connect) = connect {
-            self.start_queued_calls(connect, session);
+            self.start_waiting_calls(connect, Takes::All);
         }
     }
 
@@ -240,16 +310,34 @@ impl Engine {
         self.sessions.insert(session, Arc::clone(&info));
         let event = match running.connect {
             Some(connect) => {
-                self.connects.remove(connect);
+                self.refill(session, &running.early);
+                let handshake = match running.tls {
+                    Some(Tls::Client(handshake)) => Some(handshake),
+                    _ => None,
+                };
+                if let Some(asked) = self.connects.established(connect, session) {
+                    self.handshakes.posts.keep(session, handshake, asked.options.server_name);
+                }
                 Event::Connected { connect, session, info }
             }
-            None => Event::Accepted { session, info },
+            None => {
+                self.send_posts(session, running.tickets);
+                match info.early {
+                    true => Event::Confirmed { session, info },
+                    false => Event::Accepted { session, info },
+                }
+            }
         };
         self.events.push_back(event);
     }
 
     /// TLS has failed at this end, or the peer says that it has at its own.
-    fn on_tls_failure(&mut self, session: SessionId, error: TlsError, alert: Option<&[u8]>) {
+    pub(super) fn on_tls_failure(
+        &mut self,
+        session: SessionId,
+        error: TlsError,
+        alert: Option<&[u8]>,
+    ) {
         let now = self.now();
         let remote = self.remote_of(session);
         let Some(running) = self.handshakes.running.remove(&session) else { return };
@@ -258,15 +346,24 @@ impl Engine {
             (Some(connect), _) => self.attempt_failed(connect, error),
             (None, Some(remote)) => {
                 self.events.push_back(Event::HandshakeFailed { remote, error });
+                self.end_unconfirmed(session);
             }
-            (None, None) => {}
+            (None, None) => self.end_unconfirmed(session),
+        }
+    }
+
+    /// A session that was accepted on a ticket is over before its handshake was complete.
+    fn end_unconfirmed(&mut self, session: SessionId) {
+        if self.sessions.remove(&session).is_some() {
+            self.events.push_back(Event::Closed { session, reason: CloseReason::Dead });
         }
     }
 
     pub(super) fn on_handshake_failed(&mut self, session: SessionId, error: HandshakeError) {
         let Some(running) = self.handshakes.running.remove(&session) else { return };
-        if let Some(connect) = running.connect {
-            self.attempt_ended(connect, error);
+        match running.connect {
+            Some(connect) => self.attempt_ended(connect, error),
+            None => self.end_unconfirmed(session),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! ```no_run
 //! # fn run(mut engine: smt::Engine) -> std::io::Result<()> {
 //! while let Some(event) = engine.next(None)? {
-//!     if let smt::Event::Request { rpc, body } = event {
+//!     if let smt::Event::Request { rpc, body, .. } = event {
 //!         engine.reply(rpc, body.into_vec());
 //!     }
 //! }
@@ -21,11 +21,14 @@
 //! stall established sessions ([`Builder::handshakes_inline`](crate::Builder::handshakes_inline)
 //! keeps them on the caller's thread).
 
+mod calls;
 mod connects;
+mod early;
 mod event;
 mod external;
 mod handshakes;
 mod packets;
+mod post;
 mod wait;
 
 use std::collections::{HashMap, VecDeque};
@@ -42,12 +45,14 @@ use smt_proto::crypto::aws_lc::OsRandom;
 use smt_proto::{Config, Endpoint as Core, RpcId, SessionId, Stats, Time};
 
 use crate::builder::{Builder, Wait};
-use crate::error::{ConnectError, StartError};
-use connects::{Connects, QueuedCall};
+use crate::error::{CallError, ConnectError, StartError};
+use calls::{EarlyCalls, QueuedCall};
+use connects::Connects;
 use handshakes::Handshakes;
 use wait::Waiter;
 
-pub use connects::{ConnectOptions, MAX_QUEUED_CALLS};
+pub use calls::MAX_QUEUED_CALLS;
+pub use connects::ConnectOptions;
 pub use event::{ConnectId, Event, SessionInfo};
 pub use external::{ExternalOffer, TrafficSecrets};
 
@@ -73,6 +78,7 @@ pub struct Engine {
     wait: Wait,
     handshakes: Handshakes,
     connects: Connects,
+    early_calls: EarlyCalls,
     /// What is known of the sessions that work.
     sessions: HashMap<SessionId, Arc<SessionInfo>>,
     /// What later secrets of sessions are bound to that have theirs registered.
@@ -101,7 +107,7 @@ impl Engine {
         let mut random = [0; 2];
         smt_proto::crypto::Random::fill(&mut OsRandom, &mut random);
         let span = client_ports.len().max(1) as u16;
-        Ok(Engine {
+        let mut engine = Engine {
             core: Core::new(config, Box::new(OsRandom)),
             caps: datapath.caps(),
             datapath,
@@ -110,6 +116,7 @@ impl Engine {
             wait,
             handshakes,
             connects: Connects::default(),
+            early_calls: EarlyCalls::default(),
             sessions: HashMap::new(),
             registered: HashMap::new(),
             events: VecDeque::new(),
@@ -122,7 +129,9 @@ impl Engine {
             overruns: 0,
             polls: 0,
             path_looked_at: Time::ZERO,
-        })
+        };
+        engine.declare_in_tickets();
+        Ok(engine)
     }
 
     /// Address and SMT port where sessions are taken, if they are.
@@ -160,9 +169,13 @@ impl Engine {
         self.begin_connect(remote, options)
     }
 
-    /// Gives up an attempt to connect. No event follows.
+    /// Gives up an attempt to connect. No event follows but those of its calls.
     pub fn cancel_connect(&mut self, connect: ConnectId) {
-        if let Some(session) = self.connects.remove(connect).and_then(|connect| connect.session) {
+        let Some(connect) = self.connects.remove(connect) else { return };
+        for call in connect.waiting {
+            self.call_failed(call.user, CallError::Cancelled);
+        }
+        if let Some(session) = connect.session {
             self.handshakes.forget_session(session);
             self.core.close(self.now(), session);
         }
@@ -192,9 +205,23 @@ impl Engine {
         body: impl Into<Bytes>,
         options: CallOptions,
     ) {
+        self.call_before(connect, body.into(), options, false);
+    }
+
+    /// Makes a call that is idempotent in a session that is still being made. If early data is
+    /// [offered](ConnectOptions::early) and the request fits what the ticket allows, it leaves with the
+    /// first packet, encrypted under the ticket's key: without forward secrecy, and with the weaker
+    /// promise that it may be executed more than once. Otherwise it leaves as that of
+    /// [`call_queued`](Self::call_queued). If the server refuses early data or an attempt to connect
+    /// fails, it is made again. One [`Event::Response`] or [`Event::EarlyCallFailed`] follows; its RPC is
+    /// that of the last time.
+    pub fn call_early(&mut self, connect: ConnectId, body: impl Into<Bytes>, options: CallOptions) {
+        self.call_before(connect, body.into(), options, true);
+    }
+
+    fn call_before(&mut self, connect: ConnectId, body: Bytes, options: CallOptions, early: bool) {
         let deadline = self.now() + options.deadline.unwrap_or(self.call_deadline);
-        let call = QueuedCall { body: body.into(), deadline, user: options.user };
-        self.queue_call(connect, call);
+        self.place_call(connect, QueuedCall { body, deadline, user: options.user, early });
     }
 
     /// Answers a request. False if nobody waits for the answer any more.

@@ -8,7 +8,6 @@ use smt_datapath::{PathErrorKind, TxMeta};
 use smt_proto::{Event as CoreEvent, PacketMeta, SessionId, Time};
 
 use super::{Engine, Event};
-use crate::error::CallError;
 
 /// Bursts received, and sent, in one poll: then it is the other's turn.
 const MAX_BURSTS: usize = 8;
@@ -173,31 +172,30 @@ impl Engine {
         while let Some(event) = self.core.poll_event() {
             any = true;
             match event {
-                CoreEvent::Flight { session, number, bytes, .. } => {
-                    self.on_flight(session, number, bytes);
+                CoreEvent::Flight { session, number, bytes, offer } => {
+                    self.on_flight(session, number, bytes, offer);
                 }
+                CoreEvent::EarlyRefused { session } => self.on_early_refused(session),
+                CoreEvent::Post { session, body } => self.on_post(session, &body),
                 CoreEvent::Established { session } => self.on_established(session),
                 CoreEvent::HandshakeFailed { session, error } => {
                     self.on_handshake_failed(session, error);
                 }
-                CoreEvent::Request { rpc, body, .. } => {
-                    self.events.push_back(Event::Request { rpc, body });
+                CoreEvent::Request { rpc, body, early } => {
+                    self.events.push_back(Event::Request { rpc, body, early });
                 }
                 CoreEvent::RequestCancelled { rpc } => {
                     self.events.push_back(Event::RequestCancelled { rpc });
                 }
-                CoreEvent::Response { rpc, user, result } => {
-                    let result = result.map_err(CallError::from);
-                    self.events.push_back(Event::Response { rpc, user, result });
-                }
+                CoreEvent::Response { rpc, user, result } => self.call_ended(rpc, user, result),
                 CoreEvent::KeyUpdateWanted { session } => {
                     self.events.push_back(Event::KeyUpdateWanted { session });
                 }
-                CoreEvent::EarlyRefused { .. } | CoreEvent::Post { .. } => {}
                 CoreEvent::Closed { session, reason } => {
                     self.sessions.remove(&session);
                     self.registered.remove(&session);
                     self.handshakes.forget_session(session);
+                    self.connects.forget_session(session);
                     self.events.push_back(Event::Closed { session, reason });
                 }
             }

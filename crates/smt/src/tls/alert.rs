@@ -29,6 +29,8 @@ impl Alert {
     pub const ACCESS_DENIED: Self = Self(49);
     /// Some field could not be decoded.
     pub const DECODE_ERROR: Self = Self(50);
+    /// Something that proves knowledge of a secret is wrong.
+    pub const DECRYPT_ERROR: Self = Self(51);
     /// No common TLS version.
     pub const PROTOCOL_VERSION: Self = Self(70);
     /// The peer asks for stronger parameters than were offered.
@@ -100,7 +102,7 @@ impl Alert {
 
     /// The alert as a plaintext TLS record, for failures that rustls does not notice itself. A
     /// peer believes it only while it has not yet seen an encrypted record.
-    pub(super) fn plaintext_record(self) -> Vec<u8> {
+    pub(crate) fn plaintext_record(self) -> Vec<u8> {
         const ALERT: u8 = 21;
         const FATAL: u8 = 2;
         vec![ALERT, 3, 3, 0, 2, FATAL, self.0]

@@ -11,6 +11,7 @@ use smt_proto::crypto::SuiteId;
 
 use super::credentials::{ConfigError, Identity, Roots};
 use super::key_log::KeyLogFile;
+use super::key_shares;
 use super::options::{KeyExchange, Options};
 use super::peer::PeerIdentity;
 use super::sessions::ClientSessions;
@@ -107,6 +108,13 @@ impl ClientTls {
     #[must_use]
     pub fn wants_tickets(&self) -> bool {
         self.state().sessions.is_some()
+    }
+
+    /// Whether a ClientHello can be made without generating a key.
+    pub(crate) fn has_key_share(&self) -> bool {
+        let state = self.state();
+        let group = state.config.crypto_provider().kx_groups.first();
+        group.is_some_and(|group| key_shares::is_stocked(group.name()))
     }
 
     /// What has been done since this configuration was built, or [replaced](Self::replace).

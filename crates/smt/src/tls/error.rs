@@ -140,7 +140,7 @@ impl TlsError {
         }
     }
 
-    pub(super) fn corrupt(detail: impl Into<String>) -> Self {
+    pub(crate) fn corrupt(detail: impl Into<String>) -> Self {
         Self::Corrupt { detail: detail.into() }
     }
 

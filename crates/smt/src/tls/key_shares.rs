@@ -68,6 +68,12 @@ pub(crate) fn refill() -> bool {
     ALL.into_iter().any(StockedGroup::refill)
 }
 
+/// Whether a handshake that begins with `group` finds a share in stock.
+pub(super) fn is_stocked(group: NamedGroup) -> bool {
+    let stocked = ALL.into_iter().find(|stocked| stocked.name() == group);
+    stocked.is_some_and(|stocked| !stocked.lock().shares.is_empty())
+}
+
 /// What a server does with a client's share.
 #[derive(Clone, Copy, Debug)]
 enum Server {

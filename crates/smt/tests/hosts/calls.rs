@@ -293,6 +293,18 @@ fn queued_call() {
             }
             // The request left before the session was confirmed: nobody asked for it again.
             assert_eq!(engine.stats().requests_sent, 1);
+            // What comes late is an ordinary call.
+            engine.call_queued(connect, "late", CallOptions { user: 10, ..CallOptions::default() });
+            loop {
+                match engine.next(Some(Duration::from_secs(5))).unwrap().unwrap() {
+                    Event::Response { user: 10, result, .. } => {
+                        assert_eq!(&*result.unwrap(), b"late");
+                        break;
+                    }
+                    Event::NewTicket { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
         })
         .unwrap();
 }

@@ -15,6 +15,8 @@ pub(crate) fn tests() -> Vec<Trial> {
         test("handshakes_beside_calls", handshakes_beside_calls),
         test("key_log_only_on_request", key_log),
         test("key_update_under_load", key_update),
+        test("sessions_are_resumed", resumption),
+        test("certificates_are_replaced_while_sessions_run", rotation),
     ]
 }
 
@@ -142,6 +144,77 @@ fn key_update() {
             assert_eq!(*session.call(body.clone()).await.unwrap(), body);
         }
         assert!(endpoint.stats().key_updates >= 10);
+    })
+    .join()
+    .unwrap();
+}
+
+/// A client that comes back need not be asked for certificates again, and says so.
+fn resumption() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let ca = Arc::new(Ca::new());
+    let address = server_address(&pair, false);
+    let server = Server::start(&pair.b, address, server_builder(&ca, address));
+    let (to, builder) = (server.address, client_builder(&ca, false));
+    on_host(&pair.a, move || async move {
+        let endpoint = builder.endpoint().unwrap();
+        // The first session's tickets come some time after it.
+        for attempt in 0.. {
+            let session = endpoint.connect(to, NAME).await.unwrap();
+            assert_eq!(session.peer().dns_names(), [NAME]);
+            assert!(attempt > 0 || !session.info().resumed);
+            assert_eq!(&*session.call("hello").await.unwrap(), b"hello");
+            if session.info().resumed {
+                break;
+            }
+            assert!(attempt < 50, "never resumed");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .join()
+    .unwrap();
+}
+
+/// New sessions show the new certificate, those that run go on.
+fn rotation() {
+    use smt::tls::{ClientAuth, ServerTls};
+    let pair = pair(PairOptions::default()).unwrap();
+    let ca = Arc::new(Ca::new());
+    let address = server_address(&pair, false);
+    let serving = |extra: &str| {
+        let names = |params: &mut rcgen::CertificateParams| {
+            let name = rcgen::SanType::DnsName(extra.try_into().unwrap());
+            params.subject_alt_names.push(name);
+        };
+        let identity = ca.identity_with(NAME, crate::bed::For::Server, names, false);
+        let auth = ClientAuth::Required(ca.roots());
+        ServerTls::builder(identity).client_auth(auth).build().unwrap()
+    };
+    let (tls, new) = (serving("old.test"), serving("new.test"));
+    let builder = smt::Builder::new().bind(address).server(crate::bed::PORT, tls.clone());
+    let server = Server::start(&pair.b, address, builder);
+    let (to, builder) = (server.address, client_builder(&ca, false));
+    let other = client_builder(&ca, false);
+    on_host(&pair.a, move || async move {
+        let endpoint = builder.endpoint().unwrap();
+        let old = endpoint.connect(to, NAME).await.unwrap();
+        assert_eq!(old.peer().dns_names(), [NAME, "old.test"]);
+        tls.replace(&new);
+        let calls = tokio::spawn({
+            let old = old.clone();
+            async move {
+                for number in 0..200u32 {
+                    let body = number.to_be_bytes().to_vec();
+                    assert_eq!(*old.call(body.clone()).await.unwrap(), body);
+                }
+            }
+        });
+        // A client of its own has no tickets of the time before.
+        let other = other.endpoint().unwrap();
+        let fresh = other.connect(to, NAME).await.unwrap();
+        assert!(!fresh.info().resumed);
+        assert_eq!(fresh.peer().dns_names(), [NAME, "new.test"]);
+        calls.await.unwrap();
     })
     .join()
     .unwrap();

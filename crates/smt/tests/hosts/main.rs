@@ -5,6 +5,7 @@
 
 mod bed;
 mod calls;
+mod early;
 mod failures;
 mod lifecycle;
 mod limits;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut tests = calls::tests();
+    tests.extend(early::tests());
     tests.extend(failures::tests());
     tests.extend(lifecycle::tests());
     tests.extend(limits::tests());

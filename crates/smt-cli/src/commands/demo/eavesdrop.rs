@@ -1,4 +1,4 @@
-//! Step 4: what somebody on the link sees.
+//! Step 5: what somebody on the link sees.
 
 use std::fs::{self, DirBuilder};
 use std::io;

@@ -8,24 +8,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use smt::datapath::fault::Rules;
-use smt::tls::{ClientAuth, ClientTls, Identity, Roots, ServerTls};
+use smt::ticket::{DEFAULT_STRIKES, EarlyData, MemoryRegister, TicketIssuer};
+use smt::tls::{ClientAuth, ClientTls, ClientTlsBuilder, Identity, Roots, ServerTls};
 use smt::{
     Body, Builder, CallError, CallOptions, Engine, Event, Faults, RpcId, SessionId, StartError,
     Wait,
 };
 
-use super::measure;
 use super::messages::{Part, Report, Setup, Task};
 use super::random::Random;
+use super::{first, measure};
 use crate::commands::Error;
 use crate::commands::options::suite_name;
 use crate::cores;
 use crate::output::{hex, nanoseconds};
-use crate::pki::{Authority, Profile};
+use crate::pki::{Authority, PkiError, Profile};
 
 /// The name in the server's certificate.
 pub(super) const SERVER_NAME: &str = "server.demo";
@@ -68,6 +69,7 @@ fn follow() -> Result<(), Error> {
         Part::Server | Part::Client => Host::new(&setup, tasks)?.work(),
         Part::EchoServer(transport) => measure::serve(&setup, transport, &tasks),
         Part::EchoClient(transport) => measure::ping(&setup, transport, &tasks),
+        Part::FirstRpcs => first::measure(&setup, &tasks),
     }
 }
 
@@ -125,28 +127,13 @@ pub(super) fn datapath_failed(source: io::Error) -> Error {
 
 /// An engine with a certificate of its own, as `setup` describes it.
 pub(super) fn engine(setup: &Setup) -> Result<Engine, Error> {
-    let failed = |error: crate::pki::PkiError| Error::Failed(error.to_string());
-    let [certificate, key] = &setup.authority;
-    let authority = Authority::from_pem(certificate, key).map_err(failed)?;
-    let roots = Roots::from_pem(certificate.as_bytes())?;
-    let any: IpAddr = setup.server.ip();
     let wait = if setup.spin { Wait::Spin } else { Wait::Block };
     let mut builder = Builder::new().wait(wait).call_deadline(DEADLINE);
     if matches!(setup.part, Part::Server | Part::EchoServer(_)) {
-        let identity = authority.server(&[SERVER_NAME], Profile::default()).map_err(failed)?;
-        let identity = Identity::from_pem(
-            identity.certificate_pem().as_bytes(),
-            identity.key_pem().as_bytes(),
-        )?;
-        let tls = ServerTls::builder(identity).client_auth(ClientAuth::Required(roots));
-        builder = builder.bind(any).server(setup.server.port(), tls.build()?);
+        let any: IpAddr = setup.server.ip();
+        builder = builder.bind(any).server(setup.server.port(), server_tls(setup)?);
     } else {
-        let identity = authority.client(CLIENT_NAME, Profile::default()).map_err(failed)?;
-        let identity = Identity::from_pem(
-            identity.certificate_pem().as_bytes(),
-            identity.key_pem().as_bytes(),
-        )?;
-        builder = builder.client(ClientTls::builder(roots).identity(identity).build()?);
+        builder = builder.client(client_tls(setup)?.build()?);
     }
     if setup.loss > 0.0 {
         let transmit = Rules { drop: setup.loss, ..Rules::NONE };
@@ -157,6 +144,43 @@ pub(super) fn engine(setup: &Setup) -> Result<Engine, Error> {
         builder = builder.capture(file.clone());
     }
     Ok(builder.engine()?)
+}
+
+pub(super) fn authority(setup: &Setup) -> Result<Authority, Error> {
+    let [certificate, key] = &setup.authority;
+    Authority::from_pem(certificate, key).map_err(pki_failed)
+}
+
+pub(super) fn pki_failed(error: PkiError) -> Error {
+    Error::Failed(error.to_string())
+}
+
+/// A server that asks for certificates, and answers early requests of whoever has its ticket.
+fn server_tls(setup: &Setup) -> Result<ServerTls, Error> {
+    let identity = authority(setup)?.server(&[SERVER_NAME], Profile::default());
+    let identity = identity.map_err(pki_failed)?;
+    let identity =
+        Identity::from_pem(identity.certificate_pem().as_bytes(), identity.key_pem().as_bytes())?;
+    let issuer = TicketIssuer::builder(identity.clone()).build();
+    let issuer = issuer.map_err(|error| Error::Failed(error.to_string()))?;
+    // The ticket's key is of this process too: nothing was accepted before it started.
+    let register = MemoryRegister::started_at(DEFAULT_STRIKES, UNIX_EPOCH);
+    let early = EarlyData::new(issuer, Arc::new(register)).anonymous_ok(true);
+    let roots = Roots::from_pem(setup.authority[0].as_bytes())?;
+    Ok(ServerTls::builder(identity)
+        .client_auth(ClientAuth::Required(roots))
+        .early_data(early)
+        .build()?)
+}
+
+/// A client with a certificate.
+pub(super) fn client_tls(setup: &Setup) -> Result<ClientTlsBuilder, Error> {
+    let identity = authority(setup)?.client(CLIENT_NAME, Profile::default());
+    let identity = identity.map_err(pki_failed)?;
+    let identity =
+        Identity::from_pem(identity.certificate_pem().as_bytes(), identity.key_pem().as_bytes())?;
+    let roots = Roots::from_pem(setup.authority[0].as_bytes())?;
+    Ok(ClientTls::builder(roots).identity(identity))
 }
 
 /// Makes the session, or waits for it; returns when it works.
@@ -218,6 +242,7 @@ enum Doing {
 struct Rpcs {
     count: u64,
     seed: u64,
+    update_after: Option<u64>,
     started: u64,
     done: u64,
     bytes: u64,
@@ -255,8 +280,8 @@ impl Host {
 
     fn begin(&mut self, task: Task) -> Result<(), Error> {
         match task {
-            Task::Rpcs { count, seed } => {
-                let mut rpcs = Rpcs::new(count, seed);
+            Task::Rpcs { count, seed, update_after } => {
+                let mut rpcs = Rpcs::new(count, seed, update_after);
                 rpcs.fill_window(&mut self.engine, self.session)?;
                 self.doing = Doing::Rpcs(rpcs);
             }
@@ -277,9 +302,10 @@ impl Host {
                     sent: stats.packets_sent,
                     received: stats.packets_received,
                     again: stats.packets_retransmitted,
+                    key_updates: stats.key_updates,
                 })?;
             }
-            Task::Measure { .. } => {
+            Task::Measure { .. } | Task::FirstRpcs { .. } => {
                 return Err(Error::Failed("this process does not measure".to_owned()));
             }
         }
@@ -293,10 +319,10 @@ impl Host {
 
     fn handle(&mut self, event: Event) -> Result<(), Error> {
         match event {
-            Event::Request { rpc, body } if body.len() > ECHO_UP_TO => {
+            Event::Request { rpc, body, .. } if body.len() > ECHO_UP_TO => {
                 self.engine.reply(rpc, digest(&SHA256, &body).as_ref().to_vec());
             }
-            Event::Request { rpc, body } => {
+            Event::Request { rpc, body, .. } => {
                 self.engine.reply(rpc, body.into_vec());
             }
             Event::Response { user, result, .. } => self.response(user, &result?)?,
@@ -315,6 +341,9 @@ impl Host {
             Doing::Rpcs(rpcs) => {
                 if !rpcs.take(user, body) {
                     return wrong(&format!("RPC {user}"));
+                }
+                if rpcs.update_after.is_some_and(|after| rpcs.done.is_multiple_of(after)) {
+                    self.engine.update_keys(self.session);
                 }
                 rpcs.fill_window(&mut self.engine, self.session)?;
                 if rpcs.done < rpcs.count {
@@ -358,9 +387,9 @@ impl Host {
 }
 
 impl Rpcs {
-    fn new(count: u64, seed: u64) -> Rpcs {
+    fn new(count: u64, seed: u64, update_after: Option<u64>) -> Rpcs {
         let (start, outstanding) = (Instant::now(), HashMap::new());
-        Rpcs { count, seed, started: 0, done: 0, bytes: 0, start, outstanding }
+        Rpcs { count, seed, update_after, started: 0, done: 0, bytes: 0, start, outstanding }
     }
 
     /// Starts calls until enough are outstanding.

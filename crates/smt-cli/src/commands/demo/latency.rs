@@ -1,4 +1,4 @@
-//! Step 5: round trips over SMT, TCP and TLS on TCP, side by side on the same link.
+//! Step 7: round trips over SMT, TCP and TLS on TCP, side by side on the same link.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -62,7 +62,7 @@ fn measure(stage: &Stage, step: &Step) -> Result<Samples, Error> {
 }
 
 /// The time that `part` of the sorted `times` do not exceed.
-fn quantile(times: &[u64], part: f64) -> u64 {
+pub(super) fn quantile(times: &[u64], part: f64) -> u64 {
     let rank = (part * times.len() as f64).ceil() as usize;
     times.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
@@ -73,7 +73,7 @@ fn told(samples: &Samples, size: usize, transport: Transport) -> [u64; 2] {
     [quantile(times, 0.50), quantile(times, 0.99)]
 }
 
-fn ratio(of: u64, to: u64) -> f64 {
+pub(super) fn ratio(of: u64, to: u64) -> f64 {
     of as f64 / to.max(1) as f64
 }
 

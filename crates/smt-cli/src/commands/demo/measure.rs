@@ -11,12 +11,15 @@ use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use smt::{CallError, CallOptions, Engine, Event, SessionId};
 
-use super::host::{CLIENT_NAME, SERVER_NAME, Tasks, datapath_failed, engine, say, session, settle};
+use super::host::{
+    CLIENT_NAME, SERVER_NAME, Tasks, authority, datapath_failed, engine, pki_failed, say, session,
+    settle,
+};
 use super::messages::{Report, Setup, Task, Transport};
 use crate::baseline::{self, Plan, tcp, tls};
 use crate::commands::Error;
 use crate::output::nanoseconds;
-use crate::pki::{Authority, PkiError, Profile};
+use crate::pki::Profile;
 
 /// Polls between looks whether to end: often enough in time, rarely enough to cost nothing.
 const POLLS_PER_LOOK: u32 = 1 << 12;
@@ -133,7 +136,7 @@ fn serve_smt(setup: &Setup, tasks: &Tasks) -> Result<(), Error> {
     session(&mut engine, setup, tasks)?;
     let mut polls: u32 = 0;
     loop {
-        if let Some(Event::Request { rpc, body }) = next(&mut engine, wait(setup))? {
+        if let Some(Event::Request { rpc, body, .. }) = next(&mut engine, wait(setup))? {
             engine.reply(rpc, body.into_vec());
             engine.flush().map_err(datapath_failed)?;
         }
@@ -161,13 +164,4 @@ fn next(engine: &mut Engine, wait: baseline::Wait) -> Result<Option<Event>, Erro
 
 fn wait(setup: &Setup) -> baseline::Wait {
     if setup.spin { baseline::Wait::Spin } else { baseline::Wait::Block }
-}
-
-fn authority(setup: &Setup) -> Result<Authority, Error> {
-    let [certificate, key] = &setup.authority;
-    Authority::from_pem(certificate, key).map_err(pki_failed)
-}
-
-fn pki_failed(error: PkiError) -> Error {
-    Error::Failed(error.to_string())
 }

@@ -36,6 +36,33 @@ pub(super) enum Part {
     EchoServer(Transport),
     /// Measures round trips.
     EchoClient(Transport),
+    /// Makes one session after the other, each for one RPC.
+    FirstRpcs,
+}
+
+/// How a session begins whose first RPC is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Beginning {
+    /// With a full handshake.
+    Full,
+    /// TLS resumes the session before.
+    Resumed,
+    /// The RPC leaves with the first packet, on a ticket.
+    Early,
+}
+
+impl Beginning {
+    pub(super) const ALL: [Beginning; 3] = [Beginning::Full, Beginning::Resumed, Beginning::Early];
+
+    /// Its name in JSON.
+    pub(super) fn tag(self) -> &'static str {
+        match self {
+            Beginning::Full => "full",
+            Beginning::Resumed => "resumed",
+            Beginning::Early => "early",
+        }
+    }
 }
 
 /// What is measured side by side.
@@ -64,8 +91,9 @@ impl Transport {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Task {
-    /// Make so many calls with random bodies, and compare every response.
-    Rpcs { count: u64, seed: u64 },
+    /// Make so many calls with random bodies, and compare every response; update the keys whenever so many
+    /// are done.
+    Rpcs { count: u64, seed: u64, update_after: Option<u64> },
     /// Send one message of so many random bytes; the answer is its SHA-256.
     Bulk { bytes: usize, seed: u64 },
     /// Send this text.
@@ -74,6 +102,8 @@ pub(super) enum Task {
     Count,
     /// Measure so many round trips, after others that are not measured.
     Measure { size: usize, warmup: usize, count: usize },
+    /// Measure so many first RPCs of each kind of session, taking turns.
+    FirstRpcs { count: usize },
 }
 
 /// What a process says.
@@ -93,9 +123,11 @@ pub(super) enum Report {
     /// The text's echo was right.
     Said,
     /// Counters of packets, those dropped on purpose included among the sent ones.
-    Counters { sent: u64, received: u64, again: u64 },
+    Counters { sent: u64, received: u64, again: u64, key_updates: u64 },
     /// Round trips in nanoseconds.
     Times { ns: Vec<u64> },
+    /// The time from the begin of a session to its first response, in nanoseconds.
+    FirstRpc { beginning: Beginning, ns: u64 },
     /// It cannot go on.
     Failed { why: String },
 }

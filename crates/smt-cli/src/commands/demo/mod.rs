@@ -1,6 +1,8 @@
 //! `smt demo`: two hosts on this machine, and what SMT promises between them.
 
 mod eavesdrop;
+mod first;
+mod first_table;
 pub mod host;
 mod latency;
 mod measure;
@@ -24,15 +26,17 @@ See SMT work between two hosts on this machine
 
 Makes two hosts out of network namespaces joined by a virtual Ethernet link (as root, or as an ordinary user in a user \
 namespace), starts a server on one and a client on the other, with certificates on both sides and packets straight \
-over IP, and shows in some twenty seconds:
+over IP, and shows in some thirty seconds:
 
   1. 10,000 echo RPCs of 64 B to 64 KB from both ends at once, every response compared
   2. a message of 50 MB, compared by SHA-256
   3. the same with 5 % of the packets lost each way
-  4. what an eavesdropper on the link sees of a message
-  5. round-trip times of SMT, TCP and TLS 1.3 on TCP, side by side
+  4. 10,000 RPCs more while both ends change their keys all the time
+  5. what an eavesdropper on the link sees of a message
+  6. the first RPC of a session: with a full handshake, resumed, and in the first packet (0-RTT)
+  7. round-trip times of SMT, TCP and TLS 1.3 on TCP, side by side
 
-Nothing is left behind: the hosts vanish with the processes, keys are never written to disk, and the capture of step 4 \
+Nothing is left behind: the hosts vanish with the processes, keys are never written to disk, and the capture of step 5 \
 goes to a private temporary directory that is removed.";
 
 const AFTER: &str = "\
@@ -44,7 +48,8 @@ Exit status: 0 if every step held, 1 if one did not or the hosts cannot be made 
 wrong usage.
 
 JSON: one object per step, {\"step\", \"ok\", ...}, with \"why\" where ok is false. Steps: setup; rpcs, bulk; loss_rpcs, \
-loss_bulk, loss; capture; rtt {transport: smt|tcp|tls, size, p50_ns, p99_ns}; rtt_ratio {size, p50_smt_to_tls, ...}; \
+loss_bulk, loss; key_updates; \
+capture; first_rpc {beginning: full|resumed|early, p50_ns, p99_ns}; first_rpcs; rtt {transport: smt|tcp|tls, size, p50_ns, p99_ns}; rtt_ratio {size, p50_smt_to_tls, ...}; \
 rtt_table; done {ok, failed, ns}.";
 
 /// The arguments of `smt demo`.
@@ -64,7 +69,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let start = std::time::Instant::now();
     let mut screen = Screen::new(arguments.json);
     let stage = set_up(&mut screen)?;
-    let steps = [traffic::on_clean_link, traffic::on_lossy_link, eavesdrop::run, latency::run];
+    let steps = [
+        traffic::on_clean_link,
+        traffic::on_lossy_link,
+        traffic::with_key_updates,
+        eavesdrop::run,
+        first_table::run,
+        latency::run,
+    ];
     for step in steps {
         if stage.is_stopped() {
             return Err(Error::Failed("interrupted".to_owned()));

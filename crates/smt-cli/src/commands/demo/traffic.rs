@@ -1,4 +1,5 @@
-//! Steps 1 to 3: many RPCs from both ends at once, and one large message; then both again on a lossy link.
+//! Steps 1 to 4: many RPCs from both ends at once, and one large message; both again on a lossy link; and RPCs while
+//! keys change.
 
 use serde_json::json;
 
@@ -10,6 +11,10 @@ use crate::output::{bytes, number, time};
 
 /// RPCs of each end; together the 10,000 that are promised.
 const RPCS_PER_END: u64 = 5_000;
+/// RPCs of an end after which it wants new keys.
+const RPCS_PER_UPDATE: u64 = 25;
+/// The least number of updates that must come of it, at each end.
+const LEAST_UPDATES: u64 = 20;
 /// The large message.
 const BULK_BYTES: usize = 50_000_000;
 /// The part of the packets that each end drops on the lossy link.
@@ -73,14 +78,18 @@ fn run(stage: &Stage, screen: &mut Screen, loss: f64, tags: &Tags) -> Result<(),
     Ok(())
 }
 
-fn rpcs(
-    both: &mut Both,
-    step: &Step,
-    (handshake_ns, suite): (u64, String),
-    loss: f64,
-) -> Result<Told, Error> {
-    both.server.tell(&Task::Rpcs { count: RPCS_PER_END, seed: 1 })?;
-    both.client.tell(&Task::Rpcs { count: RPCS_PER_END, seed: 2 })?;
+/// What RPCs from both ends came to.
+struct Done {
+    client: u64,
+    server: u64,
+    bytes: u64,
+    ns: u64,
+}
+
+/// Has both ends call at once, and waits for all responses.
+fn run_rpcs(both: &mut Both, step: &Step, update_after: Option<u64>) -> Result<Done, Error> {
+    both.server.tell(&Task::Rpcs { count: RPCS_PER_END, seed: 1, update_after })?;
+    both.client.tell(&Task::Rpcs { count: RPCS_PER_END, seed: 2, update_after })?;
     let mut done = [0; 2];
     let mut results = [None; 2];
     while results.iter().any(Option::is_none) {
@@ -105,9 +114,18 @@ fn rpcs(
         step.progress(done.iter().sum(), 2 * RPCS_PER_END);
     }
     let [client, server] = results.map(Option::unwrap_or_default);
-    let count = client.0 + server.0;
-    let total = client.1 + server.1;
-    let ns = client.2.max(server.2);
+    let (bytes, ns) = (client.1 + server.1, client.2.max(server.2));
+    Ok(Done { client: client.0, server: server.0, bytes, ns })
+}
+
+fn rpcs(
+    both: &mut Both,
+    step: &Step,
+    (handshake_ns, suite): (u64, String),
+    loss: f64,
+) -> Result<Told, Error> {
+    let Done { client, server, bytes: total, ns } = run_rpcs(both, step, None)?;
+    let count = client + server;
     let rate = count as f64 / (ns as f64 / 1e9);
     Ok(Told {
         lines: vec![
@@ -119,7 +137,7 @@ fn rpcs(
             format!("{} each way, {} RPC/s", bytes(total), number(rate as u64)),
         ],
         object: json!({
-            "loss": loss, "count": count, "from_client": client.0, "from_server": server.0,
+            "loss": loss, "count": count, "from_client": client, "from_server": server,
             "bytes_each_way": total, "ns": ns, "handshake_ns": handshake_ns, "suite": suite,
         }),
     })
@@ -148,13 +166,55 @@ fn bulk(both: &mut Both, step: &Step, loss: f64) -> Result<Told, Error> {
     })
 }
 
+/// With keys that change all the time.
+pub(super) fn with_key_updates(stage: &Stage, screen: &mut Screen) -> Result<(), Error> {
+    let title = "new keys under load, without a failed RPC";
+    let step = screen.begin("key_updates", title);
+    let outcome = stage.start([Part::Server, Part::Client], 0.0, None).and_then(|mut both| {
+        both.connected()?;
+        let told = update_keys(&mut both, &step);
+        both.finish();
+        told
+    });
+    screen.end(step, title, outcome)
+}
+
+fn update_keys(both: &mut Both, step: &Step) -> Result<Told, Error> {
+    let Done { client, server, .. } = run_rpcs(both, step, Some(RPCS_PER_UPDATE))?;
+    let mut updates = [0; 2];
+    for (process, updates) in [&mut both.client, &mut both.server].into_iter().zip(&mut updates) {
+        process.tell(&Task::Count)?;
+        *updates = process.wait_for("counting", |report| match report {
+            Report::Counters { key_updates, .. } => Some(*key_updates),
+            _ => None,
+        })?;
+    }
+    if updates.iter().any(|&updates| updates < LEAST_UPDATES) {
+        let text = format!("keys changed only {} and {} times", updates[0], updates[1]);
+        return Err(Error::Failed(text));
+    }
+    let count = client + server;
+    Ok(Told {
+        lines: vec![format!(
+            "{} RPCs, {} and {} key updates, every response compared",
+            number(count),
+            number(updates[0]),
+            number(updates[1])
+        )],
+        object: json!({
+            "count": count, "failed": 0, "client_updates": updates[0],
+            "server_updates": updates[1],
+        }),
+    })
+}
+
 /// Compares what each end has sent with what reached the other.
 fn packets(both: &mut Both, loss: f64) -> Result<Told, Error> {
     let mut counters = [[0; 3]; 2];
     for (process, counters) in [&mut both.client, &mut both.server].into_iter().zip(&mut counters) {
         process.tell(&Task::Count)?;
         *counters = process.wait_for("counting", |report| match report {
-            Report::Counters { sent, received, again } => Some([*sent, *received, *again]),
+            Report::Counters { sent, received, again, .. } => Some([*sent, *received, *again]),
             _ => None,
         })?;
     }

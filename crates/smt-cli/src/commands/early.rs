@@ -1,0 +1,162 @@
+//! Options of early data (0-RTT), at both ends.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use smt::ticket::{DEFAULT_STRIKES, EarlyData, MemoryRegister, Ticket, TicketIssuer};
+use smt::ticket::{RedisRegister, StrikeRegister, VerifiedTicket};
+use smt::tls::{ClientTls, ConfigError, Identity};
+
+use super::Error;
+
+/// What a server takes of clients it does not know yet.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Early data (0-RTT)")]
+pub struct ServerOptions {
+    /// Answer requests that come with a client's first packet, encrypted to a ticket of this server's; clients get
+    /// tickets at the end of each handshake. Such requests may be executed again if somebody replays them to a server
+    /// that shares neither memory nor Redis with this one
+    #[arg(long)]
+    pub early: bool,
+    /// Keep the ticket of the moment in this file, for `smt call --ticket` and `smt ticket serve`
+    #[arg(long, value_name = "FILE", requires = "early")]
+    pub ticket_file: Option<PathBuf>,
+    /// What remembers which first packets were taken, so that none is taken twice: `memory`, or a Redis that several servers share, as redis://HOST[:PORT][/DB]
+    #[arg(long, value_name = "REGISTER", requires = "early", default_value = "memory")]
+    pub register: String,
+    /// Also take sessions that live on the ticket alone, without TLS and forward secrecy, if clients ask for them
+    #[arg(long, requires = "early")]
+    pub static_ok: bool,
+    /// Take early requests although --client-ca asks for certificates: their senders are anonymous
+    #[arg(long, requires = "early")]
+    pub anonymous_early: bool,
+}
+
+impl ServerOptions {
+    /// What takes early data by tickets that `identity` signs; `None` without --early.
+    ///
+    /// # Errors
+    /// The certificate cannot vouch for tickets, or the register cannot be had.
+    pub fn early_data(
+        &self,
+        identity: impl FnOnce() -> Result<Identity, ConfigError>,
+    ) -> Result<Option<EarlyData>, Error> {
+        if !self.early {
+            return Ok(None);
+        }
+        let issuer = TicketIssuer::builder(identity()?)
+            .build()
+            .map_err(|error| Error::Failed(format!("cannot issue tickets: {error}")))?;
+        let early = EarlyData::new(issuer, self.strike_register()?)
+            .static_ok(self.static_ok)
+            .anonymous_ok(self.anonymous_early);
+        Ok(Some(early))
+    }
+
+    fn strike_register(&self) -> Result<Arc<dyn StrikeRegister>, Error> {
+        if self.register == "memory" {
+            // Tickets' keys are made by this process as well: nothing was accepted before it started.
+            return Ok(Arc::new(MemoryRegister::started_at(DEFAULT_STRIKES, UNIX_EPOCH)));
+        }
+        let register = RedisRegister::new(&self.register).map_err(|error| {
+            Error::Usage(format!("--register takes `memory` or a Redis: {error}"))
+        })?;
+        Ok(Arc::new(register))
+    }
+}
+
+/// Keeps a server's ticket of the moment in a file.
+pub struct TicketFile {
+    path: PathBuf,
+    written: Option<Ticket>,
+}
+
+impl TicketFile {
+    /// Nothing is written yet.
+    pub fn new(path: &Path) -> TicketFile {
+        TicketFile { path: path.to_owned(), written: None }
+    }
+
+    /// Writes the ticket of the moment, if it is another one than that in the file.
+    ///
+    /// # Errors
+    /// There is no ticket, or the file cannot be written.
+    pub fn update(&mut self, early: &EarlyData) -> Result<(), Error> {
+        let ticket = early
+            .issuer()
+            .ticket(SystemTime::now())
+            .map_err(|error| Error::Failed(format!("cannot issue a ticket: {error}")))?;
+        if self.written.as_ref() != Some(&ticket) {
+            write_ticket(&self.path, &ticket)?;
+            self.written = Some(ticket);
+        }
+        Ok(())
+    }
+}
+
+/// Writes a ticket in one go: readers see the old one or the new one.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_ticket(path: &Path, ticket: &Ticket) -> Result<(), Error> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    fs::write(&new, ticket.bytes())
+        .and_then(|()| fs::rename(&new, path))
+        .map_err(Error::io(format!("cannot write {}", path.display())))
+}
+
+/// How a client sends its first request.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Early data (0-RTT)")]
+pub struct ClientOptions {
+    /// Send the request with the first packet, encrypted to the server's ticket. It must be idempotent: it may be
+    /// executed more than once. Without a usable ticket, or if the server refuses it, the request leaves as soon as the
+    /// handshake allows
+    #[arg(long)]
+    pub early: bool,
+    /// The server's ticket, from this file
+    #[arg(long, value_name = "FILE", requires = "early", conflicts_with_all = ["ticket_dns", "ticket_store"])]
+    pub ticket: Option<PathBuf>,
+    /// Ask this DNS server for the server's ticket; `system` is the one of this host
+    #[arg(long, value_name = "ADDR[:PORT]", requires = "early", conflicts_with = "ticket_store")]
+    pub ticket_dns: Option<String>,
+    /// Take the server's ticket from this file, if it is there and valid, and put there the one that the server sends
+    #[arg(long, value_name = "FILE", requires = "early")]
+    pub ticket_store: Option<PathBuf>,
+    /// Do without TLS if there is a ticket and the server agrees: quicker, anonymous, and without forward secrecy
+    #[arg(long = "static", requires = "early")]
+    pub is_static: bool,
+}
+
+impl ClientOptions {
+    /// The server's ticket; `None` without one. What is wrong with one is told on standard error, for the call goes on.
+    ///
+    /// # Errors
+    /// Only what the user can only have mistaken: a file that cannot be read, or a wrong DNS server.
+    pub fn verified_ticket(
+        &self,
+        tls: &ClientTls,
+        server_name: &str,
+        port: u16,
+    ) -> Result<Option<VerifiedTicket>, Error> {
+        let found = match (&self.ticket, &self.ticket_dns, &self.ticket_store) {
+            (Some(file), _, _) => Ticket::from_file(file),
+            (None, Some(server), _) => super::ticket::fetch_from_dns(server, server_name, port)?,
+            (None, None, Some(file)) if file.exists() => Ticket::from_file(file),
+            _ => return Ok(None),
+        };
+        let verified =
+            found.and_then(|ticket| tls.verify_ticket(&ticket, server_name, SystemTime::now()));
+        match verified {
+            Ok(ticket) => Ok(Some(ticket)),
+            Err(error) => {
+                eprintln!("smt: no early data: {error}");
+                Ok(None)
+            }
+        }
+    }
+}
