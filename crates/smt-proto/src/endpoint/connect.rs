@@ -412,11 +412,9 @@ impl Endpoint {
             }
             let fits = session.early.is_none() || peer.cover(&session.peer);
             session.set_peer(peer);
-            if session.role == Role::Client && !accepted {
-                if !session.refuse_early(&mut self.shared, fits) {
-                    return session
-                        .handshake_failed(&mut self.shared, HandshakeError::BadParameters);
-                }
+            let refused = session.role == Role::Client && !accepted;
+            if refused && !session.refuse_early(&mut self.shared, fits) {
+                return session.handshake_failed(&mut self.shared, HandshakeError::BadParameters);
             }
             bytes = tls;
         }

@@ -1,5 +1,5 @@
-//! Early data: an offer is taken once by those who share a register, what runs early was sent early, and
-//! post-handshake messages come once, to whom they were sent.
+//! Early data: an offer is taken once by those who share a register, what runs early was called early,
+//! and post-handshake messages come once, to whom they were sent.
 
 use super::sessions::SessionKey;
 use super::{CallId, Rule, Watch};

@@ -101,10 +101,11 @@ impl Host {
         let waiting: Vec<_> = self.waiting.get(&peer).into_iter().flatten().copied().collect();
         for call in waiting {
             let early = self.watch.look().call(call).is_some_and(|call| call.plan.early);
-            if early && self.start_one(session, call, true).is_ok() {
-                if let Some(queue) = self.waiting.get_mut(&peer) {
-                    queue.retain(|waiting| *waiting != call);
-                }
+            if early
+                && self.start_one(session, call, true).is_ok()
+                && let Some(queue) = self.waiting.get_mut(&peer)
+            {
+                queue.retain(|waiting| *waiting != call);
             }
         }
     }
