@@ -128,8 +128,8 @@ impl EarlyData {
     /// Decides on the client's `offer`, which claims it for good: the same offer is never accepted
     /// twice. `identity_required`: whether clients must authenticate, or be authorised, here.
     /// `context` makes the early context of suite, ticket and application protocol
-    /// ([`smt_proto::keys::early_context`]). Takes some tens of microseconds of CPU, and for as
-    /// long as the register does it may block.
+    /// ([`smt_proto::keys::early_context`]). Takes up to some 400 microseconds of CPU, and may
+    /// block for as long as the register does.
     ///
     /// # Errors
     /// [`EarlyRefusal`] with the reason; the handshake goes on without early data.

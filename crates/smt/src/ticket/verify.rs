@@ -148,7 +148,7 @@ impl VerifiedTicket {
     }
 
     /// Agrees on a fresh secret with the server: one made ahead if there is one, which costs
-    /// nothing, else a new one, some tens of microseconds.
+    /// nothing, else a new one, up to some 250 microseconds.
     ///
     /// # Errors
     /// [`TicketError::BadKey`] never comes for a ticket that passed verification.
