@@ -23,7 +23,7 @@ pub enum Event {
         offer: Option<Vec<u8>>,
     },
     /// A client's early data is refused. Its early calls go again by themselves when the handshake is
-    /// complete; nothing of them has run.
+    /// complete; this server has run none of them.
     EarlyRefused {
         /// Which session.
         session: SessionId,

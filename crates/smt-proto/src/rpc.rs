@@ -38,12 +38,20 @@ pub(crate) struct OutRpc {
     pub(crate) busy: u32,
     /// When the request's last byte first went out; `None` if it was ever repeated.
     pub(crate) sent_at: Option<Time>,
+    /// Something of it was sent as early data that its server refused: another copy of the offer may have
+    /// been taken, and the request have run.
+    pub(crate) sent_early: bool,
     /// The application no longer wants it; CANCEL is repeated until confirmed.
     pub(crate) cancelling: bool,
     pub(crate) timer: Timer,
 }
 
 impl OutRpc {
+    /// Whether anything of its request was ever sent: then it may have run.
+    pub(crate) fn was_sent(&self) -> bool {
+        self.sent_early || self.request.sent() > 0
+    }
+
     /// An RPC of which nothing was sent.
     pub(crate) fn new(sort: Sort, user: u64, request: OutMessage, deadline: Time) -> Self {
         OutRpc {
@@ -57,6 +65,7 @@ impl OutRpc {
             silences: 0,
             busy: 0,
             sent_at: None,
+            sent_early: false,
             cancelling: false,
             timer: Timer::default(),
         }

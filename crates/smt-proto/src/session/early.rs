@@ -233,7 +233,7 @@ impl Session {
     }
 
     /// The server does not take our early data: its calls wait for epoch 3, and begin anew there. Those
-    /// that do not fit the server's true parameters end; they never ran. False if the handshake cannot go
+    /// that do not fit the server's true parameters end. False if the handshake cannot go
     /// on.
     pub(crate) fn refuse_early(&mut self, cx: &mut Shared, fits: bool) -> bool {
         if self.early.take().is_none() {
@@ -244,11 +244,16 @@ impl Session {
         for number in self.early_calls() {
             let Some(rpc) = self.out.get_mut(&number) else { continue };
             cx.dequeue(&mut rpc.request);
+            rpc.sent_early = rpc.was_sent();
+            let error = match rpc.sent_early {
+                true => CallError::OutcomeUnknown,
+                false => CallError::NotRun,
+            };
             let priority = self.told.priority(rpc.request.layout().wire_len);
             rpc.request.unfreeze((self.told.unscheduled(), priority));
             rpc.sent_at = None;
             if !fits {
-                self.finish(cx, number, Err(CallError::NotRun));
+                self.finish(cx, number, Err(error));
             }
         }
         self.begin_numbers_again(cx)

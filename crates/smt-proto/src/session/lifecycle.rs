@@ -10,7 +10,7 @@ use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, CloseReason};
 use crate::event::Event;
 use crate::keys::Secret;
-use crate::rpc::{InState, Sort};
+use crate::rpc::{InState, OutRpc, Sort};
 use crate::time::Time;
 use crate::wire::{CancelCode, EARLY_EPOCH};
 
@@ -184,9 +184,9 @@ impl Session {
         let unfinished = self.handshake.is_some();
         for number in ours {
             let early = self.out.get(&number).filter(|rpc| unfinished && rpc.sort == Sort::Early);
-            let error = match early.map(|rpc| rpc.request.sent()) {
-                Some(0) => CallError::NotRun,
-                Some(_) => CallError::OutcomeUnknown,
+            let error = match early.map(OutRpc::was_sent) {
+                Some(false) => CallError::NotRun,
+                Some(true) => CallError::OutcomeUnknown,
                 None => error.clone(),
             };
             self.finish(cx, number, Err(error));

@@ -11,6 +11,7 @@ use crate::endpoint::{Notice, Shared};
 use crate::error::CallError;
 use crate::message::send::{Acks, OutMessage, Sealer};
 use crate::record::Layout;
+use crate::rpc::OutRpc;
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::timer::Wake;
@@ -313,7 +314,7 @@ impl Session {
         if !ours {
             return self.forget(cx, number);
         }
-        let sent = self.out.get(&number).is_some_and(|rpc| rpc.request.sent() > 0);
+        let sent = self.out.get(&number).is_some_and(OutRpc::was_sent);
         let error = if sent { CallError::OutcomeUnknown } else { CallError::Exhausted };
         self.cancel(cx, now, number, error);
     }
