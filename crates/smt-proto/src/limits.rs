@@ -37,7 +37,8 @@ pub struct Limits {
     pub max_gaps: usize,
     /// Packets that came before the handshake was finished, kept per half-open handshake.
     pub max_early_packets: usize,
-    /// Bytes of those packets.
+    /// Bytes of those packets; also bytes of responses that may wait before the handshake is over, when no
+    /// further early request is taken.
     pub max_early_bytes: usize,
     /// Bytes of one post-handshake message (spec 5.9).
     pub max_post: u32,

@@ -80,6 +80,8 @@ pub(crate) struct InRpc {
     pub(crate) charge: u64,
     /// Bytes of the response that may go without grants; 0: as usual.
     pub(crate) response_limit: u32,
+    /// Whether its request came under epoch 1.
+    pub(crate) early: bool,
     /// Since when it is silent.
     pub(crate) mark: Mark,
     /// RESENDs unanswered (receiving), NEED_ACKs unanswered (responding).
@@ -94,6 +96,7 @@ impl InRpc {
             state,
             charge,
             response_limit: 0,
+            early: false,
             mark: Mark::default(),
             silences: 0,
             timer: Timer::default(),

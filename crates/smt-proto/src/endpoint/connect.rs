@@ -136,12 +136,13 @@ impl Endpoint {
         max_early: u32,
     ) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let handshaking = matches!(session.state, State::Handshaking);
-        let Some(handshake) = session.handshake.as_deref_mut().filter(|_| handshaking) else {
+        // Never twice: what was refused must not be frozen again under the same keys.
+        let may = matches!(session.state, State::Handshaking) && session.early.is_none();
+        let Some(handshake) = session.handshake.as_deref_mut().filter(|_| may) else {
             return;
         };
         let waiting = match session.role {
-            Role::Client if handshake.is_first_flight() => return,
+            Role::Client if handshake.is_first_flight() || handshake.is_answered() => return,
             Role::Client => Vec::new(),
             Role::Server if !handshake.is_first_flight() || handshake.peer_hello.is_none() => {
                 return;
@@ -405,6 +406,7 @@ impl Endpoint {
             };
             let (peer, accepted) = (block.params, block.accepted);
             offer = block.offer.filter(|_| session.role == Role::Server).map(<[u8]>::to_vec);
+            session.offered = offer.is_some();
             let tls = bytes.split_off(len.min(bytes.len()));
             if let Some(handshake) = session.handshake.as_deref_mut() {
                 handshake.peer_block = bytes;

@@ -20,14 +20,17 @@ impl Session {
         }
         if epoch != EARLY_EPOCH {
             self.note_oldest(preamble);
-        } else if self.role == Role::Client {
+        } else if self.role == Role::Client || self.keys.is_some() {
             // A server has no calls before there are other keys, and its first ID may not be known yet.
+            // Nor does epoch 1 say anything about calls that later keys may protect.
             return true;
         }
         match self.rpc_of(preamble.ack_floor) {
             Some(Which { ours: false, response: false, number }) => {
                 let bitmap = preamble.ack_bitmap;
-                if !self.acks_are_possible(number, bitmap) {
+                let possible = self.acks_are_possible(number, bitmap)
+                    || (epoch != EARLY_EPOCH && self.believe_acks(number, bitmap));
+                if !possible {
                     return false;
                 }
                 if cx.deferred.acks.is_some() {
@@ -52,6 +55,50 @@ impl Session {
             fresh &= fresh - 1;
         }
         floor <= self.seen.floor()
+    }
+
+    /// The peer's RPCs below `floor` and those in the bitmap above it are finished, though not all came
+    /// here: early calls may end without us (spec 5.7). They never run here then. False if the peer may
+    /// not say so.
+    pub(crate) fn believe_acks(&mut self, floor: u64, bitmap: u64) -> bool {
+        let (base, fresh) = (self.seen.floor(), self.fresh_acks(floor, bitmap));
+        let end = floor.saturating_add(65 - u64::from(fresh.leading_zeros()));
+        let end = if fresh == 0 { floor } else { end };
+        if !self.may_have_ended(end) {
+            return false;
+        }
+        for number in base..floor {
+            self.seen.insert(number);
+        }
+        let mut fresh = fresh;
+        while fresh != 0 {
+            self.seen.insert(floor + 1 + u64::from(fresh.trailing_zeros()));
+            fresh &= fresh - 1;
+        }
+        true
+    }
+
+    /// Whether RPCs of the peer's below `end` may be finished that never came here.
+    fn may_have_ended(&self, end: u64) -> bool {
+        let ahead = end.saturating_sub(self.seen.floor());
+        self.offered && ahead <= u64::from(self.local.max_rpcs)
+    }
+
+    /// The peer's RPCs `first..=last` are finished. False if it may not say so.
+    pub(crate) fn on_acked_range(&mut self, cx: &mut Shared, first: u64, last: u64) -> bool {
+        if first > last {
+            return false;
+        }
+        if !self.seen.contains_all(first, last) {
+            if !self.may_have_ended(last.saturating_add(1)) {
+                return false;
+            }
+            for number in first..=last {
+                self.seen.insert(number);
+            }
+        }
+        self.forget_range(cx, first..=last);
+        true
     }
 
     /// The peer's RPCs below `floor` and those in the bitmap above it are finished.

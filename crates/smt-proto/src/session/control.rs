@@ -238,7 +238,7 @@ impl Session {
             _ => None,
         };
         let Some(floor) = number(self, ranges.floor) else { return self.violation(cx, now) };
-        if !self.acks_are_possible(floor, 0) {
+        if !self.acks_are_possible(floor, 0) && !self.believe_acks(floor, 0) {
             return self.violation(cx, now);
         }
         self.on_acks(cx, floor, 0);
@@ -246,10 +246,9 @@ impl Session {
             let (Some(first), Some(last)) = (number(self, first), number(self, last)) else {
                 return self.violation(cx, now);
             };
-            if first > last || !self.seen.contains_all(first, last) {
+            if !self.on_acked_range(cx, first, last) {
                 return self.violation(cx, now);
             }
-            self.forget_range(cx, first..=last);
         }
     }
 

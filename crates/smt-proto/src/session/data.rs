@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use core::ops::Range;
 
 use super::calls::parse_error_body;
+use super::distrust::answers_another;
 use super::early::Openers;
 use super::feed::{Fed, PeerLimits, Progress, ask_for_holes, feed, schedule, unschedule};
 use super::{Role, Session, State, Which};
@@ -78,12 +79,12 @@ impl Session {
             let complete = message.is_complete();
             let (epoch, wire_len) = (message.epoch, message.layout().wire_len);
             match fed {
-                Fed::Violation => return self.violation(cx, now),
+                Fed::Violation => return self.violation_under(cx, now, epoch),
                 Fed::Nothing { spurious } => return self.note_spurious(spurious),
                 Fed::Progress(progress) => {
                     rpc.silences = 0;
                     if !self.request_progress(cx, now, number, (epoch, wire_len), progress) {
-                        return self.violation(cx, now);
+                        return self.violation_under(cx, now, epoch);
                     }
                 }
             }
@@ -98,7 +99,7 @@ impl Session {
         }
         if number - self.seen.floor() >= u64::from(self.local.max_rpcs) {
             cx.stats.limit_rpcs += 1;
-            return self.violation(cx, now);
+            return self.violation_under(cx, now, packet.data.header.epoch.into());
         }
         #[cfg(feature = "mutations")]
         if cx.config.has(crate::mutation::Mutation::ReplayMarkedBeforeOpen) {
@@ -120,7 +121,7 @@ impl Session {
         };
         if !sound {
             unschedule(&mut message, cx, (self.id, id));
-            return self.violation(cx, now);
+            return self.violation_under(cx, now, epoch);
         }
         let charge = message.charge();
         self.charge(cx, charge);
@@ -148,13 +149,14 @@ impl Session {
             || !self.is_lawful_request(cx, &preamble, epoch)
             || !self.on_preamble(cx, &preamble, epoch)
         {
-            return self.violation(cx, now);
+            return self.violation_under(cx, now, epoch);
         }
         let charge = u64::from(layout.plain_len);
         self.charge(cx, charge);
         let state = InState::Executing;
         let response_limit = preamble.response_limit;
-        self.inc.insert(number, InRpc { response_limit, ..InRpc::new(state, charge) });
+        let early = epoch == EARLY_EPOCH;
+        self.inc.insert(number, InRpc { response_limit, early, ..InRpc::new(state, charge) });
         self.hand_out(cx, number, &preamble, epoch, body);
     }
 
@@ -207,7 +209,7 @@ impl Session {
                 None
             }
             _ => {
-                self.violation(cx, now);
+                self.violation_under(cx, now, epoch);
                 None
             }
         }
@@ -269,6 +271,7 @@ impl Session {
             Some((preamble, body)) => {
                 if let Some(rpc) = self.inc.get_mut(&number) {
                     rpc.response_limit = preamble.response_limit;
+                    rpc.early = epoch == EARLY_EPOCH;
                 }
                 self.hand_out(cx, number, &preamble, epoch, body);
             }
@@ -278,7 +281,7 @@ impl Session {
                     self.incoming_bytes -= rpc.charge;
                     cx.incoming_bytes -= rpc.charge;
                 }
-                self.violation(cx, now);
+                self.violation_under(cx, now, epoch);
             }
         }
     }
@@ -353,15 +356,22 @@ impl Session {
         let limits = self.peer_limits();
         let keys = Openers { early: self.early.as_deref_mut(), app: self.keys.as_deref_mut() };
         let Some(rpc) = self.out.get_mut(&number) else { return };
+        let request = rpc.request.epoch();
         let Some(message) = &mut rpc.response else { return };
         let progress = match feed(message, keys, cx, now, self.id, limits, packet) {
-            Fed::Violation => return self.violation(cx, now),
+            Fed::Violation => {
+                return self.violation_under(cx, now, packet.data.header.epoch.into());
+            }
             Fed::Nothing { spurious } => return self.note_spurious(spurious),
             Fed::Progress(progress) => progress,
         };
         rpc.silences = 0;
         rpc.busy = 0;
         let epoch = message.epoch;
+        if progress.preamble.is_some_and(|preamble| answers_another(request, &preamble, epoch)) {
+            self.progress_made(cx, now, &progress, epoch);
+            return self.spoiled(cx, now, number);
+        }
         if !message.is_complete() {
             rpc.silent_at = due;
             rpc.mark = cx.granter.meter.mark(now, due);
@@ -382,11 +392,11 @@ impl Session {
                 Some((Preamble { kind: Kind::Error, .. }, body)) => {
                     self.finish(cx, number, Err(parse_error_body(&body)));
                 }
-                _ => return self.violation(cx, now),
+                _ => return self.violation_under(cx, now, epoch),
             }
         }
         if progress.preamble.is_some_and(|preamble| !self.on_preamble(cx, &preamble, epoch)) {
-            self.violation(cx, now);
+            self.violation_under(cx, now, epoch);
         }
     }
 
@@ -407,13 +417,17 @@ impl Session {
             self.rtt.sample(now, now.since(asked_at));
         }
         self.heard(cx, now, epoch);
+        let request = self.out.get(&number).and_then(|rpc| rpc.request.epoch());
+        if answers_another(request, &preamble, epoch) {
+            return self.spoiled(cx, now, number);
+        }
         match preamble.kind {
             Kind::Application => self.finish(cx, number, Ok(body)),
             Kind::Error => self.finish(cx, number, Err(parse_error_body(&body))),
-            Kind::Post => return self.violation(cx, now),
+            Kind::Post => return self.violation_under(cx, now, epoch),
         }
         if !self.on_preamble(cx, &preamble, epoch) {
-            self.violation(cx, now);
+            self.violation_under(cx, now, epoch);
         }
     }
 
@@ -434,7 +448,7 @@ impl Session {
         let limits = &cx.config.limits;
         if layout.plain_len > limits.max_message.saturating_add(PREAMBLE_LEN as u32) {
             cx.stats.limit_message += 1;
-            self.violation(cx, now);
+            self.violation_under(cx, now, data.header.epoch.into());
             return None;
         }
         let more = u64::from(layout.plain_len);
@@ -446,7 +460,12 @@ impl Session {
             return None;
         }
         let is_request = id & 1 == 0;
-        if is_request && self.outgoing_bytes > limits.max_outgoing_bytes {
+        // Before the client is known, its responses are held to less.
+        let most = match self.state {
+            State::Handshaking => limits.max_outgoing_bytes.min(limits.max_early_bytes as u64),
+            _ => limits.max_outgoing_bytes,
+        };
+        if is_request && self.outgoing_bytes > most {
             cx.stats.limit_outgoing_bytes += 1;
             cx.send_control(self.id, id, Notice::Busy);
             return None;
@@ -456,6 +475,11 @@ impl Session {
             cx.stats.dropped_unexpected += 1;
             return None;
         };
+        if is_request && epoch == EARLY_EPOCH && !self.fits_early(layout.wire_len) {
+            cx.stats.limit_early_data += 1;
+            self.violation_under(cx, now, epoch);
+            return None;
+        }
         Some((layout, epoch))
     }
 

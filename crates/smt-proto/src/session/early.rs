@@ -1,6 +1,7 @@
 //! Early data (spec 5.7): requests that a client sends, and responses that a server gives, before the
 //! handshake has given keys. Epoch 1 has keys of its own in both directions, which never change.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
@@ -13,13 +14,19 @@ use crate::endpoint::Shared;
 use crate::error::{CallError, StartError};
 use crate::event::Event;
 use crate::keys::{EpochKeys, HeaderKey, Secret};
+use crate::record::RECORD_OVERHEAD;
 use crate::replay::IdSet;
 use crate::rpc::{InState, OutRpc, Sort};
 use crate::stats::Stats;
 use crate::tag::ControlWindow;
 use crate::time::Time;
 use crate::timer::Wake;
-use crate::wire::{Block, Control, ControlBody, EARLY_EPOCH, Kind, Params, Preamble};
+use crate::wire::{Block, DATA_LEN, EARLY_EPOCH, Kind, PREAMBLE_LEN, Params, Preamble};
+
+/// Bytes sent per byte received before the client's address is proven.
+const AMPLIFICATION: usize = super::handshake::AMPLIFICATION as usize;
+/// Shortest packet of a message, in bytes.
+const MIN_PACKET: usize = DATA_LEN + PREAMBLE_LEN + RECORD_OVERHEAD as usize;
 
 /// The keys of epoch 1 and what is bound to them.
 pub(crate) struct EarlyKeys {
@@ -40,8 +47,8 @@ pub(crate) struct EarlyKeys {
     budget: u32,
     /// Messages of ours frozen under epoch 1 that live.
     frozen: u32,
-    /// Whether the amplification limit holds responses back.
-    held: bool,
+    /// RPCs whose responses the amplification limit holds back.
+    held: BTreeSet<u64>,
     /// When the keys go, whatever still needs them; known once there are keys of epoch 3.
     until: Option<Time>,
 }
@@ -66,7 +73,7 @@ impl EarlyKeys {
             control_in: ControlWindow::default(),
             budget,
             frozen: 0,
-            held: false,
+            held: BTreeSet::new(),
             until: None,
         }
     }
@@ -243,6 +250,9 @@ impl Session {
         cx.events.push_back(Event::EarlyRefused { session: self.id });
         for number in self.early_calls() {
             let Some(rpc) = self.out.get_mut(&number) else { continue };
+            // Whoever has the ticket's key may have begun a response: the server's is another.
+            let response = rpc.response.take();
+            (rpc.silences, rpc.busy) = (0, 0);
             cx.dequeue(&mut rpc.request);
             rpc.sent_early = rpc.was_sent();
             let error = match rpc.sent_early {
@@ -252,6 +262,9 @@ impl Session {
             let priority = self.told.priority(rpc.request.layout().wire_len);
             rpc.request.unfreeze((self.told.unscheduled(), priority));
             rpc.sent_at = None;
+            if let Some(mut response) = response {
+                self.release_incoming(cx, self.request_id(true, number) | 1, &mut response);
+            }
             if !fits {
                 self.finish(cx, number, Err(error));
             }
@@ -300,7 +313,7 @@ impl Session {
     pub(crate) fn release(&mut self, cx: &mut Shared) {
         let session = self.id;
         if let Some(early) = self.early.as_deref_mut() {
-            early.held = false;
+            early.held.clear();
         }
         for number in self.early_calls() {
             if let Some(rpc) = self.out.get_mut(&number).filter(|rpc| !rpc.cancelling) {
@@ -318,11 +331,26 @@ impl Session {
         }
     }
 
-    /// A response could not be sent for want of bytes from an address not proven yet.
-    pub(super) fn hold(&mut self, cx: &mut Shared) {
+    /// The response to RPC `number` could not be sent for want of bytes from an address not proven yet.
+    pub(super) fn hold(&mut self, cx: &mut Shared, number: u64) {
         cx.stats.limit_amplification += 1;
         if let Some(early) = self.early.as_deref_mut() {
-            early.held = true;
+            early.held.insert(number);
+        }
+    }
+
+    /// Queues as many responses held back as `len` bytes more from the client can pay a packet of.
+    fn release_held(&mut self, cx: &mut Shared, len: usize) {
+        for _ in 0..=len * AMPLIFICATION / MIN_PACKET {
+            let Some(number) = self.early.as_deref_mut().and_then(|early| early.held.pop_first())
+            else {
+                return;
+            };
+            if let Some(InState::Responding(response)) =
+                self.inc.get_mut(&number).map(|rpc| &mut rpc.state)
+            {
+                cx.enqueue(self.id, response);
+            }
         }
     }
 
@@ -337,9 +365,22 @@ impl Session {
         if handshake.go_on() {
             self.queue_flight(cx);
         }
-        if self.early.as_ref().is_some_and(|early| early.held) {
-            self.release(cx);
-        }
+        self.release_held(cx, len);
+    }
+
+    /// Whether a request of `wire_len` bytes that begins under epoch 1 keeps to what it may carry, with all
+    /// those of which nothing has opened yet.
+    pub(super) fn fits_early(&self, wire_len: u32) -> bool {
+        let begun = self.inc.iter().map(|(number, rpc)| match &rpc.state {
+            InState::Receiving(message)
+                if message.epoch == EARLY_EPOCH && !self.seen.contains(*number) =>
+            {
+                u64::from(message.layout().wire_len)
+            }
+            _ => 0,
+        });
+        let left = self.early.as_deref().map_or(0, |early| early.budget);
+        begun.sum::<u64>() + u64::from(wire_len) <= u64::from(left)
     }
 
     /// Whether a packet of `len` bytes may go to the peer's address, as far as it is proven.
@@ -355,31 +396,6 @@ impl Session {
         if let Some(handshake) = self.handshake.as_deref_mut() {
             handshake.count_out(len);
         }
-    }
-
-    /// An authentic control packet of epoch 1. Only what is about an RPC of the client's means anything,
-    /// and only while there may be no keys of epoch 3 at its sender: who has the ticket's key alone must
-    /// not touch what epoch 3 protects.
-    pub(crate) fn on_early_control(&mut self, cx: &mut Shared, now: Time, control: &Control) {
-        let which = self.rpc_of(control.header.message_id);
-        let takes = match self.role {
-            Role::Client => which.is_some_and(|which| {
-                which.ours
-                    && !matches!(self.state, State::Established)
-                    && !matches!(control.body, ControlBody::Ack(_) | ControlBody::Cutoffs { .. })
-                    && self.out.get(&which.number).is_some_and(|rpc| rpc.sort == Sort::Early)
-            }),
-            Role::Server => {
-                which.is_some_and(|which| !which.ours)
-                    && self.keys.is_none()
-                    && !matches!(control.body, ControlBody::Cutoffs { .. })
-            }
-        };
-        if !takes {
-            cx.stats.dropped_unexpected += 1;
-            return;
-        }
-        self.on_control(cx, now, control);
     }
 
     /// A preamble under an application epoch tells under which epochs its sender may still send.

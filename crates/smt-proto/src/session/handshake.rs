@@ -20,7 +20,7 @@ pub(crate) const MAX_REPEAT: Duration = Duration::from_millis(250);
 /// A server repeats its flight at most this often.
 pub(crate) const ANSWER_PACE: Duration = Duration::from_millis(1);
 /// Bytes a server sends per byte received before the client's address is proven.
-const AMPLIFICATION: u64 = 3;
+pub(crate) const AMPLIFICATION: u64 = 3;
 
 /// What goes into the hash that binds keys to this very handshake (spec 5.1).
 #[derive(Clone, Debug)]
@@ -188,6 +188,11 @@ impl Handshake {
     /// Whether no flight of ours was set yet.
     pub(crate) fn is_first_flight(&self) -> bool {
         self.flight.is_none()
+    }
+
+    /// Whether the peer's first flight is here, and made sense.
+    pub(crate) fn is_answered(&self) -> bool {
+        !self.peer_block.is_empty()
     }
 
     /// Sends the latest flight again from its start.

@@ -5,6 +5,7 @@ mod calls;
 mod control;
 mod crypt;
 pub(crate) mod data;
+mod distrust;
 pub(crate) mod early;
 pub(crate) mod epochs;
 mod feed;
@@ -156,6 +157,8 @@ pub(crate) struct Session {
     pub(crate) keys: Option<Box<SessionKeys>>,
     /// Keys of epoch 1, while early data may go or come.
     pub(crate) early: Option<Box<EarlyKeys>>,
+    /// At a server: the client offered early data, so that calls may have ended of which nothing came.
+    pub(crate) offered: bool,
     /// Numbers of our control packets, under whichever epoch, and of the peer's, but for those of epoch 1.
     pub(crate) control_out: u64,
     pub(crate) control_in: ControlWindow,
@@ -206,6 +209,7 @@ impl Session {
             peer: local,
             keys: None,
             early: None,
+            offered: false,
             control_out: 0,
             control_in: ControlWindow::default(),
             older: None,

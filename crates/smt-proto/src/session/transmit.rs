@@ -94,6 +94,10 @@ impl Session {
         if matches!(self.state, State::Handshaking) && self.must_hold(cx, which, ticket, room) {
             return Written::Nothing;
         }
+        // Said under later keys only: those of epoch 1 say it themselves.
+        let of_early = !which.ours
+            && self.keys.is_some()
+            && self.inc.get(&which.number).is_some_and(|rpc| rpc.early);
         // The message and the keys are different fields, which a method of the session would hide.
         let Session { out, inc, keys, early, finished, .. } = self;
         let message = outgoing(out, inc, which);
@@ -105,7 +109,7 @@ impl Session {
                 highest_peer_epoch: keys.as_ref().map_or(0, |keys| keys.receive.highest_opened()),
                 floor: ack_floor,
                 bitmap: finished.bitmap(),
-                response_limit: if which.ours { cx.response_limit() } else { 0 },
+                response_limit: if which.ours { cx.response_limit() } else { u32::from(of_early) },
             };
             let keys = Openers { early: early.as_deref_mut(), app: keys.as_deref_mut() };
             match freeze(message, cx, self.id, keys, acks) {
@@ -187,7 +191,7 @@ impl Session {
         if let Some(message) = self.outgoing(which) {
             message.ticket = 0;
         }
-        self.hold(cx);
+        self.hold(cx, which.number);
         true
     }
 

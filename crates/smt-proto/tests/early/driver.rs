@@ -48,6 +48,8 @@ pub(crate) struct World {
     pub(crate) lengths: [usize; 3],
     /// Whether the server takes the offer.
     pub(crate) accepts: bool,
+    /// Whether the client's TLS says nothing to the server's flight.
+    pub(crate) stalls: bool,
     /// Whether the server's TLS takes the client's last flight.
     pub(crate) finishes: bool,
     /// What the ticket lets go early, for each end.
@@ -127,6 +129,7 @@ impl World {
             sent: Vec::new(),
             lengths,
             accepts: true,
+            stalls: false,
             finishes: true,
             max_early,
             ticket,
@@ -194,6 +197,9 @@ impl World {
             }
             Event::Flight { session, number: 1, offer, bytes } => {
                 assert_eq!((offer, bytes), (None, vec![0x51; self.lengths[1]]));
+                if self.stalls {
+                    return;
+                }
                 let flight = vec![0xc2; self.lengths[2]];
                 self.ends[end].send_flight(self.now, session, &flight);
                 self.install_keys(end, session);

@@ -393,12 +393,12 @@ fn early_packets_that_wait_are_bounded() {
 }
 
 /// Message ID of the client's request `number`.
-fn early_id(world: &World, number: u64) -> u64 {
+pub(crate) fn early_id(world: &World, number: u64) -> u64 {
     let begins = world.sent.iter().find(|sent| sent.epoch() == 1 && sent.to == SERVER).unwrap();
     u64::from_be_bytes(begins.bytes[20..28].try_into().unwrap()) + 4 * number
 }
 
-fn early_secret(world: &World, from: usize) -> Secret {
+pub(crate) fn early_secret(world: &World, from: usize) -> Secret {
     let hello = world.sent.iter().find(|sent| sent.epoch() == 0).unwrap();
     let (_, block) = smt_proto::wire::Params::parse(&hello.bytes[DATA_LEN..]).unwrap();
     let flight = &hello.bytes[DATA_LEN..];
@@ -412,7 +412,13 @@ fn early_secret(world: &World, from: usize) -> Secret {
 }
 
 /// A control packet of `from` under epoch 1.
-fn control(world: &World, from: usize, number: u64, id: u64, body: ControlBody) -> Vec<u8> {
+pub(crate) fn control(
+    world: &World,
+    from: usize,
+    number: u64,
+    id: u64,
+    body: ControlBody,
+) -> Vec<u8> {
     let mut packet = vec![0; MAX_CONTROL_LEN];
     let len = Control { header: header(from, id), body, number }.emit(&mut packet);
     packet.truncate(len);
@@ -421,7 +427,7 @@ fn control(world: &World, from: usize, number: u64, id: u64, body: ControlBody) 
     packet
 }
 
-fn header(from: usize, message_id: u64) -> Header {
+pub(crate) fn header(from: usize, message_id: u64) -> Header {
     let (src_port, dst_port) = (PORTS[from], PORTS[1 - from]);
     Header { src_port, dst_port, epoch: EARLY_EPOCH as u8, message_id }
 }
@@ -431,11 +437,22 @@ fn forged_request(world: &World, number: u64, body: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// The packets of a message of `from` under epoch 1, of at most 1000 bytes of plaintext each.
-fn forged(world: &World, from: usize, id: u64, kind: Kind, body: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn forged(world: &World, from: usize, id: u64, kind: Kind, body: &[u8]) -> Vec<Vec<u8>> {
+    forged_with(world, from, id, body, |preamble| preamble.kind = kind)
+}
+
+/// The same, with what `change` makes of the preamble.
+pub(crate) fn forged_with(
+    world: &World,
+    from: usize,
+    id: u64,
+    body: &[u8],
+    change: impl Fn(&mut Preamble),
+) -> Vec<Vec<u8>> {
     let secret = early_secret(world, from);
     let layout = Layout::from_plain(1000, (PREAMBLE_LEN + body.len()) as u64, 48).unwrap();
-    let preamble = Preamble {
-        kind,
+    let mut preamble = Preamble {
+        kind: Kind::Application,
         record_size: 1000,
         app_len: body.len() as u32,
         wire_len: layout.wire_len,
@@ -445,6 +462,7 @@ fn forged(world: &World, from: usize, id: u64, kind: Kind, body: &[u8]) -> Vec<V
         ack_floor: if from == CLIENT { early_id(world, 0) } else { 6 },
         ack_bitmap: 0,
     };
+    change(&mut preamble);
     let mut plain = vec![0; PREAMBLE_LEN];
     preamble.emit((&mut plain[..]).try_into().unwrap());
     plain.extend_from_slice(body);

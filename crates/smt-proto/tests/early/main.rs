@@ -9,3 +9,4 @@ mod driver;
 mod limits;
 mod post;
 mod refused;
+mod thief;
