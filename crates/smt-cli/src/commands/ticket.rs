@@ -48,6 +48,7 @@ pub struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one is parsed per run")]
 enum Command {
     /// Say what is in a ticket, without verifying it
     Show {

@@ -30,7 +30,7 @@ pub(super) enum Tls {
 /// What a job of the pool came to.
 pub(super) enum Done {
     /// A step of a TLS handshake.
-    Step(Step),
+    Step(Box<Step>),
     /// A client's first flight with an offer of early data.
     FirstFlight(Result<Box<FirstFlight>, TlsError>),
     /// A server's look at such an offer.
@@ -152,7 +152,7 @@ impl Engine {
             return Ok(());
         }
         let job = Box::new(move || {
-            Done::Step(match ClientHandshake::start(&tls, &options.server_name) {
+            Done::Step(Box::new(match ClientHandshake::start(&tls, &options.server_name) {
                 Ok((handshake, flight)) => Step {
                     tls: Some(Tls::Client(Box::new(handshake))),
                     progress: Progress {
@@ -163,7 +163,7 @@ impl Engine {
                     established: None,
                 },
                 Err(error) => Step::failed(error),
-            })
+            }))
         });
         if !self.handshakes.submit(session, job) {
             self.handshakes.running.remove(&session);
@@ -225,7 +225,8 @@ impl Engine {
         let Some(flight) = running.waiting.pop_front() else { return };
         let Some(tls) = running.tls.take() else { return };
         let done = running.done;
-        let job = Box::new(move || Done::Step(step(tls, &flight, context.as_ref(), done)));
+        let job =
+            Box::new(move || Done::Step(Box::new(step(tls, &flight, context.as_ref(), done))));
         if !self.handshakes.submit(session, job) {
             let error = TlsError::Internal { detail: "too many handshake steps wait".into() };
             self.on_tls_failure(session, error, None);
@@ -242,7 +243,7 @@ impl Engine {
             any = true;
             self.handshakes.jobs -= 1;
             match result {
-                Ok(Done::Step(step)) => self.on_step(session, step),
+                Ok(Done::Step(step)) => self.on_step(session, *step),
                 Ok(Done::FirstFlight(first)) => self.on_first_flight(session, first),
                 Ok(Done::Decision(decision)) => self.on_decision(session, *decision),
                 Ok(Done::Post(ticket)) => self.on_post_taken(session, ticket),
