@@ -3,17 +3,18 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use smt::tls::ClientTls;
 use smt::{Body, CallError, CallOptions, Engine, Event, RpcId, SessionId};
 
 use super::Error;
-use super::early::{ClientOptions, write_ticket};
-use super::options::{Client, Connected, EarlyRequest, Transport, seconds};
+use super::early::{ClientOptions, EarlyRequest, write_ticket};
+use super::options::{Client, Connected, Transport, seconds};
 use crate::output::{Printer, hex, nanoseconds};
 use crate::stop::Stop;
 
@@ -108,7 +109,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         .connect_calling(&arguments.transport, &stop, early.as_ref())?
         .ok_or_else(interrupted)?;
     let handshake_ns = nanoseconds(connected.handshake);
-    let Connected { mut engine, session, info, early: first, start, .. } = connected;
+    let Connected { mut engine, session, info, early: first, tls, name, start, .. } = connected;
     let (result, time_ns) = match (first, arguments.early.early) {
         (Some((result, time)), _) => (result.map(Some).map_err(Error::from), nanoseconds(time)),
         (None, true) => {
@@ -122,7 +123,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         }
     };
     if let Some(file) = &arguments.early.ticket_store {
-        keep_ticket(&mut engine, file)?;
+        keep_ticket(&mut engine, &tls, &name, info.remote.port(), file)?;
     }
     // Nothing hangs on whether the server learns at once that we are gone.
     let _ = engine.close_all(PATIENCE);
@@ -201,15 +202,21 @@ fn wait(engine: &mut Engine, rpc: Option<RpcId>, stop: &Stop) -> Result<Option<B
 }
 
 /// Waits a little for the ticket that the server may send, and keeps it.
-fn keep_ticket(engine: &mut Engine, file: &Path) -> Result<(), Error> {
+fn keep_ticket(
+    engine: &mut Engine,
+    tls: &ClientTls,
+    name: &str,
+    port: u16,
+    file: &Path,
+) -> Result<(), Error> {
     let until = Instant::now() + TICKET_PATIENCE;
-    while let Some(left) = until.checked_duration_since(Instant::now()) {
-        let event = engine.next(Some(left)).map_err(Error::io("the datapath failed"))?;
-        if let Some(Event::NewTicket { ticket, .. }) = event {
+    loop {
+        if let Some(ticket) = tls.tickets().get(name, port, SystemTime::now()) {
             return write_ticket(file, ticket.ticket());
         }
+        let Some(left) = until.checked_duration_since(Instant::now()) else { return Ok(()) };
+        engine.next(Some(left)).map_err(Error::io("the datapath failed"))?;
     }
-    Ok(())
 }
 
 /// A bar on standard error, of requests while they go and of responses while they come.

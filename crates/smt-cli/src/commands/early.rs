@@ -3,12 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use clap::Args;
-use smt::ticket::{DEFAULT_STRIKES, EarlyData, MemoryRegister, Ticket, TicketIssuer};
-use smt::ticket::{RedisRegister, StrikeRegister, VerifiedTicket};
+use smt::ticket::{
+    DEFAULT_STRIKES, EarlyData, MemoryRegister, RedisRegister, StrikeRegister, Ticket,
+    TicketIssuer, VerifiedTicket,
+};
 use smt::tls::{ClientTls, ConfigError, Identity};
+use smt::{Body, CallError};
 
 use super::Error;
 
@@ -108,6 +112,16 @@ pub fn write_ticket(path: &Path, ticket: &Ticket) -> Result<(), Error> {
         .and_then(|()| fs::rename(&new, path))
         .map_err(Error::io(format!("cannot write {}", path.display())))
 }
+
+/// A request that may leave with the first packet.
+pub(super) struct EarlyRequest<'a> {
+    pub(super) options: &'a ClientOptions,
+    pub(super) body: Bytes,
+    pub(super) deadline: Duration,
+}
+
+/// What an early request has led to, and how long after the begin of the handshake.
+pub(super) type EarlyResult = (Result<Body, CallError>, Duration);
 
 /// How a client sends its first request.
 #[derive(Debug, Args)]

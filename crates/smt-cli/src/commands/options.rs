@@ -5,19 +5,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use smt::datapath::fault::Rules;
 use smt::engine::SessionInfo;
 use smt::proto::crypto::SuiteId;
 use smt::tls::{ClientTls, Identity, KeyExchange, PeerIdentity, Roots};
 use smt::{
-    Body, Builder, CallError, CallOptions, ConnectError, ConnectOptions, DatapathKind, Engine,
-    Event, Faults, Limits, Padding, SessionId,
+    Builder, CallOptions, ConnectError, ConnectOptions, DatapathKind, Engine, Event, Faults,
+    Limits, Padding, SessionId,
 };
 
 use super::Error;
-use super::early::ClientOptions;
+use super::early::{EarlyRequest, EarlyResult};
 use crate::stop::{LOOK_EVERY, Stop};
 
 /// The port of servers unless another is given.
@@ -284,16 +283,6 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
     if possible { Ok(value) } else { Err("must be above 0 and at most 86400 seconds".to_owned()) }
 }
 
-/// A request that may leave with the first packet.
-pub(super) struct EarlyRequest<'a> {
-    pub(super) options: &'a ClientOptions,
-    pub(super) body: Bytes,
-    pub(super) deadline: Duration,
-}
-
-/// What an early request has led to, and how long after the begin of the handshake.
-pub(super) type EarlyResult = (Result<Body, CallError>, Duration);
-
 /// A session that works, and the engine it lives in.
 pub struct Connected {
     /// The engine.
@@ -306,6 +295,10 @@ pub struct Connected {
     pub handshake: Duration,
     /// What an early request has led to, if that came first.
     pub(super) early: Option<EarlyResult>,
+    /// The configuration in use, with the tickets that the server has sent.
+    pub(super) tls: ClientTls,
+    /// The name in the server's certificate.
+    pub(super) name: String,
     /// When the handshake began.
     pub(super) start: Instant,
 }
@@ -365,7 +358,8 @@ impl Client {
             options = options.early(true).forward_secrecy(!early.is_static);
             options.ticket = early.verified_ticket(&tls, name, remote.port())?;
         }
-        let mut engine = transport.builder(any).client(tls).connect_timeout(timeout).engine()?;
+        let mut engine =
+            transport.builder(any).client(tls.clone()).connect_timeout(timeout).engine()?;
         let start = Instant::now();
         let connect = engine.connect_with(remote, options).map_err(|error| self.failed(error))?;
         if let Some(EarlyRequest { body, deadline, .. }) = early {
@@ -377,8 +371,10 @@ impl Client {
             match engine.next(Some(LOOK_EVERY)).map_err(Error::io("the datapath failed"))? {
                 Some(Event::Connected { session, info, .. }) => {
                     let handshake = start.elapsed();
-                    let early = first;
-                    return Ok(Some(Connected { engine, session, info, handshake, early, start }));
+                    let (early, name) = (first, name.to_owned());
+                    let connected =
+                        Connected { engine, session, info, handshake, early, tls, name, start };
+                    return Ok(Some(connected));
                 }
                 Some(Event::ConnectFailed { error, .. }) => return Err(self.failed(error)),
                 Some(Event::Response { result, .. }) => first = Some((result, start.elapsed())),
