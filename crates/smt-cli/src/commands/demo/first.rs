@@ -7,7 +7,7 @@ use smt::engine::SessionInfo;
 use smt::tls::ClientTls;
 use smt::{Builder, CallOptions, ConnectOptions, Engine, Event, SessionId, Wait};
 
-use super::host::{SERVER_NAME, Tasks, client_tls, datapath_failed, say, settle};
+use super::host::{SERVER_NAME, Tasks, client_tls, datapath_failed, say};
 use super::messages::{Beginning, Report, Setup, Task};
 use crate::commands::Error;
 use crate::output::nanoseconds;
@@ -23,8 +23,7 @@ const MAX_AGAIN: usize = 100;
 pub(super) fn measure(setup: &Setup, tasks: &Tasks) -> Result<(), Error> {
     let full = client_tls(setup)?.resumption(false).build()?;
     let again = client_tls(setup)?.build()?;
-    let mut ends = [client(setup, full, false)?, client(setup, again, true)?];
-    settle(setup)?;
+    let mut ends = [client(full, false)?, client(again, true)?];
     while let Some(task) = tasks.wait() {
         let Task::FirstRpcs { count } = task else { continue };
         // The first sessions bring the tickets for the others.
@@ -53,9 +52,8 @@ pub(super) fn measure(setup: &Setup, tasks: &Tasks) -> Result<(), Error> {
     Ok(())
 }
 
-fn client(setup: &Setup, tls: ClientTls, tickets: bool) -> Result<Engine, Error> {
-    let wait = if setup.spin { Wait::Spin } else { Wait::Block };
-    Ok(Builder::new().wait(wait).client(tls).smt_tickets(tickets).engine()?)
+fn client(tls: ClientTls, tickets: bool) -> Result<Engine, Error> {
+    Ok(Builder::new().wait(Wait::Block).client(tls).smt_tickets(tickets).engine()?)
 }
 
 /// Whether a session began as it should.

@@ -37,8 +37,10 @@ pub(super) fn run(stage: &Stage, screen: &mut Screen) -> Result<(), Error> {
             told.lines.push(format!("{text:23} p50 {p50:>8}, p99 {p99:>8}"));
         }
         let part = ratio(median(Beginning::Early), median(Beginning::Full));
-        told.lines
-            .push("mutual TLS 1.3 with X25519MLKEM768, 64 B; early ones on a ticket".to_owned());
+        told.lines.push(
+            "mutual TLS 1.3 with X25519MLKEM768, 64 B, both ends sleep; early ones on a ticket"
+                .to_owned(),
+        );
         told.object["p50_early_to_full"] = json!(part);
         Ok(told)
     });

@@ -75,16 +75,19 @@ impl Stage {
         capture: Option<&Path>,
     ) -> Result<Both, Error> {
         let [server, client] = parts;
+        // Handshakes are worked on beside the packets, where a core that spins would be in the way.
+        let handshakes = client == Part::FirstRpcs;
+        let (spin, cores) = (self.spins() && !handshakes, self.cores.filter(|_| !handshakes));
         let setup = |part, core, capture: Option<&Path>| Setup {
             part,
             server: self.server_address(),
             authority: self.authority.clone(),
-            spin: self.spins(),
+            spin,
             core,
             loss,
             capture: capture.map(Path::to_owned),
         };
-        let [client_core, server_core] = self.cores.map_or([None; 2], |both| both.map(Some));
+        let [client_core, server_core] = cores.map_or([None; 2], |both| both.map(Some));
         let server = self.process(&self.pair.b, &setup(server, server_core, capture))?;
         server.wait_for("the server", |report| matches!(report, Report::Ready).then_some(()))?;
         let client = self.process(&self.pair.a, &setup(client, client_core, None))?;
