@@ -195,7 +195,10 @@ impl Before {
                     || self.counters(kind) != after.counters(kind)
             }
             Kind::Flight => {
-                self.moved(&after)
+                // With a refusal what came of early responses goes, and what they were promised is free.
+                let refused = after.stats.early_refused > self.stats.early_refused;
+                let fell = refused && after.incoming <= self.incoming;
+                (self.moved(&after) && !fell)
                     || after.sessions > self.sessions + 1
                     || self.counters(kind) != after.counters(kind)
             }
