@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use smt_proto::crypto::{Suite, SuiteId};
@@ -19,6 +19,9 @@ use super::{unix_ms, unix_seconds};
 pub const DEFAULT_WINDOW: Duration = Duration::from_secs(10);
 /// Largest window: what a register must remember grows with it.
 pub const MAX_WINDOW: Duration = Duration::from_secs(60);
+/// Default of how many offers may wait for a decision: some 50 ms of work for one thread, by which
+/// they hold up the handshakes behind them.
+pub const DEFAULT_MAX_WAITING: usize = 128;
 
 /// A server's early data: whose tickets it takes, and how it refuses replays. Cheap to clone;
 /// clones share everything.
@@ -30,10 +33,13 @@ pub struct EarlyData {
     anonymous_ok: bool,
     static_ok: bool,
     window: Duration,
+    max_waiting: usize,
 }
 
 #[derive(Debug, Default)]
 struct Counters {
+    /// Offers that wait for a decision at present.
+    waiting: AtomicUsize,
     /// The latest time seen, in milliseconds since 1970: a clock that is set back must not make
     /// claims good again that the register has forgotten.
     latest_ms: AtomicU64,
@@ -42,6 +48,7 @@ struct Counters {
     replayed: AtomicU64,
     register_full: AtomicU64,
     register_unavailable: AtomicU64,
+    busy: AtomicU64,
 }
 
 /// How a server's offers of early data fared.
@@ -57,6 +64,20 @@ pub struct EarlyStats {
     pub register_full: u64,
     /// Offers refused because the register did not answer.
     pub register_unavailable: u64,
+    /// Offers refused because too many waited for a decision.
+    pub busy: u64,
+}
+
+/// An offer's place among those that wait for a decision; free again when this is dropped.
+#[derive(Debug)]
+pub struct Admission {
+    counters: Arc<Counters>,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl EarlyData {
@@ -70,6 +91,7 @@ impl EarlyData {
             anonymous_ok: false,
             static_ok: false,
             window: DEFAULT_WINDOW,
+            max_waiting: DEFAULT_MAX_WAITING,
         }
     }
 
@@ -83,7 +105,8 @@ impl EarlyData {
     }
 
     /// Whether sessions without TLS are taken: clients stay anonymous, and whoever gets the
-    /// ticket's key while it lives can read everything. Default: no.
+    /// ticket's key while it lives can read everything. Where clients must authenticate or be
+    /// authorised none is taken in any case: nobody would ever know who they are. Default: no.
     #[must_use]
     pub fn static_ok(mut self, ok: bool) -> Self {
         self.static_ok = ok;
@@ -95,6 +118,13 @@ impl EarlyData {
     #[must_use]
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window.min(MAX_WINDOW);
+        self
+    }
+
+    /// How many offers may [wait](Self::admit) for a decision. Default: [`DEFAULT_MAX_WAITING`].
+    #[must_use]
+    pub fn max_waiting(mut self, offers: usize) -> Self {
+        self.max_waiting = offers;
         self
     }
 
@@ -122,7 +152,25 @@ impl EarlyData {
             replayed: read(&counters.replayed),
             register_full: read(&counters.register_full),
             register_unavailable: read(&counters.register_unavailable),
+            busy: read(&counters.busy),
         }
+    }
+
+    /// A place for one more offer among those that wait for [`accept`](Self::accept), to be taken
+    /// before the offer is queued: decisions are dear, and a flood of offers must not hold up the
+    /// handshakes of others.
+    ///
+    /// # Errors
+    /// [`EarlyRefusal::Busy`]; the handshake goes on without early data.
+    pub fn admit(&self) -> Result<Admission, EarlyRefusal> {
+        let (counters, limit) = (&self.counters, self.max_waiting);
+        let one_more = |waiting| (waiting < limit).then_some(waiting + 1);
+        if counters.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
+            counters.busy.fetch_add(1, Ordering::Relaxed);
+            counters.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(EarlyRefusal::Busy { limit });
+        }
+        Ok(Admission { counters: Arc::clone(counters) })
     }
 
     /// Decides on the client's `offer`, which claims it for good: the same offer is never accepted
@@ -168,22 +216,29 @@ impl EarlyData {
         now: SystemTime,
         context: impl FnOnce(&dyn Suite, &[u8], &[u8]) -> Vec<u8>,
     ) -> Result<AcceptedEarly, EarlyRefusal> {
+        let began = Instant::now();
         let offer = Offer::parse(offer).ok_or(EarlyRefusal::Malformed)?;
         if offer.static_session && !self.static_ok {
             return Err(EarlyRefusal::PolicyStatic);
         }
-        if identity_required && !self.anonymous_ok {
+        // Leave for early requests of strangers is none for whole sessions of theirs.
+        if identity_required && (offer.static_session || !self.anonymous_ok) {
             return Err(EarlyRefusal::PolicyClientAuth);
         }
         let live = self.issuer.find(&offer.ticket_id).ok_or(EarlyRefusal::UnknownTicket)?;
         if unix_seconds(now) > live.ticket.validity().1 {
             return Err(EarlyRefusal::Expired);
         }
-        let now_ms = self.latest(unix_ms(now));
         let window_ms = self.window.as_millis() as u64;
-        if offer.time_ms.abs_diff(now_ms) > window_ms {
-            let difference_ms = offer.time_ms.wrapping_sub(now_ms) as i64;
-            return Err(EarlyRefusal::ClockSkew { difference_ms });
+        let clock_ms = unix_ms(now);
+        let now_ms = self.latest(clock_ms);
+        // By the clock as it is, too: while one that was set back catches up, the latest time stands
+        // still, and a register that goes by another clock forgets meanwhile.
+        for now_ms in [now_ms, clock_ms] {
+            if offer.time_ms.abs_diff(now_ms) > window_ms {
+                let difference_ms = offer.time_ms.wrapping_sub(now_ms) as i64;
+                return Err(EarlyRefusal::ClockSkew { difference_ms });
+            }
         }
         let exporter = live
             .key
@@ -193,6 +248,10 @@ impl EarlyData {
             Strike { key: strike_key(offer.key), time_ms: offer.time_ms, now_ms, window_ms };
         if self.register.claim(&strike)? == Claim::Seen {
             return Err(EarlyRefusal::Replayed);
+        }
+        // A process that was stopped in between may have asked after the register had forgotten.
+        if began.elapsed() > self.window {
+            return Err(EarlyRefusal::TooLate);
         }
         Ok(AcceptedEarly {
             suite: live.ticket.suite(),

@@ -178,6 +178,15 @@ pub enum EarlyRefusal {
     /// The register was started so lately that it may have forgotten this offer.
     #[error("the strike register was started after this offer may have been made first")]
     Restarted,
+    /// While the offer was decided on, the register forgot those of its time.
+    #[error("the decision on the offer took too long")]
+    TooLate,
+    /// As many offers as may wait for a decision do.
+    #[error("{limit} offers wait for a decision already (limit max_waiting)")]
+    Busy {
+        /// The limit.
+        limit: usize,
+    },
     /// Clients must show who they are, which nobody can in early data.
     #[error("clients must authenticate here, and early requests are anonymous")]
     PolicyClientAuth,
@@ -202,6 +211,10 @@ pub enum RegisterError {
     /// It was started so lately that it may have forgotten this claim.
     #[error("the strike register was started too lately")]
     Restarted,
+    /// It has forgotten claims of this one's time already: the decision on the offer took so long that
+    /// others, made later, were claimed before.
+    #[error("the strike register has forgotten claims of that time")]
+    TooLate,
 }
 
 impl From<RegisterError> for EarlyRefusal {
@@ -210,6 +223,7 @@ impl From<RegisterError> for EarlyRefusal {
             RegisterError::Unavailable { detail } => Self::RegisterUnavailable { detail },
             RegisterError::Full => Self::RegisterFull,
             RegisterError::Restarted => Self::Restarted,
+            RegisterError::TooLate => Self::TooLate,
         }
     }
 }

@@ -29,7 +29,9 @@ mod verify;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use accept::{AcceptedEarly, DEFAULT_WINDOW, EarlyData, EarlyStats, MAX_WINDOW};
+pub use accept::{
+    AcceptedEarly, Admission, DEFAULT_MAX_WAITING, DEFAULT_WINDOW, EarlyData, EarlyStats, MAX_WINDOW,
+};
 pub use error::{EarlyRefusal, IssueError, RegisterError, TicketError};
 pub use format::{MAX_CERTIFICATES, MAX_TICKET_LEN, MAX_VALIDITY, TICKET_ID_LEN, Ticket};
 pub use hpke::Kem;

@@ -26,8 +26,11 @@ pub struct MemoryRegister {
 #[derive(Debug, Default)]
 struct Held {
     keys: HashSet<[u8; STRIKE_LEN]>,
-    /// The same keys by the time from which on each may be forgotten.
-    ends: BinaryHeap<Reverse<(u64, [u8; STRIKE_LEN])>>,
+    /// The same keys by the time from which on each may be forgotten, each with its offer's time.
+    ends: BinaryHeap<Reverse<(u64, u64, [u8; STRIKE_LEN])>>,
+    /// The latest time of an offer that was forgotten: whether one that is no later was made before,
+    /// nobody can tell any more. A claim may come after others that were decided on later.
+    forgotten_ms: Option<u64>,
 }
 
 impl Default for MemoryRegister {
@@ -78,12 +81,15 @@ impl StrikeRegister for MemoryRegister {
         if held.keys.contains(&strike.key) {
             return Ok(Claim::Seen);
         }
+        if held.forgotten_ms.is_some_and(|forgotten| strike.time_ms <= forgotten) {
+            return Err(RegisterError::TooLate);
+        }
         if held.keys.len() >= self.capacity {
             return Err(RegisterError::Full);
         }
         let end = strike.time_ms.saturating_add(strike.window_ms);
         held.keys.insert(strike.key);
-        held.ends.push(Reverse((end, strike.key)));
+        held.ends.push(Reverse((end, strike.time_ms, strike.key)));
         Ok(Claim::Fresh)
     }
 }
@@ -91,12 +97,13 @@ impl StrikeRegister for MemoryRegister {
 impl Held {
     /// Forgets what would be refused for its time at `now_ms`.
     fn forget(&mut self, now_ms: u64) {
-        while let Some(&Reverse((end, key))) = self.ends.peek() {
+        while let Some(&Reverse((end, time, key))) = self.ends.peek() {
             if end >= now_ms {
                 return;
             }
             self.ends.pop();
             self.keys.remove(&key);
+            self.forgotten_ms = self.forgotten_ms.max(Some(time));
         }
     }
 }

@@ -111,6 +111,50 @@ fn a_clock_set_back_makes_no_replay_good() {
     assert_eq!(refused, EarlyRefusal::ClockSkew { difference_ms: -30_000 });
 }
 
+/// The time of the register is not that of the server: it forgets while the server's clock, which was
+/// set back, is not believed.
+#[test]
+fn a_clock_set_back_accepts_nothing_of_its_former_time() {
+    let (_, early, ticket) = pair(Kem::X25519);
+    let accept = |offer: &[u8], time| early.accept(offer, false, time, context(b"flight"));
+    let later = now() + seconds(100);
+    assert!(accept(&offer_at(&ticket, later), later).is_ok());
+    let other = offer_at(&ticket, later);
+    let refused = accept(&other, now()).unwrap_err();
+    assert_eq!(refused, EarlyRefusal::ClockSkew { difference_ms: 100_000 });
+    assert!(accept(&other, later).is_ok());
+}
+
+/// A register that takes its time.
+#[derive(Debug)]
+struct Slow(Duration);
+
+impl StrikeRegister for Slow {
+    fn claim(&self, _strike: &Strike) -> Result<Claim, RegisterError> {
+        std::thread::sleep(self.0);
+        Ok(Claim::Fresh)
+    }
+}
+
+#[test]
+fn a_claim_that_took_longer_than_the_window_counts_for_nothing() {
+    let (_, early, ticket) = pair(Kem::X25519);
+    let early = early.with_register(Arc::new(Slow(millis(2)))).window(millis(1));
+    let refused = decide(&early, &offer_at(&ticket, now())).unwrap_err();
+    assert_eq!(refused, EarlyRefusal::TooLate);
+}
+
+#[test]
+fn so_many_offers_wait_and_no_more() {
+    let (_, early, _) = pair(Kem::X25519);
+    let early = early.max_waiting(2);
+    let (first, _second) = (early.admit().unwrap(), early.clone().admit().unwrap());
+    assert_eq!(early.admit().unwrap_err(), EarlyRefusal::Busy { limit: 2 });
+    assert_eq!((early.stats().busy, early.stats().refused), (1, 1));
+    drop(first);
+    assert!(early.admit().is_ok());
+}
+
 #[test]
 fn what_an_offer_says_must_make_sense() {
     let (_, early, ticket) = pair(Kem::XWing);
@@ -157,6 +201,11 @@ fn who_must_authenticate_sends_no_early_data() {
     let accept = |early: &EarlyData| early.accept(&offer, true, now(), context(b"flight"));
     assert_eq!(accept(&early).unwrap_err(), EarlyRefusal::PolicyClientAuth);
     assert!(accept(&early.clone().anonymous_ok(true)).is_ok());
+    // A whole session of a stranger is more than early requests of one.
+    let offer = ticket.encapsulate().unwrap().offer(now(), true);
+    let lenient = early.anonymous_ok(true).static_ok(true);
+    let refused = lenient.accept(&offer, true, now(), context(b"flight")).unwrap_err();
+    assert_eq!(refused, EarlyRefusal::PolicyClientAuth);
 }
 
 #[test]

@@ -46,6 +46,20 @@ fn a_full_register_refuses_and_recovers() {
     assert_eq!(register.len(), 1);
 }
 
+/// Two threads decide on the same offer; the one that was decided on first claims last, when another
+/// claim has moved the time on.
+#[test]
+fn a_claim_that_comes_too_late_is_not_fresh() {
+    let register = register_of(10);
+    assert_eq!(register.claim(&strike(1, 20_000, 20_000)), Ok(Claim::Fresh));
+    assert_eq!(register.claim(&strike(2, 30_001, 30_001)), Ok(Claim::Fresh));
+    assert_eq!(register.claim(&strike(1, 20_000, 30_000)), Err(RegisterError::TooLate));
+    assert_eq!(register.claim(&strike(3, 20_001, 30_001)), Ok(Claim::Fresh));
+    // Servers with other windows share the register.
+    let wide = Strike { window_ms: 60_000, ..strike(1, 20_000, 30_000) };
+    assert!(register.claim(&wide).is_err());
+}
+
 #[test]
 fn one_of_many_threads_wins() {
     let register = register_of(1000);
