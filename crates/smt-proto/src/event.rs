@@ -36,7 +36,8 @@ pub enum Event {
         body: Body,
     },
     /// The session works in both directions: a client has seen an authentic packet of its server,
-    /// a server has installed its keys.
+    /// a server has installed its keys and, if it took early data, has seen an authentic packet under
+    /// them: only that shows that early data is the client's who has authenticated.
     Established {
         /// Which.
         session: SessionId,

@@ -42,6 +42,9 @@ pub struct Limits {
     pub max_early_bytes: usize,
     /// Bytes of one post-handshake message (spec 5.9).
     pub max_post: u32,
+    /// Post-handshake messages of one session that a client looks at: each may cost it a signature's
+    /// verification, and more than one of each type is not to be expected.
+    pub max_posts: u32,
     /// Bytes of one TLS flight, parameters included.
     pub max_flight: u32,
     /// Handshakes and sessions sharing one 5-tuple.
@@ -82,6 +85,7 @@ impl Default for Limits {
             max_early_packets: 64,
             max_early_bytes: 128 << 10,
             max_post: 64 << 10,
+            max_posts: 8,
             max_flight: 64 << 10,
             max_per_path: 4,
             max_control_queue: 4096,

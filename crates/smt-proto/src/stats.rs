@@ -46,6 +46,7 @@ pub struct Stats {
     pub limit_early_packets: u64,
     pub limit_early_data: u64,
     pub limit_post: u64,
+    pub limit_posts: u64,
     pub limit_flight: u64,
     pub limit_per_path: u64,
     pub limit_control_queue: u64,

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use super::timeout::MIN_ASK_WAIT;
 use super::{Role, Session, SessionKeys, State, Updates};
 use crate::crypto::Suite;
 use crate::endpoint::{Notice, Shared};
@@ -84,9 +85,18 @@ impl Session {
         self.state = State::Established;
         self.handshake = None;
         cx.stats.handshakes_completed += 1;
-        cx.events.push_back(Event::Established { session: self.id });
+        // Finished proves who the client is, not that it made this session's parameter block, offer
+        // included: a handshake can be copied behind the offer of somebody else. Keys of epoch 3 are
+        // bound to the block, so the first packet under them does.
+        self.untold = self.role == Role::Server && self.early.is_some();
+        let mut due = self.last_heard + cx.config.limits.idle_probe;
+        if self.untold {
+            cx.send_control(self.id, 0, Notice::NeedAck);
+            due = due.min(self.last_heard + MIN_ASK_WAIT);
+        } else {
+            cx.events.push_back(Event::Established { session: self.id });
+        }
         self.drop_idle_early();
-        let due = self.last_heard + cx.config.limits.idle_probe;
         self.wake_at(cx, due);
     }
 
@@ -107,6 +117,9 @@ impl Session {
                 self.rtt.sample(now, now.since(sent_at));
             }
             self.establish(cx);
+        }
+        if core::mem::take(&mut self.untold) {
+            cx.events.push_back(Event::Established { session: self.id });
         }
         if self.probe_at.take().is_some() {
             self.probes = 0;

@@ -188,6 +188,10 @@ pub(crate) struct Session {
     /// Packets past a hole that make it a loss; grows when a RESEND proves spurious.
     reorder_window: u32,
     last_heard: Time,
+    /// At a server that took early data: it works, and nobody was told yet.
+    untold: bool,
+    /// Post-handshake messages of the peer's that were handed out.
+    posts_in: u32,
     /// When a repeated last flight of the client's may be answered again.
     next_flight_answer: Time,
     probes: u32,
@@ -227,6 +231,8 @@ impl Session {
             rtt: Rtt::default(),
             reorder_window: data::MIN_REORDER_WINDOW,
             last_heard: now,
+            untold: false,
+            posts_in: 0,
             next_flight_answer: now,
             probes: 0,
             probe_at: None,

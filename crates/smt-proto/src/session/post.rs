@@ -53,10 +53,15 @@ impl Session {
         }
     }
 
-    /// Hands out post-handshake message `number` and confirms it.
+    /// Hands out post-handshake message `number`, unless there have been too many, and confirms it.
     pub(super) fn take_post(&mut self, cx: &mut Shared, number: u64, body: Body) {
         cx.stats.posts_received += 1;
-        cx.events.push_back(Event::Post { session: self.id, body });
+        if self.posts_in < cx.config.limits.max_posts {
+            self.posts_in += 1;
+            cx.events.push_back(Event::Post { session: self.id, body });
+        } else {
+            cx.stats.limit_posts += 1;
+        }
         self.reply(cx, number, Kind::Application, Bytes::new());
     }
 }

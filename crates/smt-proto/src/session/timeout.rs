@@ -17,6 +17,9 @@ use crate::wire::CancelCode;
 const MAX_BAD_BLOCKS: u32 = 3;
 /// How long the answer to a first probe may take (spec 5.6).
 const MIN_PROBE_WAIT: Duration = Duration::from_millis(20);
+/// Shortest time before a server that took early data asks its client again to show keys of epoch 3; then
+/// as long as it has asked already.
+pub(super) const MIN_ASK_WAIT: Duration = Duration::from_millis(100);
 
 impl Session {
     /// A wake-up for RPC `number` of ours came up.
@@ -183,9 +186,15 @@ impl Session {
             return self.wake_at(cx, due);
         }
         if self.probe_at.is_none() {
-            let idle = cx.config.limits.idle_probe;
-            if now.since(self.last_heard) < idle {
-                return self.wake_at(cx, self.last_heard + idle);
+            let due = self.last_heard + cx.config.limits.idle_probe;
+            if now < due && self.untold {
+                // Not a probe: nobody is taken for dead who is far away.
+                cx.send_control(self.id, 0, Notice::NeedAck);
+                let wait = now.since(self.last_heard).max(MIN_ASK_WAIT);
+                return self.wake_at(cx, due.min(now + wait));
+            }
+            if now < due {
+                return self.wake_at(cx, due);
             }
             self.shrink();
             cx.shrink(now);

@@ -9,6 +9,30 @@ fn world() -> World {
     World::new([Config::default(), Config::default()])
 }
 
+/// Whoever is on the path may send the ClientHello of another client behind an offer of his own: TLS
+/// completes, and the one who has authenticated is not the one whose early requests were delivered.
+#[test]
+fn finished_alone_does_not_vouch_for_early_requests() {
+    let mut world = world();
+    world.call_early(b"hello", 1).unwrap();
+    // The last flight arrives, and nothing that is sealed or tagged under epoch 3.
+    world.run_with(SECOND, |sent| usize::from(sent.to == CLIENT || sent.epoch() < 3));
+    assert_eq!(world.executions(b"hello"), 1);
+    assert_eq!(world.ends[SERVER].stats().handshakes_completed, 1);
+    assert!(!world.established[SERVER]);
+
+    let mut world = self::world();
+    world.call_early(b"hello", 1).unwrap();
+    // The client has nothing more to say, and is asked, until an answer comes.
+    let mut answers = 0;
+    world.run_with(SECOND, |sent| {
+        let answer = sent.to == SERVER && sent.epoch() >= 3;
+        answers += usize::from(answer);
+        usize::from(!answer || answers > 3)
+    });
+    assert!(world.established[SERVER]);
+}
+
 #[test]
 fn a_request_goes_with_the_first_flight_and_its_response_before_any_finished() {
     let mut world = world();

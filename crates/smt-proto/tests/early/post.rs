@@ -43,6 +43,23 @@ fn messages_come_once_whatever_is_lost() {
 }
 
 #[test]
+fn so_many_messages_are_handed_out_and_no_more() {
+    let config =
+        Config { limits: Limits { max_posts: 2, ..Limits::default() }, ..Config::default() };
+    let mut world = World::new([config, Config::default()]);
+    world.run(SECOND);
+    let server = world.server.unwrap();
+    for body in [&[1], &[2], &[3]] {
+        world.ends[SERVER].send_post(world.now, server, Bytes::from_static(body)).unwrap();
+        world.pump();
+        world.run(SECOND);
+    }
+    assert_eq!(world.posts, [[1], [2]]);
+    assert_eq!(world.ends[CLIENT].stats().limit_posts, 1);
+    assert_eq!(world.ends[SERVER].in_flight(server), 0, "confirmed all the same");
+}
+
+#[test]
 fn only_servers_of_established_sessions_send_them() {
     let mut world = established();
     let body = Bytes::from_static(&[1, 2, 3]);

@@ -24,8 +24,9 @@ impl Incoming {
     }
 
     /// Whether the request came as early data: its keys have no forward secrecy of this handshake, and
-    /// the caller is not known yet ([`Session::confirmed`](super::Session::confirmed)). Only what is
-    /// idempotent, and what anybody may ask for, should be done at once.
+    /// the caller is not known: nor is it whoever the session's peer turns out to be
+    /// ([`Session::confirmed`](super::Session::confirmed)), for a thief of the ticket's key can put requests
+    /// of his own among a client's. Only what is idempotent, and what anybody may ask for, should be done.
     pub fn is_early(&self) -> bool {
         self.early
     }

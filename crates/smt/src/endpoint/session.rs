@@ -95,6 +95,8 @@ impl Session {
     /// for a session accepted on a ticket, whose client's early requests are answered before: only then
     /// is it known who the client is.
     ///
+    /// Early requests are anybody's even then ([`Incoming::is_early`]).
+    ///
     /// # Errors
     /// [`CallError::SessionClosed`] if the handshake fails, or the session ends before.
     pub async fn confirmed(&self) -> Result<Arc<SessionInfo>, CallError> {

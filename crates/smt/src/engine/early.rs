@@ -124,11 +124,9 @@ impl Engine {
         let now = SystemTime::now();
         let port = self.core.path(session).map_or(0, |path| path.remote_port);
         let stored = || tls.tickets().get(&options.server_name, port, now);
-        let ticket = options.ticket.clone().filter(|ticket| ticket.is_valid(now));
-        let Some(ticket) = ticket.or_else(stored) else { return false };
-        if ticket.server_name() != options.server_name.to_ascii_lowercase() {
-            return false;
-        }
+        let given = options.ticket.as_ref();
+        let given = given.and_then(|ticket| ticket.trusted_by(tls, &options.server_name, now));
+        let Some(ticket) = given.or_else(stored) else { return false };
         // The first packet's latency is what it is all about: what needs no key generation is done here.
         let ready = ticket.stocked() > 0 && (!options.forward_secrecy || tls.has_key_share());
         if ready {
@@ -184,19 +182,42 @@ impl Engine {
             connect.refused = true;
             connect.takes = Takes::Nothing;
         }
-        if let (Some(client), Some(path)) = (&self.handshakes.client, self.core.path(session)) {
-            let (name, port) = (offered.ticket.server_name(), path.remote_port);
-            let held = client.tickets().get(name, port, SystemTime::now());
-            if held.is_some_and(|held| held.ticket() == offered.ticket.ticket()) {
-                client.tickets().remove(name, port);
-            }
-        }
+        self.forget_ticket(session, &offered.ticket);
         if offered.is_static {
             let now = self.now();
             self.handshakes.running.remove(&session);
             self.core.fail_handshake(now, session, None);
             self.try_with_tls(id);
         }
+    }
+
+    /// A ticket is of no use with its server.
+    fn forget_ticket(&self, session: SessionId, ticket: &VerifiedTicket) {
+        let (Some(client), Some(path)) = (&self.handshakes.client, self.core.path(session)) else {
+            return;
+        };
+        let (name, port) = (ticket.server_name(), path.remote_port);
+        let held = client.tickets().get(name, port, SystemTime::now());
+        if held.is_some_and(|held| held.ticket() == ticket.ticket()) {
+            client.tickets().remove(name, port);
+        }
+    }
+
+    /// Whether early data, if there was any, was of the application protocol that TLS has negotiated. If
+    /// not, requests were understood as another protocol's: the session must end, and a client's next
+    /// attempt goes without.
+    pub(super) fn fits_early_protocol(&mut self, session: SessionId, alpn: &[u8]) -> bool {
+        let Some(running) = self.handshakes.running.get_mut(&session) else { return true };
+        let ticket = match &running.early {
+            EarlyState::Offered(offered) if offered.ticket.alpn() != alpn => offered.ticket.clone(),
+            EarlyState::Accepted(accepted) => return accepted.alpn == alpn,
+            _ => return true,
+        };
+        if let Some(connect) = running.connect.and_then(|id| self.connects.get_mut(id)) {
+            connect.refused = true;
+        }
+        self.forget_ticket(session, &ticket);
+        false
     }
 
     /// Makes encapsulations for the next time, beside the packets.
@@ -220,7 +241,15 @@ impl Engine {
         let identity_required = tls.requires_identity();
         // Byte 16 of an offer holds its flags, and bit 0 asks for a session without TLS (spec 5.7).
         let is_static = offer.get(16).is_some_and(|flags| flags & 1 == 1);
+        let admission = match early.admit() {
+            Ok(admission) => admission,
+            Err(refusal) => {
+                self.refuse_offer(session, &refusal, is_static);
+                return true;
+            }
+        };
         let job = Box::new(move || {
+            let _admission = admission;
             let now = SystemTime::now();
             let accepted = early.accept(&offer, identity_required, now, context_of(&binding));
             let result = accepted.map(|accepted| {
@@ -249,18 +278,22 @@ impl Engine {
                     return self.answer_static(session);
                 }
             }
-            Err(refusal) => {
-                tracing::debug!(%refusal, "early data refused");
-                let Some(running) = self.handshakes.running.get_mut(&session) else { return };
-                running.early = EarlyState::None;
-                if is_static {
-                    // The client comes again, with TLS.
-                    self.handshakes.running.remove(&session);
-                    let alert = Alert::HANDSHAKE_FAILURE.plaintext_record();
-                    let now = self.now();
-                    return self.core.fail_handshake(now, session, Some(&alert));
-                }
-            }
+            Err(refusal) => return self.refuse_offer(session, &refusal, is_static),
+        }
+        self.next_step(session);
+    }
+
+    /// A server does not take an offer: TLS has its turn.
+    fn refuse_offer(&mut self, session: SessionId, refusal: &EarlyRefusal, is_static: bool) {
+        tracing::debug!(%refusal, "early data refused");
+        let Some(running) = self.handshakes.running.get_mut(&session) else { return };
+        running.early = EarlyState::None;
+        if is_static {
+            // The client comes again, with TLS.
+            self.handshakes.running.remove(&session);
+            let alert = Alert::HANDSHAKE_FAILURE.plaintext_record();
+            let now = self.now();
+            return self.core.fail_handshake(now, session, Some(&alert));
         }
         self.next_step(session);
     }

@@ -64,7 +64,8 @@ pub enum Event {
         /// What was established about it.
         info: Arc<SessionInfo>,
     },
-    /// The handshake of a session that was accepted on a ticket is complete.
+    /// The handshake of a session that was accepted on a ticket is complete, and its client has been heard
+    /// under the keys of it. The early requests of the session are still anybody's (spec 5.7.2).
     Confirmed {
         /// The session.
         session: SessionId,

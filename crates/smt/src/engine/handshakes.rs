@@ -280,6 +280,11 @@ impl Engine {
     fn on_tls_done(&mut self, session: SessionId, established: Established) {
         let Established { suite, client_secret, server_secret, alpn, peer, resumed } = established;
         let Some(remote) = self.remote_of(session) else { return };
+        if !self.fits_early_protocol(session, &alpn) {
+            let error = TlsError::NoCommonAlpn;
+            let alert = error.alert().plaintext_record();
+            return self.on_tls_failure(session, error, Some(&alert));
+        }
         let Some(running) = self.handshakes.running.get(&session) else { return };
         let early = running.early.is_accepted();
         let info = SessionInfo { remote, peer, suite, alpn, resumed, early, forward_secret: true };

@@ -137,11 +137,13 @@ fn verify(
 ) -> Result<Option<NewTicket>, TicketError> {
     let ticket = Ticket::parse(bytes)?;
     let now = SystemTime::now();
-    let held = tls.tickets().get(server_name, port, now);
+    // The store first: what is replaced meanwhile must not get a ticket that the old one vouched for.
+    let store = tls.tickets();
+    let held = store.get(server_name, port, now);
     if held.is_some_and(|held| held.ticket() == &ticket) {
         return Ok(None);
     }
     let verified = tls.verify_ticket(&ticket, server_name, now)?;
-    tls.tickets().put(port, verified.clone());
+    store.put(port, verified.clone());
     Ok(Some(NewTicket(verified)))
 }

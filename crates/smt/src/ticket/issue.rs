@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use smt_proto::crypto::Random;
 use smt_proto::crypto::SuiteId;
@@ -138,6 +138,17 @@ struct State {
 pub(super) struct LiveTicket {
     pub(super) ticket: Ticket,
     pub(super) key: PrivateKey,
+    /// By a clock that nobody sets.
+    issued: Instant,
+}
+
+impl LiveTicket {
+    /// Whether its time is over, whatever was done to the clock meanwhile.
+    pub(super) fn is_over(&self, now: u64, at: Instant) -> bool {
+        let (not_before, not_after) = self.ticket.validity();
+        let lifetime = Duration::from_secs(not_after.saturating_sub(not_before));
+        now > not_after || at.saturating_duration_since(self.issued) > lifetime + ROTATION_CHECK
+    }
 }
 
 impl TicketIssuer {
@@ -232,7 +243,7 @@ impl fmt::Debug for TicketIssuer {
 impl State {
     /// Wipes what has expired, and makes a new ticket if it is time.
     fn rotate(&mut self, now: u64) -> Result<(), IssueError> {
-        self.wipe_expired(now);
+        self.wipe_expired(now, Instant::now());
         let half = self.options.lifetime.as_secs() / 2;
         let fresh = self.current.as_ref().is_some_and(|live| {
             let (not_before, not_after) = live.ticket.validity();
@@ -246,9 +257,9 @@ impl State {
         Ok(())
     }
 
-    fn wipe_expired(&mut self, now: u64) {
+    fn wipe_expired(&mut self, now: u64, at: Instant) {
         for live in [&mut self.current, &mut self.previous] {
-            if live.as_ref().is_some_and(|live| now > live.ticket.validity().1) {
+            if live.as_ref().is_some_and(|live| live.is_over(now, at)) {
                 *live = None;
             }
         }
@@ -291,7 +302,7 @@ impl State {
         append_signature(&mut bytes, scheme, &signature);
         let ticket = Ticket::parse(&bytes)
             .map_err(|e| IssueError::Sign(TlsError::Internal { detail: e.to_string() }))?;
-        Ok(LiveTicket { ticket, key })
+        Ok(LiveTicket { ticket, key, issued: Instant::now() })
     }
 }
 
@@ -301,7 +312,7 @@ fn start_rotation(state: Weak<Mutex<State>>) -> Result<Sender<()>, IssueError> {
     let rotate = move || {
         while stopped.recv_timeout(ROTATION_CHECK) == Err(RecvTimeoutError::Timeout) {
             let Some(state) = state.upgrade() else { return };
-            lock(&state).wipe_expired(unix_seconds(SystemTime::now()));
+            lock(&state).wipe_expired(unix_seconds(SystemTime::now()), Instant::now());
         }
     };
     thread::Builder::new()

@@ -30,7 +30,8 @@ mod verify;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use accept::{
-    AcceptedEarly, Admission, DEFAULT_MAX_WAITING, DEFAULT_WINDOW, EarlyData, EarlyStats, MAX_WINDOW,
+    AcceptedEarly, Admission, DEFAULT_MAX_WAITING, DEFAULT_WINDOW, EarlyData, EarlyStats,
+    MAX_WINDOW,
 };
 pub use error::{EarlyRefusal, IssueError, RegisterError, TicketError};
 pub use format::{MAX_CERTIFICATES, MAX_TICKET_LEN, MAX_VALIDITY, TICKET_ID_LEN, Ticket};

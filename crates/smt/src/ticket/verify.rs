@@ -13,7 +13,7 @@ use super::hpke::Exporter;
 use super::offer::Offer;
 use super::secrets::{Agreed, EarlySecrets, StaticSecrets, info};
 use super::{unix_ms, unix_seconds};
-use crate::tls::{ClientTls, PeerIdentity};
+use crate::tls::{ClientTls, PeerIdentity, Vouched};
 
 /// By how much a ticket may begin in the future of the client's clock.
 pub const MAX_SKEW: Duration = Duration::from_secs(60);
@@ -56,7 +56,7 @@ impl ClientTls {
             ticket: ticket.clone(),
             server_name: server_name.to_ascii_lowercase(),
             not_after: not_after.min(vouched.not_after),
-            peer: vouched.identity,
+            vouched,
             info: info(ticket.bytes()),
             stock: Mutex::new(Stock { process: std::process::id(), ready: Vec::new() }),
         }));
@@ -75,7 +75,7 @@ struct Inner {
     ticket: Ticket,
     server_name: String,
     not_after: u64,
-    peer: PeerIdentity,
+    vouched: Vouched,
     info: Vec<u8>,
     stock: Mutex<Stock>,
 }
@@ -108,7 +108,7 @@ impl VerifiedTicket {
     /// Who the server is, by the ticket's certificate.
     #[must_use]
     pub fn peer(&self) -> &PeerIdentity {
-        &self.0.peer
+        &self.0.vouched.identity
     }
 
     /// What the server declares of itself; the first ID in it means nothing.
@@ -145,6 +145,23 @@ impl VerifiedTicket {
     #[must_use]
     pub fn is_valid(&self, now: SystemTime) -> bool {
         unix_seconds(now) <= self.0.not_after
+    }
+
+    /// The ticket, if it can be used for `server_name` by what `tls` trusts now: as it is if that has
+    /// verified it, else verified anew.
+    pub(crate) fn trusted_by(
+        &self,
+        tls: &ClientTls,
+        server_name: &str,
+        now: SystemTime,
+    ) -> Option<VerifiedTicket> {
+        if !self.is_valid(now) || self.server_name() != server_name.to_ascii_lowercase() {
+            return None;
+        }
+        if self.0.vouched.is_word_of(tls) {
+            return Some(self.clone());
+        }
+        tls.verify_ticket(self.ticket(), server_name, now).ok()
     }
 
     /// Agrees on a fresh secret with the server: one made ahead if there is one, which costs

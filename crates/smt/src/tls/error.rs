@@ -127,7 +127,7 @@ impl TlsError {
     }
 
     /// The alert that tells the peer, for a cause that TLS did not find itself.
-    pub(super) fn alert(&self) -> Alert {
+    pub(crate) fn alert(&self) -> Alert {
         match self {
             Self::Revoked => Alert::CERTIFICATE_REVOKED,
             Self::Expired { .. } | Self::NotYetValid { .. } => Alert::CERTIFICATE_EXPIRED,

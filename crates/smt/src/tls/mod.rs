@@ -55,6 +55,7 @@ pub use options::{DEFAULT_ALPN, KeyExchange};
 pub use peer::PeerIdentity;
 pub use sessions::MAX_TICKETED_SERVERS;
 pub use spiffe::SpiffeId;
+pub(crate) use ticket::Vouched;
 pub use ticket_keys::TICKET_KEY_ROTATION;
 pub use verified_chains::{MAX_VERIFIED_AGE_SECS, MAX_VERIFIED_CHAINS};
 pub use watch::{WATCH_INTERVAL, Watch, WatchStats};

@@ -17,6 +17,7 @@ use super::config::ClientTls;
 use super::credentials::Identity;
 use super::error::TlsError;
 use super::peer::PeerIdentity;
+use super::verify::ServerVerifier;
 use crate::ticket::TicketStore;
 
 /// The schemes that TLS 1.3 has for certificates' keys, in order of preference.
@@ -89,7 +90,7 @@ impl ClientTls {
         verifier.verify_server_cert(end_entity, intermediates, &name, &[], time)?;
         let (_, not_after) = validity(end_entity)?;
         let identity = PeerIdentity::from_verified(chain.iter().map(|c| c.to_vec()).collect())?;
-        Ok(Vouched { identity, not_after })
+        Ok(Vouched { identity, not_after, by: Arc::clone(verifier) })
     }
 }
 
@@ -98,9 +99,16 @@ pub(crate) struct Vouched {
     pub(crate) identity: PeerIdentity,
     /// When its certificate ends, in seconds since 1970.
     pub(crate) not_after: u64,
+    /// What has found it so.
+    by: Arc<ServerVerifier>,
 }
 
 impl Vouched {
+    /// Whether it was found by what `tls` has now: the same authorities, revocation lists and rule.
+    pub(crate) fn is_word_of(&self, tls: &ClientTls) -> bool {
+        Arc::ptr_eq(&self.by, &tls.state().verifier)
+    }
+
     /// Whether the certificate's key made `signature` over `message` by the scheme that TLS
     /// numbers `scheme`.
     pub(crate) fn has_signed(&self, scheme: u16, message: &[u8], signature: &[u8]) -> bool {

@@ -28,6 +28,9 @@ pub(crate) fn tests() -> Vec<Trial> {
         test("early_data_is_refused_where_clients_authenticate", mutual_tls),
         test("early_data_of_anonymous_clients_on_request", anonymous_ok),
         test("early_data_replayed_is_refused", replayed),
+        test("early_data_of_another_application_protocol_ends_the_session", other_protocol),
+        test("early_data_is_refused_when_too_many_offers_wait", too_many_wait),
+        test("ticket_of_authorities_not_trusted_is_not_used", not_trusted),
         test("early_data_beyond_the_limit_waits", beyond_the_limit),
         test("early_data_with_loss", with_loss),
         test("early_calls_of_an_attempt_that_fails_are_answered_once", failed_handshake),
@@ -231,6 +234,56 @@ fn unknown_ticket() {
     let early = early_data(issuer(&ca));
     refused(server_tls(&ca, early.clone()), anonymous_client(&ca), &foreign);
     assert_eq!((early.stats().accepted, early.stats().refused), (0, 1));
+}
+
+fn too_many_wait() {
+    let ca = Ca::new();
+    let early = early_data(issuer(&ca)).max_waiting(0);
+    let ticket = early.issuer().ticket(SystemTime::now()).unwrap();
+    refused(server_tls(&ca, early.clone()), anonymous_client(&ca), &ticket);
+    assert_eq!((early.stats().accepted, early.stats().busy), (0, 1));
+}
+
+/// What the application still holds of a configuration that trusted somebody else.
+fn not_trusted() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let (ca, other) = (Ca::new(), Ca::new());
+    let early = early_data(issuer(&ca));
+    let server = Watched::start(&pair, server_tls(&ca, early.clone()));
+    let foreign = issuer(&other).ticket(SystemTime::now()).unwrap();
+    let ticket = verified(&anonymous_client(&other), &foreign);
+    let client = Builder::new().client(anonymous_client(&ca));
+    let met = meet(&pair, client, server.address, with_ticket(ticket));
+    assert!(!met.info.early);
+    assert_eq!(met.early_sent, 0);
+    assert_eq!(early.stats().refused, 0, "offered");
+    server.stop();
+}
+
+/// TLS prefers another application protocol than that of the ticket.
+fn other_protocol() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let ca = Ca::new();
+    let identity = ca.identity(NAME, For::Server);
+    let tickets = TicketIssuer::builder(identity).application_protocol("smt/1+b").build().unwrap();
+    let early = early_data(tickets);
+    let both = ["smt/1+a", "smt/1+b"];
+    let server = ServerTls::builder(ca.identity(NAME, For::Server))
+        .application_protocols(both)
+        .early_data(early.clone())
+        .build()
+        .unwrap();
+    let server = Watched::start(&pair, server);
+    let tls = ClientTls::builder(ca.roots()).application_protocols(both).build().unwrap();
+    let ticket = verified(&tls, &early.issuer().ticket(SystemTime::now()).unwrap());
+    tls.tickets().put(server.address.port(), ticket);
+    let options = ConnectOptions::new(NAME).early(true);
+    let client = Builder::new().client(tls.clone());
+    let met = meet(&pair, client, server.address, options);
+    assert!(!met.info.early);
+    assert_eq!(met.info.alpn, b"smt/1+a");
+    assert_eq!(early.stats().accepted, 1);
+    assert!(!server.stop().contains(&Seen::Confirmed));
 }
 
 fn restarted() {

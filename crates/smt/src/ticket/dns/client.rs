@@ -119,10 +119,12 @@ impl TicketResolver {
         now: SystemTime,
     ) -> Result<VerifiedTicket, TicketError> {
         let mut wrong = None;
+        // Before anything is verified: a configuration that is replaced meanwhile has another.
+        let store = tls.tickets();
         for ticket in self.lookup(host, port).await? {
             match tls.verify_ticket(&ticket, host, now) {
                 Ok(verified) => {
-                    tls.tickets().put(port, verified.clone());
+                    store.put(port, verified.clone());
                     return Ok(verified);
                 }
                 Err(e) => wrong = wrong.or(Some(e)),

@@ -121,6 +121,17 @@ fn a_clock_set_back_makes_one_new_ticket() {
 }
 
 #[test]
+fn a_clock_set_back_lengthens_no_keys_life() {
+    let issuer = TicketIssuer::builder(Ca::new("CA").server_identity()).build().unwrap();
+    let id = *issuer.ticket(now()).unwrap().id();
+    let live = issuer.find(&id).unwrap();
+    let (then, at) = (unix_seconds(now()) - 7200, std::time::Instant::now());
+    assert!(!live.is_over(then, at));
+    assert!(live.is_over(then, at + MAX_VALIDITY + seconds(2)));
+    assert!(live.is_over(unix_seconds(now()) + 3601, at));
+}
+
+#[test]
 fn keys_are_wiped_by_themselves() {
     let ca = Ca::new("CA");
     let early = server(&ca);

@@ -87,6 +87,25 @@ fn a_replaced_configuration_forgets_its_tickets() {
 }
 
 #[test]
+fn a_ticket_in_hand_is_judged_by_what_is_trusted_now() {
+    let ca = Ca::new("CA");
+    let client = ca.client();
+    let verified = check(&client, &issue(ca.server_identity())).unwrap();
+    let later = now() + MAX_VALIDITY + seconds(1);
+    let usable = |tls: &ClientTls, name: &str, time| verified.trusted_by(tls, name, time);
+    let own = usable(&client.clone(), &SERVER.to_uppercase(), now()).unwrap();
+    own.fill_stock(3);
+    assert_eq!(verified.stocked(), 3, "the same one");
+    assert!(usable(&client, "other.example", now()).is_none());
+    assert!(usable(&client, SERVER, later).is_none());
+    // The same authorities, but another configuration: verified anew.
+    assert_eq!(usable(&ca.client(), SERVER, now()).unwrap().stocked(), 1);
+    assert!(usable(&Ca::new("other CA").client(), SERVER, now()).is_none());
+    client.replace(&Ca::new("other CA").client());
+    assert!(usable(&client, SERVER, now()).is_none());
+}
+
+#[test]
 fn only_the_certificates_own_key_signs() {
     let ca = Ca::new("CA");
     let (one, two) = (issue(ca.server_identity()), issue(ca.server_identity()));
