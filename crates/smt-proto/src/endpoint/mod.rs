@@ -374,6 +374,11 @@ impl Endpoint {
         self.sessions.newest(path.remote, path.remote_port, path.local_port).is_some()
     }
 
+    /// Requests of a session that were handed out and are not answered.
+    pub fn working_on(&self, session: SessionId) -> usize {
+        self.sessions.get(session).map_or(0, |session| session.working_on())
+    }
+
     /// RPCs of both directions that are not over, responses not acknowledged yet included.
     pub fn in_flight(&self, session: SessionId) -> usize {
         self.sessions.get(session).map_or(0, |session| session.in_flight())

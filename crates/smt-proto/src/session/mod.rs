@@ -304,6 +304,11 @@ impl Session {
         self.out.len() + self.inc.len()
     }
 
+    /// Requests of the peer's that were handed out and are not answered.
+    pub(crate) fn working_on(&self) -> usize {
+        self.inc.values().filter(|rpc| matches!(rpc.state, InState::Executing)).count()
+    }
+
     /// Calls of ours that are not over.
     pub(crate) fn outstanding(&self) -> usize {
         self.out.len() - self.posts

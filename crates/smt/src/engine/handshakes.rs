@@ -7,7 +7,7 @@ use std::sync::Arc;
 use smt_proto::crypto::aws_lc;
 use smt_proto::error::{CloseReason, HandshakeError};
 use smt_proto::keys::Secret;
-use smt_proto::{KeyContext, SessionId};
+use smt_proto::{KeyContext, SessionId, Time};
 
 use super::calls::Takes;
 use super::early::{Decision, EarlyState, FirstFlight};
@@ -91,6 +91,10 @@ pub(super) struct Handshakes {
     /// Jobs whose results were not taken yet.
     jobs: usize,
     pub(super) running: HashMap<SessionId, Running>,
+    /// Sessions in which early requests are answered before TLS begins, and until when at the latest.
+    pub(super) later: Vec<(Time, SessionId)>,
+    /// When an offer may be decided on the engine's own thread again.
+    pub(super) next_decision: Time,
     pub(super) posts: Posts,
 }
 
@@ -107,6 +111,8 @@ impl Handshakes {
             pool: Pool::new(pool, waker).with_idle_work(key_shares::refill),
             jobs: 0,
             running: HashMap::new(),
+            later: Vec::new(),
+            next_decision: Time::ZERO,
             posts: Posts::default(),
         }
     }

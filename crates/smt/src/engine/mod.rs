@@ -403,7 +403,9 @@ impl Engine {
 
     /// When the engine next has something to do by itself.
     fn next_due(&self) -> Option<Instant> {
-        let timer = [self.core.poll_timeout(), self.connects.next_attempt()].into_iter().flatten();
+        let tls = self.handshakes.later.iter().map(|(due, _)| *due).min();
+        let timer = [self.core.poll_timeout(), self.connects.next_attempt(), tls];
+        let timer = timer.into_iter().flatten();
         let timer = timer.min().map(|time| self.origin + Duration::from_nanos(time.as_nanos()));
         [timer, self.datapath.next_due()].into_iter().flatten().min()
     }

@@ -54,7 +54,7 @@ impl Engine {
         // A late wake-up must not pass for loss: first everything received, then the timers. But
         // they do not wait for ever either.
         if drained || self.polls.is_multiple_of(MAX_BUSY_POLLS) {
-            self.do_what_is_due();
+            self.do_what_is_due(!worked);
         }
         worked |= self.take_handshake_results();
         worked |= self.take_core_events();
@@ -74,13 +74,16 @@ impl Engine {
     }
 
     /// Timers, and what is beside the packets.
-    fn do_what_is_due(&mut self) {
+    fn do_what_is_due(&mut self, idle: bool) {
         self.waiter.acknowledge();
         let now = self.now();
         if self.core.poll_timeout().is_some_and(|due| due <= now) {
             self.core.handle_timeout(now);
         }
         self.try_again(now);
+        if !self.handshakes.later.is_empty() {
+            self.begin_tls(now, idle && self.events.is_empty());
+        }
         if now.since(self.path_looked_at) >= PATH_PACE {
             self.look_at_path(now);
         }

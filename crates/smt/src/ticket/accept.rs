@@ -156,6 +156,12 @@ impl EarlyData {
         }
     }
 
+    /// Whether [`accept`](Self::accept) may block: whether its register does.
+    #[must_use]
+    pub fn may_block(&self) -> bool {
+        self.register.may_block()
+    }
+
     /// A place for one more offer among those that wait for [`accept`](Self::accept), to be taken
     /// before the offer is queued: decisions are dear, and a flood of offers must not hold up the
     /// handshakes of others.

@@ -92,6 +92,10 @@ impl StrikeRegister for MemoryRegister {
         held.ends.push(Reverse((end, strike.time_ms, strike.key)));
         Ok(Claim::Fresh)
     }
+
+    fn may_block(&self) -> bool {
+        false
+    }
 }
 
 impl Held {

@@ -38,8 +38,7 @@ pub enum Claim {
     Seen,
 }
 
-/// A register of offers. All servers that have a ticket's key must share one. `claim` is called on
-/// the threads of the handshake pool and may block for some milliseconds.
+/// A register of offers. All servers that have a ticket's key must share one.
 pub trait StrikeRegister: fmt::Debug + Send + Sync {
     /// Takes an offer down. Of any number of claims of one key, however they come together,
     /// exactly one is [`Claim::Fresh`].
@@ -47,4 +46,10 @@ pub trait StrikeRegister: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`RegisterError`] whenever it cannot be sure. The offer is then refused.
     fn claim(&self, strike: &Strike) -> Result<Claim, RegisterError>;
+
+    /// Whether `claim` may block, for some milliseconds at most. It is then called on the threads of the
+    /// handshake pool alone, and otherwise also on the thread that moves packets. Default: yes.
+    fn may_block(&self) -> bool {
+        true
+    }
 }
