@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitCode, Output, Stdio};
 use std::thread;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         test("first_packets_carry_calls_by_file_store_and_dns", first_packets_carry_calls),
         test("sessions_without_tls_by_choice_of_both_ends", static_sessions),
         test("tickets_are_shown_verified_and_fetched", ticket_commands),
+        test("ticket_keys_outlive_the_server", ticket_keys_outlive_the_server),
         test("the_demo_holds", the_demo_holds),
         test("first_rpcs_of_all_transports_are_measured", first_rpcs_are_measured),
         test("no_call_fails_while_keys_change", no_call_fails_while_keys_change),
@@ -510,6 +512,30 @@ fn ticket_commands() {
     let none = run(&format!("ticket show {dir}/ca.pem"));
     assert_eq!(none.status.code(), Some(1));
     server.stop();
+}
+
+fn ticket_keys_outlive_the_server() {
+    let host = loopback().unwrap();
+    let certificates = Certificates::new("ticket-keys");
+    let dir = certificates.0.display();
+    let arguments = format!(
+        "--listen 127.0.0.1:7013 --cert {dir}/server.pem --key {dir}/server.key --early \
+         --ticket-keys {dir}/keys --ticket-file {dir}/ticket"
+    );
+    let tickets: Vec<_> = (0..2)
+        .map(|_| {
+            Server::start(&host, &arguments).stop();
+            fs::read(certificates.0.join("ticket")).unwrap()
+        })
+        .collect();
+    assert_eq!(tickets[0], tickets[1], "the second has made a ticket of its own");
+    let keys = certificates.0.join("keys");
+    let mode = |mode| fs::set_permissions(&keys, fs::Permissions::from_mode(mode)).unwrap();
+    assert_eq!(fs::metadata(&keys).unwrap().permissions().mode() & 0o7777, 0o600);
+    mode(0o644);
+    let refused = run_in(&host, &format!("serve {arguments}"));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("chmod 600"), "{}", text(&refused.stderr));
 }
 
 fn the_demo_holds() {

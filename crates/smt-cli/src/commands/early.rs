@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use clap::Args;
+use smt::ticket::shared::KeyFile;
 use smt::ticket::{
     DEFAULT_STRIKES, EarlyData, MemoryRegister, RedisRegister, StrikeRegister, Ticket,
     TicketIssuer, VerifiedTicket,
@@ -22,12 +23,19 @@ use super::Error;
 pub struct ServerOptions {
     /// Answer requests that come with a client's first packet, encrypted to a ticket of this server's; clients get
     /// tickets at the end of each handshake. Such requests may be executed again if somebody replays them to a server
-    /// that shares neither memory nor Redis with this one
+    /// that has the keys of this one's tickets and shares no --register with it
     #[arg(long)]
     pub early: bool,
     /// Keep the ticket of the moment in this file, for `smt call --ticket` and `smt ticket serve`
     #[arg(long, value_name = "FILE", requires = "early")]
     pub ticket_file: Option<PathBuf>,
+    /// Share the tickets' private keys with the other instances of this server that have this file, and with itself after
+    /// a restart: a client that has a ticket of one may send its first packet to any. It belongs to the user that runs
+    /// them, with mode 0600, and is made if it is not there; its place is memory, as in /run, not a disk or a backup. All
+    /// need the same certificate, the same options, and a --register in Redis; with one in memory only one instance may
+    /// use the file at a time, and takes no early data in its first ten seconds
+    #[arg(long, value_name = "FILE", requires = "early")]
+    pub ticket_keys: Option<PathBuf>,
     /// What remembers which first packets were taken, so that none is taken twice: `memory`, or a Redis that several servers share, as redis://HOST[:PORT][/DB]
     #[arg(long, value_name = "REGISTER", requires = "early", default_value = "memory")]
     pub register: String,
@@ -51,7 +59,13 @@ impl ServerOptions {
         if !self.early {
             return Ok(None);
         }
-        let issuer = TicketIssuer::builder(identity()?)
+        let mut issuer = TicketIssuer::builder(identity()?);
+        if let Some(path) = &self.ticket_keys {
+            let file = KeyFile::open(path)
+                .map_err(|error| Error::Failed(format!("cannot use --ticket-keys: {error}")))?;
+            issuer = issuer.key_file(file);
+        }
+        let issuer = issuer
             .build()
             .map_err(|error| Error::Failed(format!("cannot issue tickets: {error}")))?;
         let early = EarlyData::new(issuer, self.strike_register()?)
@@ -62,8 +76,12 @@ impl ServerOptions {
 
     fn strike_register(&self) -> Result<Arc<dyn StrikeRegister>, Error> {
         if self.register == "memory" {
-            // Tickets' keys are made by this process as well: nothing was accepted before it started.
-            return Ok(Arc::new(MemoryRegister::started_at(DEFAULT_STRIKES, UNIX_EPOCH)));
+            return Ok(Arc::new(match self.ticket_keys {
+                // What was accepted before this process started, by the same keys, it cannot know.
+                Some(_) => MemoryRegister::default(),
+                // The keys are this process's own: nothing was accepted before it started.
+                None => MemoryRegister::started_at(DEFAULT_STRIKES, UNIX_EPOCH),
+            }));
         }
         let register = RedisRegister::new(&self.register).map_err(|error| {
             Error::Usage(format!("--register takes `memory` or a Redis: {error}"))

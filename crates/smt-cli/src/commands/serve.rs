@@ -58,6 +58,10 @@ Examples:
     smt serve --early --ticket-file ticket --cert certs/server.pem --key certs/server.key
     smt ticket serve --ticket-file ticket --host server.example
 
+  The same from any of several servers of this name, each with this line:
+    smt serve --early --ticket-keys /run/smt/keys --register redis://127.0.0.1 \\
+        --cert certs/server.pem --key certs/server.key --listen 10.0.0.2:4433
+
   A network that loses 5 % of the packets each way (smt ping tells the cost):
     smt serve --drop 0.05 --cert certs/server.pem --key certs/server.key
 

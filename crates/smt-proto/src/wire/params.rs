@@ -87,8 +87,10 @@ impl Params {
         Block::parse(flight).map(|(block, len)| (block.params, len))
     }
 
-    /// Whether whoever goes by `other` may do nothing that these do not allow.
-    pub(crate) fn cover(&self, other: &Params) -> bool {
+    /// Whether whoever goes by `other` may do nothing that these do not allow: what a server that
+    /// takes early data owes its ticket (spec 5.7).
+    #[must_use]
+    pub fn cover(&self, other: &Params) -> bool {
         self.max_rpcs >= other.max_rpcs
             && self.max_message >= other.max_message
             && self.unscheduled >= other.unscheduled

@@ -222,7 +222,9 @@ impl Engine {
         let Some(connect) = self.connects.get_mut(id) else { return };
         connect.session = None;
         connect.takes = Takes::Nothing;
-        let hopeless = matches!(error, TlsError::InvalidServerName { .. });
+        // After `UnlikeTicket` another attempt might succeed, and hide whose early responses those were.
+        let hopeless =
+            matches!(error, TlsError::InvalidServerName { .. } | TlsError::UnlikeTicket { .. });
         let attempts_left = !hopeless && (!error.is_definite() || connect.attempts < MAX_ATTEMPTS);
         connect.last_error = Some(error.clone());
         if !attempts_left || now >= connect.deadline {

@@ -12,7 +12,9 @@ use super::{ConnectOptions, Engine, Event, SessionInfo};
 use crate::ticket::{
     AcceptedEarly, ClientEarly, EarlyRefusal, EarlySecrets, Encapsulation, VerifiedTicket,
 };
-use crate::tls::{Alert, ClientHandshake, ClientTls, PeerIdentity, ServerTls, TlsError};
+use crate::tls::{
+    Alert, ClientHandshake, ClientTls, Established, PeerIdentity, ServerTls, TlsError,
+};
 
 /// Encapsulations kept ready per ticket that is in use, so that the next first packet waits for none.
 const READY_ENCAPSULATIONS: usize = 4;
@@ -75,6 +77,22 @@ impl EarlyState {
             EarlyState::Accepted(accepted) => accepted.static_session,
         }
     }
+
+    /// Who the handshake shows, to a client, in the place of the server that the ticket is of by which early
+    /// data was accepted (spec 5.7.1).
+    pub(super) fn contradiction(&self, established: &Established) -> Option<TlsError> {
+        let EarlyState::Offered(offered) = self else { return None };
+        let (ticket, found) = (offered.ticket.peer(), &established.peer);
+        (!found.has_names_of(ticket))
+            .then(|| TlsError::UnlikeTicket { ticket: names(ticket), found: names(found) })
+    }
+}
+
+/// All names that a certificate gives its owner.
+fn names(peer: &PeerIdentity) -> String {
+    let ips = peer.ips().iter().map(ToString::to_string);
+    let names: Vec<_> = peer.dns_names().iter().chain(peer.uris()).cloned().chain(ips).collect();
+    names.join(", ")
 }
 
 impl FirstFlight {
@@ -224,6 +242,17 @@ impl Engine {
         }
         self.forget_ticket(session, &ticket);
         false
+    }
+
+    /// The handshake is complete and contradicts the ticket by which early data was accepted: the
+    /// session ends.
+    pub(super) fn on_contradiction(&mut self, session: SessionId, error: TlsError) {
+        let Some(running) = self.handshakes.running.get(&session) else { return };
+        if let EarlyState::Offered(offered) = &running.early {
+            self.forget_ticket(session, &offered.ticket);
+        }
+        let alert = Alert::ILLEGAL_PARAMETER.plaintext_record();
+        self.on_tls_failure(session, error, Some(&alert));
     }
 
     /// Makes encapsulations for the next time, beside the packets.

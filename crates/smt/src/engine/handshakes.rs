@@ -274,6 +274,11 @@ impl Engine {
         if let HandshakeState::Failed(error) = state {
             return self.on_tls_failure(session, error, send.as_deref());
         }
+        let contradiction = established.as_ref().and_then(|it| running.early.contradiction(it));
+        if let Some(error) = contradiction {
+            // A client's last flight is kept back: it would complete the server's handshake.
+            return self.on_contradiction(session, error);
+        }
         if let Some(flight) = send {
             self.core.send_flight(now, session, &flight);
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::shared::KeyFileError;
 use crate::tls::TlsError;
 
 /// Why a ticket cannot be used. Without one a client makes a full handshake, so none of these
@@ -133,6 +134,9 @@ pub enum IssueError {
     /// The certificate is not valid now, so neither would a ticket be.
     #[error("the certificate is not valid at this time")]
     CertificateNotValid,
+    /// The file that servers share their tickets' keys by cannot be used.
+    #[error("the file of tickets' keys cannot be used: {0}")]
+    KeyFile(#[source] KeyFileError),
     /// The thread that rotates the keys cannot be started.
     #[error("the thread that rotates the ticket's keys cannot be started: {detail}")]
     Thread {

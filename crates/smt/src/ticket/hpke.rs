@@ -5,6 +5,7 @@ use hpke::kdf::HkdfSha256;
 use hpke::kem::{X25519HkdfSha256, XWing};
 use hpke::{Deserializable, HpkeError, Kem as KemTrait, OpModeR, OpModeS, Serializable};
 use hpke::{setup_receiver, setup_sender};
+use zeroize::Zeroizing;
 
 type Sender<K> = AeadCtxS<ExportOnlyAead, HkdfSha256, K>;
 type Receiver<K> = AeadCtxR<ExportOnlyAead, HkdfSha256, K>;
@@ -121,8 +122,31 @@ impl PrivateKey {
         }
     }
 
-    /// A key from its wire form, for test vectors.
-    #[cfg(test)]
+    /// The public key that belongs to it, in its wire form.
+    pub(super) fn public_key(&self) -> Vec<u8> {
+        fn public<K: KemTrait>(private: &K::PrivateKey) -> Vec<u8> {
+            K::sk_to_pk(private).to_bytes().to_vec()
+        }
+        match &self.0 {
+            Inner::XWing(private) => public::<XWing>(private),
+            Inner::X25519(private) => public::<X25519HkdfSha256>(private),
+        }
+    }
+
+    /// Its wire form.
+    pub(super) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        fn bytes<K: Serializable>(private: &K) -> Zeroizing<Vec<u8>> {
+            let mut bytes = Zeroizing::new(vec![0; K::size()]);
+            private.write_exact(&mut bytes);
+            bytes
+        }
+        match &self.0 {
+            Inner::XWing(private) => bytes(&**private),
+            Inner::X25519(private) => bytes(private),
+        }
+    }
+
+    /// A key from its wire form.
     pub(super) fn from_bytes(kem: Kem, bytes: &[u8]) -> Option<Self> {
         Some(Self(match kem {
             Kem::XWing => Inner::XWing(Box::new(Deserializable::from_bytes(bytes).ok()?)),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use smt_proto::crypto::Random;
 use smt_proto::crypto::SuiteId;
@@ -16,9 +16,13 @@ use super::format::{
     Content, MAX_CERTIFICATES, MAX_TICKET_LEN, MAX_VALIDITY, TICKET_ID_LEN, Ticket,
     append_signature, signature_input,
 };
-use super::hpke::{Kem, PrivateKey};
+use super::hpke::Kem;
+use super::live::{LiveTicket, LiveTickets};
+use super::shared::{self, Follower, KeyEntry, KeyFile, KeyFileError};
 use super::unix_seconds;
+use super::verify::MAX_SKEW;
 use crate::tls::{DEFAULT_ALPN, Identity, TlsError, is_smt_alpn};
+use zeroize::Zeroizing;
 
 /// Shortest lifetime of a ticket.
 pub const MIN_LIFETIME: Duration = Duration::from_secs(10);
@@ -26,7 +30,7 @@ pub const MIN_LIFETIME: Duration = Duration::from_secs(10);
 pub const DEFAULT_MAX_EARLY: u32 = 64 * 1024;
 
 /// How often the thread of an issuer looks whether a key is to be replaced or wiped.
-const ROTATION_CHECK: Duration = Duration::from_secs(1);
+pub(super) const ROTATION_CHECK: Duration = Duration::from_secs(1);
 
 /// What a server says of itself unless told otherwise: the protocol's default limits.
 const DEFAULT_PARAMS: Params = Params {
@@ -46,6 +50,7 @@ const DEFAULT_PARAMS: Params = Params {
 pub struct TicketIssuerBuilder {
     identity: Identity,
     options: Options,
+    key_file: Option<KeyFile>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,11 +102,20 @@ impl TicketIssuerBuilder {
         self
     }
 
+    /// Shares tickets and their keys with the other instances of the server that have this file.
+    /// All must be configured alike, and share a register as well; see [`shared`]. Default: keys
+    /// are in memory only.
+    pub fn key_file(mut self, file: KeyFile) -> Self {
+        self.key_file = Some(file);
+        self
+    }
+
     /// Builds the issuer and starts the thread that replaces and wipes its keys; it ends with the
     /// issuer.
     ///
     /// # Errors
-    /// [`IssueError`] for a lifetime or application protocol that cannot be.
+    /// [`IssueError`] for a lifetime or application protocol that cannot be, or a key file that
+    /// cannot be used.
     pub fn build(self) -> Result<TicketIssuer, IssueError> {
         let Options { lifetime, alpn, .. } = &self.options;
         if !(MIN_LIFETIME..=MAX_VALIDITY).contains(lifetime) {
@@ -110,45 +124,41 @@ impl TicketIssuerBuilder {
         if !is_smt_alpn(alpn) {
             return Err(IssueError::BadAlpn { alpn: alpn.clone() });
         }
-        let state =
-            State { identity: self.identity, options: self.options, current: None, previous: None };
-        let state = Arc::new(Mutex::new(state));
-        let stop = start_rotation(Arc::downgrade(&state))?;
-        Ok(TicketIssuer { state, _stop: stop })
+        let state = State {
+            identity: self.identity,
+            options: self.options,
+            live: LiveTickets::default(),
+            asked: false,
+        };
+        let issuer =
+            Arc::new(Inner { state: Mutex::new(state), file: self.key_file.map(Follower::new) });
+        issuer.look(unix_seconds(SystemTime::now())).map_err(IssueError::KeyFile)?;
+        let stop = start_rotation(Arc::downgrade(&issuer))?;
+        Ok(TicketIssuer { inner: issuer, _stop: stop })
     }
 }
 
 /// Makes a server's tickets and keeps their keys: the current one, and the one before it for as
-/// long as its ticket is valid. Keys live in memory only and are wiped when they expire; servers
-/// that share a name have each their own, and refuse the early data of each other's tickets.
+/// long as its ticket is valid; beside them those of other instances of the server, if they are
+/// [shared]. Keys are wiped when they expire. Without sharing they live in memory only, and servers
+/// of one name refuse the early data of each other's tickets.
 pub struct TicketIssuer {
-    state: Arc<Mutex<State>>,
+    inner: Arc<Inner>,
     /// Its end stops the thread.
     _stop: Sender<()>,
 }
 
-struct State {
+struct Inner {
+    state: Mutex<State>,
+    file: Option<Follower>,
+}
+
+pub(super) struct State {
     identity: Identity,
     options: Options,
-    current: Option<Arc<LiveTicket>>,
-    previous: Option<Arc<LiveTicket>>,
-}
-
-/// A ticket and its key.
-pub(super) struct LiveTicket {
-    pub(super) ticket: Ticket,
-    pub(super) key: PrivateKey,
-    /// By a clock that nobody sets.
-    issued: Instant,
-}
-
-impl LiveTicket {
-    /// Whether its time is over, whatever was done to the clock meanwhile.
-    pub(super) fn is_over(&self, now: u64, at: Instant) -> bool {
-        let (not_before, not_after) = self.ticket.validity();
-        let lifetime = Duration::from_secs(not_after.saturating_sub(not_before));
-        now > not_after || at.saturating_duration_since(self.issued) > lifetime + ROTATION_CHECK
-    }
+    live: LiveTickets,
+    /// Whether a ticket was ever asked for; before, none is made for others.
+    asked: bool,
 }
 
 impl TicketIssuer {
@@ -164,19 +174,35 @@ impl TicketIssuer {
                 lifetime: MAX_VALIDITY,
                 params: DEFAULT_PARAMS,
             },
+            key_file: None,
         }
     }
 
     /// The ticket to hand out at `now`. A new one is made, with a new key, when there is none or
-    /// half the lifetime of the last has passed.
+    /// half the lifetime of the last has passed. With a [`KeyFile`] that is looked at first, which
+    /// may take as long as [`LOCK_PATIENCE`](shared::LOCK_PATIENCE); the issuer's own thread has
+    /// mostly done it before.
     ///
     /// # Errors
-    /// [`IssueError`] if the certificate cannot vouch for a ticket now.
+    /// [`IssueError`] if the certificate cannot vouch for a ticket now. A key file that cannot be
+    /// used is none: the ticket is this instance's own then, see
+    /// [`key_file_error`](Self::key_file_error).
     pub fn ticket(&self, now: SystemTime) -> Result<Ticket, IssueError> {
+        let now = unix_seconds(now);
+        let fresh = {
+            let mut state = self.state();
+            state.asked = true;
+            state.live.wipe_expired(now);
+            state.has_fresh(now)
+        };
+        if !fresh {
+            // Kept, and told to the log, by what looks.
+            let _ = self.inner.look(now);
+        }
         let mut state = self.state();
-        state.rotate(unix_seconds(now))?;
+        state.rotate(now)?;
         // Rotation has just made one if there was none.
-        let current = state.current.as_ref().ok_or(IssueError::CertificateNotValid)?;
+        let current = state.live.current().ok_or(IssueError::CertificateNotValid)?;
         Ok(current.ticket.clone())
     }
 
@@ -186,32 +212,81 @@ impl TicketIssuer {
         let mut state = self.state();
         if state.options.params != params {
             state.options.params = params;
-            state.retire();
+            state.live.retire();
         }
     }
 
     /// Replaces the certificate and its key: the next ticket is signed by the new one. The last
-    /// ticket stays accepted until it expires. The same certificates again change nothing.
+    /// ticket stays accepted until it expires if the new certificate has the same names; otherwise
+    /// handshakes would contradict it, and all tickets are forgotten here. The same certificates
+    /// again change nothing.
     pub fn replace_identity(&self, identity: Identity) {
         let mut state = self.state();
-        if state.identity.certificates() != identity.certificates() {
-            state.identity = identity;
-            state.retire();
+        if state.identity.certificates() == identity.certificates() {
+            return;
+        }
+        if state.identity.has_names_of(&identity) {
+            state.live.retire();
+        } else {
+            state.live = LiveTickets::default();
+        }
+        state.identity = identity;
+    }
+
+    /// Wipes all keys at once: no ticket handed out so far is accepted any more. A [`KeyFile`] is
+    /// emptied, so that the other instances do the same within a second or two.
+    ///
+    /// # Errors
+    /// The key file cannot be written: what it still holds comes back with the next look at it.
+    pub fn forget_all(&self) -> Result<(), KeyFileError> {
+        match &self.inner.file {
+            Some(file) => file.forget_all(&self.inner.state),
+            None => {
+                self.state().live = LiveTickets::default();
+                Ok(())
+            }
         }
     }
 
-    /// Wipes all keys at once: no ticket handed out so far is accepted any more.
-    pub fn forget_all(&self) {
-        let mut state = self.state();
-        state.current = None;
-        state.previous = None;
-    }
-
-    /// How many tickets are accepted at present: 0, 1 or 2.
+    /// How many tickets are accepted at present: without sharing 0, 1 or 2.
     #[must_use]
     pub fn live_tickets(&self) -> usize {
-        let state = self.state();
-        usize::from(state.current.is_some()) + usize::from(state.previous.is_some())
+        self.state().live.iter().count()
+    }
+
+    /// All live tickets with their private keys, in the format of [`shared`], for other instances
+    /// of the server. Whoever reads it reads all early data of these tickets: it must go nowhere
+    /// but to them, and be wiped when they have it.
+    #[must_use]
+    pub fn export(&self) -> Zeroizing<Vec<u8>> {
+        let entries: Vec<_> = self.state().live.iter().map(|live| live.entry()).collect();
+        shared::emit(&entries)
+    }
+
+    /// Takes tickets that another instance of the server has [exported](Self::export), to accept
+    /// them at once, and to hand out the newest. Those that are known, not valid at `now` (by one
+    /// minute more or less before their time), or of another certificate chain or application
+    /// protocol than this instance's are left out. Returns how many were taken.
+    ///
+    /// # Errors
+    /// [`KeyFileError`] if the bytes are damaged, a ticket was not signed by this instance's
+    /// certificate that says so, or there would be more than
+    /// [`MAX_SHARED_TICKETS`](shared::MAX_SHARED_TICKETS). Nothing was taken then.
+    pub fn import(&self, keys: &[u8], now: SystemTime) -> Result<usize, KeyFileError> {
+        let entries = shared::parse(keys)?;
+        let now = unix_seconds(now);
+        let mut state = self.state();
+        state.live.wipe_expired(now);
+        let taken = state.take(&entries, now, false)?;
+        state.adopt(now);
+        Ok(taken)
+    }
+
+    /// Why the last look at the [`KeyFile`] failed; `None` if it did not, or there is none. While
+    /// it fails, this instance goes on with the keys that it has, and with its own.
+    #[must_use]
+    pub fn key_file_error(&self) -> Option<KeyFileError> {
+        self.inner.file.as_ref().and_then(Follower::last_error)
     }
 
     /// The application protocol of early data.
@@ -220,15 +295,23 @@ impl TicketIssuer {
         self.state().options.alpn.clone()
     }
 
-    /// The ticket of this ID, whether still valid or not.
+    /// The ticket of this ID, whether still valid or not, unless it promises clients more than
+    /// this instance keeps (spec 5.7).
     pub(super) fn find(&self, id: &[u8; TICKET_ID_LEN]) -> Option<Arc<LiveTicket>> {
         let state = self.state();
-        let live = [&state.current, &state.previous];
-        live.into_iter().flatten().find(|live| live.ticket.id() == id).cloned()
+        let found = state.live.find(id).cloned();
+        found.filter(|live| state.options.params.cover(&live.ticket.params()))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        lock(&self.inner.state)
+    }
+}
+
+impl Inner {
+    /// Brings this instance and the key file together, if there is one.
+    fn look(&self, now: u64) -> Result<(), KeyFileError> {
+        self.file.as_ref().map_or(Ok(()), |file| file.look(&self.state, now))
     }
 }
 
@@ -243,33 +326,106 @@ impl fmt::Debug for TicketIssuer {
 impl State {
     /// Wipes what has expired, and makes a new ticket if it is time.
     fn rotate(&mut self, now: u64) -> Result<(), IssueError> {
-        self.wipe_expired(now, Instant::now());
-        let half = self.options.lifetime.as_secs() / 2;
-        let fresh = self.current.as_ref().is_some_and(|live| {
-            let (not_before, not_after) = live.ticket.validity();
-            now >= not_before && now < (not_before + half).min(not_after)
-        });
-        if !fresh {
+        self.live.wipe_expired(now);
+        if !self.has_fresh(now) {
             let live = self.issue(now)?;
-            self.retire();
-            self.current = Some(Arc::new(live));
+            self.live.replace_current(live);
         }
         Ok(())
     }
 
-    fn wipe_expired(&mut self, now: u64, at: Instant) {
-        for live in [&mut self.current, &mut self.previous] {
-            if live.as_ref().is_some_and(|live| live.is_over(now, at)) {
-                *live = None;
+    /// Whether the current ticket is in the first half of its life.
+    fn has_fresh(&self, now: u64) -> bool {
+        self.live.current().is_some_and(|live| self.is_fresh(&live.ticket, now))
+    }
+
+    fn is_fresh(&self, ticket: &Ticket, now: u64) -> bool {
+        let (not_before, not_after) = ticket.validity();
+        let half = self.options.lifetime.as_secs() / 2;
+        not_before <= now.saturating_add(MAX_SKEW.as_secs())
+            && now < not_before.saturating_add(half).min(not_after)
+    }
+
+    /// Whether the certificate that a ticket is of is this server's.
+    fn is_own(&self, ticket: &Ticket) -> bool {
+        let own = self.identity.certificates();
+        ticket.certificates().eq(own.iter().map(Vec::as_slice))
+    }
+
+    /// Whether a ticket is one that this instance would make itself.
+    fn suits(&self, ticket: &Ticket) -> bool {
+        let Options { kem, suite, alpn, max_early, params, .. } = &self.options;
+        let said = ticket.params();
+        (ticket.kem(), ticket.suite(), ticket.max_early()) == (*kem, *suite, *max_early)
+            && ticket.alpn() == alpn.as_bytes()
+            && said == Params { first_id: said.first_id, ..*params }
+            && self.is_own(ticket)
+    }
+
+    /// Takes what is of use among the tickets of others; returns how many are new.
+    pub(super) fn take(
+        &mut self,
+        entries: &[KeyEntry],
+        now: u64,
+        in_file: bool,
+    ) -> Result<usize, KeyFileError> {
+        let mut new: Vec<Arc<LiveTicket>> = Vec::new();
+        for entry in entries {
+            let KeyEntry { ticket, .. } = entry;
+            if let Some(known) = self.live.find(ticket.id()) {
+                known.is_in_file(in_file);
+                continue;
             }
+            let (not_before, not_after) = ticket.validity();
+            let valid = not_before <= now.saturating_add(MAX_SKEW.as_secs()) && now <= not_after;
+            let speaks = ticket.alpn() == self.options.alpn.as_bytes();
+            let ended = self.live.has_ended(ticket.id());
+            let twice = new.iter().any(|live| live.ticket.id() == ticket.id());
+            if valid && speaks && !twice && !ended && self.is_own(ticket) {
+                let live = LiveTicket::from_entry(entry, &self.identity, now)?;
+                live.is_in_file(in_file);
+                new.push(Arc::new(live));
+            }
+        }
+        let taken = new.len();
+        self.live.add(new)?;
+        Ok(taken)
+    }
+
+    /// Makes the newest ticket the current one, so that all who have the same hand out the same.
+    pub(super) fn adopt(&mut self, now: u64) {
+        let newest = self
+            .live
+            .others()
+            .filter(|live| self.is_fresh(&live.ticket, now) && self.suits(&live.ticket))
+            .max_by_key(|live| age(live))
+            .cloned();
+        let Some(newest) = newest else { return };
+        let newer = |current: &Arc<LiveTicket>| {
+            !self.is_fresh(&current.ticket, now) || age(&newest) > age(current)
+        };
+        if self.live.current().is_none_or(newer) {
+            self.live.make_current(&newest);
         }
     }
 
-    /// The current ticket becomes the previous one, whose key goes.
-    fn retire(&mut self) {
-        if let Some(current) = self.current.take() {
-            self.previous = Some(current);
+    /// Makes the ticket that is to be handed out, if it is wanted and there is none.
+    pub(super) fn make_wanted(&mut self, now: u64) {
+        if self.asked
+            && let Err(error) = self.rotate(now)
+        {
+            // Whoever asks for a ticket is told as well.
+            tracing::debug!(%error, "no ticket for the key file");
         }
+    }
+
+    /// Whether a ticket is wanted and there is none to hand out.
+    pub(super) fn wants_ticket(&self, now: u64) -> bool {
+        self.asked && !self.has_fresh(now)
+    }
+
+    pub(super) fn live(&mut self) -> &mut LiveTickets {
+        &mut self.live
     }
 
     fn issue(&self, now: u64) -> Result<LiveTicket, IssueError> {
@@ -302,17 +458,26 @@ impl State {
         append_signature(&mut bytes, scheme, &signature);
         let ticket = Ticket::parse(&bytes)
             .map_err(|e| IssueError::Sign(TlsError::Internal { detail: e.to_string() }))?;
-        Ok(LiveTicket { ticket, key, issued: Instant::now() })
+        Ok(LiveTicket::new(ticket, key))
     }
 }
 
-/// Keys must go when their time is over even if nobody asks for a ticket any more.
-fn start_rotation(state: Weak<Mutex<State>>) -> Result<Sender<()>, IssueError> {
+/// What orders tickets by age, in the same way at all instances.
+fn age(live: &LiveTicket) -> (u64, [u8; TICKET_ID_LEN]) {
+    (live.ticket.validity().0, *live.ticket.id())
+}
+
+/// Keys must go when their time is over even if nobody asks for a ticket any more, and a key file
+/// must be looked at.
+fn start_rotation(issuer: Weak<Inner>) -> Result<Sender<()>, IssueError> {
     let (stop, stopped) = mpsc::channel::<()>();
     let rotate = move || {
         while stopped.recv_timeout(ROTATION_CHECK) == Err(RecvTimeoutError::Timeout) {
-            let Some(state) = state.upgrade() else { return };
-            lock(&state).wipe_expired(unix_seconds(SystemTime::now()), Instant::now());
+            let Some(issuer) = issuer.upgrade() else { return };
+            let now = unix_seconds(SystemTime::now());
+            lock(&issuer.state).live.wipe_expired(now);
+            // Kept, and told to the log, by what looks.
+            let _ = issuer.look(now);
         }
     };
     thread::Builder::new()
@@ -322,6 +487,6 @@ fn start_rotation(state: Weak<Mutex<State>>) -> Result<Sender<()>, IssueError> {
     Ok(stop)
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -21,9 +21,11 @@ mod error;
 mod format;
 mod hpke;
 mod issue;
+mod live;
 mod offer;
 mod register;
 mod secrets;
+pub mod shared;
 mod store;
 mod verify;
 

@@ -27,6 +27,8 @@ impl Alert {
     pub const UNKNOWN_CA: Self = Self(48);
     /// The certificate is valid, but its holder is not allowed in.
     pub const ACCESS_DENIED: Self = Self(49);
+    /// A field contradicts another, or what was agreed on before.
+    pub const ILLEGAL_PARAMETER: Self = Self(47);
     /// Some field could not be decoded.
     pub const DECODE_ERROR: Self = Self(50);
     /// Something that proves knowledge of a secret is wrong.

@@ -95,6 +95,15 @@ pub enum TlsError {
     /// Both ends have no application protocol (ALPN) in common.
     #[error("both ends have no application protocol (ALPN) in common")]
     NoCommonAlpn,
+    /// Early data was accepted by a ticket, and the handshake that followed shows a server of other
+    /// names (spec 5.7.1). Who answered early requests may be another than that.
+    #[error("early data was accepted for `{ticket}`, and the handshake is with `{found}`")]
+    UnlikeTicket {
+        /// The names in the ticket's certificate.
+        ticket: String,
+        /// Those in the handshake's.
+        found: String,
+    },
     /// The peer gave up and said why.
     #[error("{0}")]
     PeerAlert(Alert),

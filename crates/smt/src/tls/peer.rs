@@ -1,5 +1,6 @@
 //! Who the peer is, by its verified certificate.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use x509_cert::Certificate;
@@ -88,6 +89,21 @@ impl PeerIdentity {
     #[must_use]
     pub fn ips(&self) -> &[IpAddr] {
         &self.ips
+    }
+
+    /// Whether both certificates have the same names, whatever their order: all DNS names, URIs
+    /// and IP addresses. A renewed certificate is of the same peer in this sense; one that has a
+    /// name more or less is not.
+    #[must_use]
+    pub fn has_names_of(&self, other: &PeerIdentity) -> bool {
+        let names = |identity: &PeerIdentity| {
+            let dns: BTreeSet<_> =
+                identity.dns_names.iter().map(|name| name.to_ascii_lowercase()).collect();
+            let uris: BTreeSet<_> = identity.uris.iter().cloned().collect();
+            let ips: BTreeSet<_> = identity.ips.iter().copied().collect();
+            (dns, uris, ips)
+        };
+        names(self) == names(other)
     }
 
     /// The subject's common name, for people to read and for certificates of people. Names of

@@ -54,6 +54,22 @@ impl Identity {
         Ok((signer.scheme().into(), signer.sign(message)?))
     }
 
+    /// Whether the certificate's key made `signature` over `message`, by the scheme that TLS
+    /// numbers `scheme`.
+    pub(crate) fn has_signed(&self, scheme: u16, message: &[u8], signature: &[u8]) -> bool {
+        let chain = self.certificates();
+        chain.first().is_some_and(|own| is_signed(own, scheme, message, signature).is_some())
+    }
+
+    /// Whether both have the same names: [`PeerIdentity::has_names_of`].
+    pub(crate) fn has_names_of(&self, other: &Identity) -> bool {
+        let names = |identity: &Identity| PeerIdentity::from_verified(identity.certificates());
+        match (names(self), names(other)) {
+            (Ok(own), Ok(others)) => own.has_names_of(&others),
+            _ => false,
+        }
+    }
+
     fn certified(&self) -> Option<Arc<CertifiedKey>> {
         self.key.resolve(&[], &SCHEMES)
     }
@@ -112,28 +128,30 @@ impl Vouched {
     /// Whether the certificate's key made `signature` over `message` by the scheme that TLS
     /// numbers `scheme`.
     pub(crate) fn has_signed(&self, scheme: u16, message: &[u8], signature: &[u8]) -> bool {
-        self.check(scheme, message, signature).is_some()
+        let chain = self.identity.chain();
+        chain.first().is_some_and(|own| is_signed(own, scheme, message, signature).is_some())
     }
+}
 
-    fn check(&self, scheme: u16, message: &[u8], signature: &[u8]) -> Option<()> {
-        let scheme = SCHEMES.into_iter().find(|known| u16::from(*known) == scheme)?;
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        // As in TLS 1.3, where a scheme fixes the curve: the first algorithm is the one.
-        let (_, algorithms) = algorithms.mapping.iter().find(|(known, _)| *known == scheme)?;
-        let algorithm = algorithms.first()?;
-        let certificate = Certificate::from_der(self.identity.chain().first()?).ok()?;
-        let key = certificate.tbs_certificate().subject_public_key_info();
-        let mut id = Vec::new();
-        key.algorithm.oid.encode_to_vec(&mut id).ok()?;
-        if let Some(parameters) = &key.algorithm.parameters {
-            parameters.encode_to_vec(&mut id).ok()?;
-        }
-        if id != algorithm.public_key_alg_id().as_ref() {
-            return None;
-        }
-        let key = key.subject_public_key.as_bytes()?;
-        algorithm.verify_signature(key, message, signature).ok()
+/// `Some` if the key of `certificate` made the signature.
+fn is_signed(certificate: &[u8], scheme: u16, message: &[u8], signature: &[u8]) -> Option<()> {
+    let scheme = SCHEMES.into_iter().find(|known| u16::from(*known) == scheme)?;
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+    // As in TLS 1.3, where a scheme fixes the curve: the first algorithm is the one.
+    let (_, algorithms) = algorithms.mapping.iter().find(|(known, _)| *known == scheme)?;
+    let algorithm = algorithms.first()?;
+    let certificate = Certificate::from_der(certificate).ok()?;
+    let key = certificate.tbs_certificate().subject_public_key_info();
+    let mut id = Vec::new();
+    key.algorithm.oid.encode_to_vec(&mut id).ok()?;
+    if let Some(parameters) = &key.algorithm.parameters {
+        parameters.encode_to_vec(&mut id).ok()?;
     }
+    if id != algorithm.public_key_alg_id().as_ref() {
+        return None;
+    }
+    let key = key.subject_public_key.as_bytes()?;
+    algorithm.verify_signature(key, message, signature).ok()
 }
 
 /// From when until when a certificate is valid, in seconds since 1970.

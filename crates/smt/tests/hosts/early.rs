@@ -1,8 +1,8 @@
 //! The first RPC in the first packet: taken, refused, replayed, without TLS, and under loss.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::mpsc::{TryRecvError, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,13 +11,13 @@ use smt::engine::SessionInfo;
 use smt::ticket::{
     DEFAULT_STRIKES, EarlyData, MemoryRegister, Ticket, TicketIssuer, VerifiedTicket,
 };
-use smt::tls::{ClientAuth, ClientTls, ServerTls};
-use smt::{Builder, CallOptions, ConnectOptions, Event, Faults, SessionId};
+use smt::tls::{ClientAuth, ClientTls, ServerTls, TlsError};
+use smt::{Builder, CallOptions, ConnectError, ConnectOptions, Event, Faults, SessionId};
 use smt_testbed::{Pair, PairOptions, Trial, pair, test};
 
 use crate::bed::{Ca, For, NAME, PORT, on_host, pattern, server_address};
 
-const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
+pub(crate) const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
@@ -37,6 +37,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         test("early_calls_with_tokio", with_tokio),
         test("ticket_of_the_session_before", ticket_of_the_session_before),
         test("sessions_without_tls_need_both_ends", without_tls),
+        test("early_data_of_a_server_with_other_names_ends_the_session", other_names),
     ]
 }
 
@@ -54,17 +55,17 @@ fn server_tls(ca: &Ca, early: EarlyData) -> ServerTls {
     ServerTls::builder(ca.identity(NAME, For::Server)).early_data(early).build().unwrap()
 }
 
-fn anonymous_client(ca: &Ca) -> ClientTls {
+pub(crate) fn anonymous_client(ca: &Ca) -> ClientTls {
     ClientTls::builder(ca.roots()).build().unwrap()
 }
 
-fn verified(tls: &ClientTls, ticket: &Ticket) -> VerifiedTicket {
+pub(crate) fn verified(tls: &ClientTls, ticket: &Ticket) -> VerifiedTicket {
     tls.verify_ticket(ticket, NAME, SystemTime::now()).unwrap()
 }
 
 /// What a server has seen, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+pub(crate) enum Seen {
     Accepted { early: bool },
     Request { early: bool },
     Confirmed,
@@ -72,17 +73,30 @@ enum Seen {
     Closed,
 }
 
+impl Seen {
+    pub(crate) fn is_request(self) -> bool {
+        matches!(self, Seen::Request { .. })
+    }
+}
+
 /// A server that echoes on a thread of its host; it tells what it has seen when it is stopped.
-struct Watched {
-    address: SocketAddr,
+pub(crate) struct Watched {
+    pub(crate) address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
     stop: std::sync::mpsc::Sender<()>,
-    thread: JoinHandle<Vec<Seen>>,
+    thread: JoinHandle<()>,
 }
 
 impl Watched {
-    fn start(pair: &Pair, tls: ServerTls) -> Watched {
+    pub(crate) fn start(pair: &Pair, tls: ServerTls) -> Watched {
+        Watched::start_at(pair, PORT, tls)
+    }
+
+    pub(crate) fn start_at(pair: &Pair, port: u16, tls: ServerTls) -> Watched {
         let address = server_address(pair, false);
-        let builder = Builder::new().bind(address).server(PORT, tls);
+        let builder = Builder::new().bind(address).server(port, tls);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&seen);
         let (ready, is_ready) = channel();
         let (stop, stopped) = channel::<()>();
         let thread = pair
@@ -90,12 +104,11 @@ impl Watched {
             .spawn(move || {
                 let mut engine = builder.engine().unwrap();
                 ready.send(engine.listen_address().unwrap()).unwrap();
-                let mut seen = Vec::new();
                 while stopped.try_recv() == Err(TryRecvError::Empty) {
                     let Some(event) = engine.next(Some(Duration::from_millis(20))).unwrap() else {
                         continue;
                     };
-                    seen.push(match event {
+                    let what = match event {
                         Event::Request { rpc, body, early } => {
                             engine.reply(rpc, body.into_vec());
                             Seen::Request { early }
@@ -108,30 +121,35 @@ impl Watched {
                         Event::HandshakeFailed { .. } => Seen::Failed,
                         Event::Closed { .. } => Seen::Closed,
                         other => panic!("{other:?}"),
-                    });
+                    };
+                    log.lock().unwrap().push(what);
                 }
-                seen
             })
             .unwrap();
-        Watched { address: is_ready.recv().unwrap(), stop, thread }
+        Watched { address: is_ready.recv().unwrap(), seen, stop, thread }
     }
 
-    fn stop(self) -> Vec<Seen> {
+    pub(crate) fn has_seen(&self, what: Seen) -> bool {
+        self.seen.lock().unwrap().contains(&what)
+    }
+
+    pub(crate) fn stop(self) -> Vec<Seen> {
         drop(self.stop);
-        self.thread.join().unwrap()
+        self.thread.join().unwrap();
+        std::mem::take(&mut self.seen.lock().unwrap())
     }
 }
 
 /// What a client has seen of one connect and the early call made at once.
-struct Met {
+pub(crate) struct Met {
     /// Whether the response came before the session was there.
-    response_first: bool,
-    info: Arc<SessionInfo>,
-    early_sent: u64,
+    pub(crate) response_first: bool,
+    pub(crate) info: Arc<SessionInfo>,
+    pub(crate) early_sent: u64,
 }
 
 /// Connects with `options`, calls early, calls again in the session, and closes it.
-fn meet(pair: &Pair, client: Builder, to: SocketAddr, options: ConnectOptions) -> Met {
+pub(crate) fn meet(pair: &Pair, client: Builder, to: SocketAddr, options: ConnectOptions) -> Met {
     pair.a
         .run(move || {
             let mut engine = client.engine().unwrap();
@@ -172,7 +190,7 @@ fn meet(pair: &Pair, client: Builder, to: SocketAddr, options: ConnectOptions) -
         .unwrap()
 }
 
-fn with_ticket(ticket: VerifiedTicket) -> ConnectOptions {
+pub(crate) fn with_ticket(ticket: VerifiedTicket) -> ConnectOptions {
     ConnectOptions::new(NAME).ticket(ticket)
 }
 
@@ -341,13 +359,28 @@ fn replayed() {
     assert!(met.info.early);
     let packets = sent_to(&std::fs::read(&file).unwrap(), server.address.port());
     let _ = std::fs::remove_file(&file);
-    let target = SocketAddr::new(server.address.ip(), 0);
     let counted = early.clone();
+    replay(&pair, &packets, server.address, move || counted.stats().replayed > 0);
+    let seen = server.stop();
+    let requests = seen.iter().filter(|seen| matches!(seen, Seen::Request { .. })).count();
+    assert_eq!(requests, 2, "{seen:?}");
+    assert_eq!(early.stats().accepted, 1);
+}
+
+/// Sends packets to a server, all of them and again, until `done`.
+pub(crate) fn replay(
+    pair: &Pair,
+    packets: &[Vec<u8>],
+    to: SocketAddr,
+    done: impl Fn() -> bool + Send + 'static,
+) {
+    let target = SocketAddr::new(to.ip(), 0);
+    let packets = packets.to_vec();
     pair.a
         .run(move || {
             let options = smt::datapath::OpenOptions::default();
             let mut opened = smt::datapath::open(options).unwrap();
-            while counted.stats().replayed == 0 {
+            while !done() {
                 for packet in &packets {
                     if let Some(frame) = opened.datapath.frame() {
                         frame[..packet.len()].copy_from_slice(packet);
@@ -361,14 +394,10 @@ fn replayed() {
             }
         })
         .unwrap();
-    let seen = server.stop();
-    let requests = seen.iter().filter(|seen| matches!(seen, Seen::Request { .. })).count();
-    assert_eq!(requests, 2, "{seen:?}");
-    assert_eq!(early.stats().accepted, 1);
 }
 
 /// The SMT packets to `port` in a capture of raw IPv4 packets.
-fn sent_to(capture: &[u8], port: u16) -> Vec<Vec<u8>> {
+pub(crate) fn sent_to(capture: &[u8], port: u16) -> Vec<Vec<u8>> {
     let mut packets = Vec::new();
     let mut rest = &capture[24..];
     while rest.len() >= 16 {
@@ -478,6 +507,51 @@ fn failed_handshake() {
     let accepted = count(Seen::Accepted { early: true });
     assert!(accepted > 0 && count(Seen::Confirmed) == 0, "{seen:?}");
     assert_eq!(count(Seen::Closed), accepted, "{seen:?}");
+}
+
+/// Connects to a server whose handshake is not what `ticket` says; returns the error of the client,
+/// which finds it first.
+fn contradicted(server_tls: ServerTls, tls: ClientTls, ticket: &Ticket) -> TlsError {
+    let pair = pair(PairOptions::default()).unwrap();
+    let server = Watched::start(&pair, server_tls);
+    tls.tickets().put(server.address.port(), verified(&tls, ticket));
+    let (to, client) = (server.address, Builder::new().client(tls.clone()));
+    let error = pair
+        .a
+        .run(move || {
+            let mut engine = client.engine().unwrap();
+            let options = ConnectOptions::new(NAME).early(true);
+            let connect = engine.connect_with(to, options).unwrap();
+            engine.call_early(connect, "first", CallOptions { user: 1, ..CallOptions::default() });
+            loop {
+                match engine.next(PATIENCE).unwrap().expect("an event in time") {
+                    Event::Response { user: 1, .. } | Event::EarlyCallFailed { user: 1, .. } => {}
+                    Event::ConnectFailed { error: ConnectError::Tls(error), .. } => break error,
+                    other => panic!("{other:?}"),
+                }
+            }
+        })
+        .unwrap();
+    assert!(tls.tickets().is_empty(), "the ticket would be used again");
+    let seen = server.stop();
+    assert_eq!(seen.first(), Some(&Seen::Accepted { early: true }), "{seen:?}");
+    assert!(!seen.contains(&Seen::Confirmed), "{seen:?}");
+    error
+}
+
+fn other_names() {
+    let ca = Ca::new();
+    let early = early_data(issuer(&ca));
+    let ticket = early.issuer().ticket(SystemTime::now()).unwrap();
+    let more = |params: &mut rcgen::CertificateParams| {
+        let name = rcgen::SanType::DnsName("other.test".try_into().unwrap());
+        params.subject_alt_names.push(name);
+    };
+    let identity = ca.identity_with(NAME, For::Server, more, false);
+    let tls = ServerTls::builder(identity).early_data(early).build().unwrap();
+    let error = contradicted(tls, anonymous_client(&ca), &ticket);
+    let (ticket, found) = (NAME.to_owned(), format!("{NAME}, other.test"));
+    assert_eq!(error, TlsError::UnlikeTicket { ticket, found });
 }
 
 fn with_tokio() {

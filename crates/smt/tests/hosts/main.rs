@@ -9,6 +9,7 @@ mod early;
 mod failures;
 mod lifecycle;
 mod limits;
+mod shared;
 
 use std::process::ExitCode;
 
@@ -18,5 +19,6 @@ fn main() -> ExitCode {
     tests.extend(failures::tests());
     tests.extend(lifecycle::tests());
     tests.extend(limits::tests());
+    tests.extend(shared::tests());
     smt_testbed::main(tests)
 }

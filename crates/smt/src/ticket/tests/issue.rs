@@ -55,7 +55,7 @@ fn a_key_older_than_the_previous_is_refused() {
     assert_eq!(early.issuer().live_tickets(), 2);
     assert_eq!(accept(&stale).unwrap_err(), EarlyRefusal::UnknownTicket);
     let last = offer(&ca, &third, now());
-    early.issuer().forget_all();
+    early.issuer().forget_all().unwrap();
     assert_eq!(early.issuer().live_tickets(), 0);
     assert_eq!(accept(&last).unwrap_err(), EarlyRefusal::UnknownTicket);
 }

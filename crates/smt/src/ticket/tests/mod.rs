@@ -9,6 +9,7 @@ mod pki;
 #[cfg(feature = "redis")]
 mod redis;
 mod register;
+mod shared;
 mod store;
 mod vectors;
 mod verify;
