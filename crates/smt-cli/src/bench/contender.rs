@@ -159,13 +159,13 @@ pub enum Entry {
 }
 
 /// Starts a server for `what` and makes its client; to be called on the client's host. `index` tells apart what would
-/// otherwise share ports or packets.
+/// otherwise share ports or packets; with `inline`, SMT's handshakes have no thread of their own.
 ///
 /// # Errors
 /// One of them does not start.
-pub fn enter(ground: &Ground, what: What, index: u16) -> Result<Entry, Error> {
+pub fn enter(ground: &Ground, what: What, index: u16, inline: bool) -> Result<Entry, Error> {
     let (server, client) = match what.transport {
-        Transport::Smt => smt::enter(ground, what, index)?,
+        Transport::Smt => smt::enter(ground, what, index, inline)?,
         Transport::Rustls => tls::enter(ground, what, index)?,
         Transport::Quic => quic::enter(ground, what, index)?,
         Transport::Openssl => match openssl::enter(ground, what, index)? {

@@ -12,8 +12,8 @@ use crate::commands::Error;
 use crate::stop::Stop;
 use crate::times::Times;
 
-/// Pause before each first RPC, so that both ends are asleep when it starts.
-const PAUSE: Duration = Duration::from_micros(200);
+/// Pause before each first RPC: both ends fall asleep, and what the one before it left to do is done.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Of so many first RPCs, the processor time of one is looked at: looking takes longer than they do.
 const CPU_EVERY: u64 = 4;
@@ -26,6 +26,8 @@ pub struct Plan {
     pub count: u64,
     /// First RPCs of each before those.
     pub warm_up: u64,
+    /// Whether SMT's handshakes run on the thread of the packets instead of one beside it.
+    pub inline: bool,
     /// After so much time no further round is begun, once there has been one.
     pub budget: Option<Duration>,
 }
@@ -96,7 +98,7 @@ fn compete(
     let mut lanes = Vec::new();
     let mut not_measured = Vec::new();
     for (what, index) in What::all(&plan.transports).into_iter().zip(0..) {
-        match enter(ground, what, index)? {
+        match enter(ground, what, index, plan.inline)? {
             Entry::Ready(contender) => {
                 lanes.push(Lane { contender, times: Times::default(), cpu_ns: [0; 2], cpu_runs: 0 })
             }
@@ -111,6 +113,8 @@ fn compete(
             break;
         }
         progress(round as f64 / rounds as f64);
+        // What a contender finds in the caches is the work of the one before it: not always the same.
+        shuffle(&mut lanes, round);
         for lane in &mut lanes {
             if stop.is_set() {
                 return Err(Error::Failed("interrupted".to_owned()));
@@ -120,8 +124,20 @@ fn compete(
             lane.run(counts, cores)?;
         }
     }
+    lanes.sort_by_key(|lane| lane.contender.what);
     let measured = lanes.into_iter().map(Lane::finish).collect::<Result<_, _>>()?;
     Ok((measured, not_measured))
+}
+
+/// Puts `all` into an order of its own for each `round` (Fisher and Yates, by splitmix64).
+fn shuffle<T>(all: &mut [T], round: u64) {
+    let mut state = round;
+    for last in (1..all.len()).rev() {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        all.swap(last, ((mixed ^ (mixed >> 31)) % (last as u64 + 1)) as usize);
+    }
 }
 
 impl Lane {
@@ -161,5 +177,25 @@ impl Lane {
         server.stop()?;
         let cpu_ns = (self.cpu_runs > 0).then(|| self.cpu_ns.map(|ns| ns / self.cpu_runs));
         Ok(Measured { what, times: self.times, cpu_ns })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_round_has_everybody_in_another_order() {
+        let order = |round| {
+            let mut all: Vec<usize> = (0..30).collect();
+            shuffle(&mut all, round);
+            all
+        };
+        let (one, other) = (order(1), order(2));
+        assert_ne!(one, other);
+        assert_eq!(one, order(1));
+        let mut sorted = one;
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..30).collect::<Vec<_>>());
     }
 }

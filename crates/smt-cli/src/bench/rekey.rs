@@ -11,7 +11,7 @@ use smt::{CallOptions, Engine, Event, SessionId, Wait};
 use super::contender::{Exchange, Transport, Variant, What};
 use super::ground::Ground;
 use super::serving::{LOOK_EVERY, Server, Serving};
-use super::smt as ends;
+use super::smt::{self as ends, Ends};
 use crate::commands::Error;
 use crate::stop::Stop;
 use crate::times::Times;
@@ -86,7 +86,7 @@ fn measure_size(
     };
     // Without a core for each end, the one that spins would keep the other from working.
     let wait = if ground.cores.is_some() { Wait::Spin } else { Wait::Block };
-    let (server, client) = ends::builders(ground, what, 0)?;
+    let Ends { server, client, .. } = ends::ends(ground, what, 0)?;
     let control = Arc::new(Control::default());
     let interval = Duration::from_secs(1) / plan.updates_per_second.max(1);
     let shared = Arc::clone(&control);

@@ -18,7 +18,8 @@ Measure what a flood of first flights does to a server
 
 A session has calls of 64 bytes made in it at a fixed rate, before, during and after a flood: first flights of \
 handshakes, whole and valid, sent as fast as the client's host can, each under another address of 2^20 that nobody \
-has. Tells how many calls were answered and how soon, counted from when each was due; how much memory the process came \
+has. Tells how many calls were answered while each of the three lasted, and how many only later; how soon, counted \
+from when each was due; how much memory the process came \
 to need; what the server answered to the flood; and how soon other clients that came meanwhile had their first RPC \
 answered. The flood has the lowest priority on the client's core, so that it takes what the server does not.";
 
@@ -28,8 +29,8 @@ Examples:
   smt bench flood --load 20000 --packets 1000000
   smt bench flood --quick --json
 
-JSON: {\"bench\": \"flood\", packets, packets_per_second, retries_sent, first_flights_taken, before: {offered, failed, \
-per_second, p50_ns, p99_ns, ...}, during, after, throughput_ratio, newcomers: {failed, ...}, memory_before, \
+JSON: {\"bench\": \"flood\", packets, packets_per_second, retries_sent, handshakes_started, before: {offered, within, \
+failed, per_second, p50_ns, p99_ns, ...}, during, after, throughput_ratio, newcomers: {failed, ...}, memory_before, \
 memory_most}; memory in bytes.";
 
 /// The arguments of `smt bench flood`.
@@ -79,14 +80,15 @@ fn tell(measured: &Measured, load: u32, printer: &Printer) -> Result<(), Error> 
     let title = format!("A session with {} calls a second, and a flood", number(load.into()));
     printer.text(printer.bold(title))?;
     printer.text(format!(
-        "{:<8} {:>9} {:>9} {:>7} {:>10} {:>10} {:>10}",
-        "", "seconds", "answered", "failed", "a second", "p50", "p99"
+        "{:<8} {:>9} {:>9} {:>9} {:>7} {:>10} {:>10} {:>10}",
+        "", "seconds", "answered", "later", "failed", "a second", "p50", "p99"
     ))?;
     for (name, stretch) in [("before", before), ("during", during), ("after", after)] {
         printer.text(format!(
-            "{name:<8} {:>9.2} {:>9} {:>7} {:>10.0} {:>10} {:>10}",
+            "{name:<8} {:>9.2} {:>9} {:>9} {:>7} {:>10.0} {:>10} {:>10}",
             stretch.time.as_secs_f64(),
-            stretch.times.count(),
+            stretch.within,
+            stretch.times.count().saturating_sub(stretch.within),
             stretch.failed,
             stretch.per_second(),
             time(stretch.times.quantile_ns(0.50)),
@@ -124,6 +126,7 @@ fn tell(measured: &Measured, load: u32, printer: &Printer) -> Result<(), Error> 
 fn object(stretch: &Stretch) -> Value {
     let mut object = stretch.times.to_json();
     object["offered"] = json!(stretch.offered);
+    object["within"] = json!(stretch.within);
     object["failed"] = json!(stretch.failed);
     object["per_second"] = json!(stretch.per_second());
     object["seconds"] = json!(stretch.time.as_secs_f64());

@@ -56,6 +56,9 @@ pub struct Arguments {
     /// First RPCs of each variant at each round trip
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
+    /// SMT's handshakes on the thread of the packets, instead of one beside it on the same core
+    #[arg(long)]
+    inline: bool,
     /// About a second for everything: shows that it works, not how fast it is
     #[arg(long)]
     quick: bool,
@@ -80,6 +83,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         transports: arguments.transports.clone(),
         count: arguments.count,
         warm_up: if arguments.quick { 1 } else { 20 },
+        inline: arguments.inline,
         budget: arguments.quick.then_some(QUICK),
     };
     for &round_trip_us in &arguments.rtt {
