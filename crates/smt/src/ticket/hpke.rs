@@ -1,11 +1,14 @@
 //! HPKE (RFC 9180), as far as tickets use it: base mode, HKDF-SHA256, export only.
+//!
+//! The key schedule is crate hpke's, the KEMs are aws-lc's ([`kem`](super::kem)).
 
 use hpke::aead::{AeadCtxR, AeadCtxS, ExportOnlyAead};
 use hpke::kdf::HkdfSha256;
-use hpke::kem::{X25519HkdfSha256, XWing};
 use hpke::{Deserializable, HpkeError, Kem as KemTrait, OpModeR, OpModeS, Serializable};
 use hpke::{setup_receiver, setup_sender};
 use zeroize::Zeroizing;
+
+use super::kem::{X25519HkdfSha256, XWing};
 
 type Sender<K> = AeadCtxS<ExportOnlyAead, HkdfSha256, K>;
 type Receiver<K> = AeadCtxR<ExportOnlyAead, HkdfSha256, K>;
@@ -63,7 +66,7 @@ impl Kem {
             (PrivateKey(wrap(private)), public.to_bytes().to_vec())
         }
         match self {
-            Self::XWing => pair::<XWing>(|key| Inner::XWing(Box::new(key))),
+            Self::XWing => pair::<XWing>(Inner::XWing),
             Self::X25519 => pair::<X25519HkdfSha256>(Inner::X25519),
         }
     }
@@ -94,28 +97,15 @@ impl Kem {
 pub(super) struct PrivateKey(Inner);
 
 enum Inner {
-    XWing(Box<<XWing as KemTrait>::PrivateKey>),
+    XWing(<XWing as KemTrait>::PrivateKey),
     X25519(<X25519HkdfSha256 as KemTrait>::PrivateKey),
 }
 
 impl PrivateKey {
-    /// The secret that the encapsulated key agrees on. X-Wing finds one for any key of the right
-    /// length; only a sender who made the key knows the same.
+    /// The secret that the encapsulated key agrees on. There is one for nearly any key of the right
+    /// length, and only a sender who made the key knows the same; `None` for one whose X25519 part
+    /// agrees on zero with every key.
     pub(super) fn decapsulate(&self, key: &[u8], info: &[u8]) -> Option<Exporter> {
-        fn open<K: KemTrait>(private: &K::PrivateKey, key: &[u8], info: &[u8]) -> Option<Exporter>
-        where
-            Receiver<K>: Export + 'static,
-        {
-            let key = K::EncappedKey::from_bytes(key).ok()?;
-            let context = setup_receiver::<ExportOnlyAead, HkdfSha256, K>(
-                &OpModeR::Base,
-                private,
-                &key,
-                info,
-            )
-            .ok()?;
-            Some(Exporter(Box::new(context)))
-        }
         match &self.0 {
             Inner::XWing(private) => open::<XWing>(private, key, info),
             Inner::X25519(private) => open::<X25519HkdfSha256>(private, key, info),
@@ -133,7 +123,8 @@ impl PrivateKey {
         }
     }
 
-    /// Its wire form.
+    /// Its wire form: 32 bytes for X25519; for X-Wing the expanded key of ML-KEM-768 (FIPS 203), 2400
+    /// bytes, and that of X25519.
     pub(super) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         fn bytes<K: Serializable>(private: &K) -> Zeroizing<Vec<u8>> {
             let mut bytes = Zeroizing::new(vec![0; K::size()]);
@@ -141,7 +132,7 @@ impl PrivateKey {
             bytes
         }
         match &self.0 {
-            Inner::XWing(private) => bytes(&**private),
+            Inner::XWing(private) => bytes(private),
             Inner::X25519(private) => bytes(private),
         }
     }
@@ -149,10 +140,28 @@ impl PrivateKey {
     /// A key from its wire form.
     pub(super) fn from_bytes(kem: Kem, bytes: &[u8]) -> Option<Self> {
         Some(Self(match kem {
-            Kem::XWing => Inner::XWing(Box::new(Deserializable::from_bytes(bytes).ok()?)),
+            Kem::XWing => Inner::XWing(Deserializable::from_bytes(bytes).ok()?),
             Kem::X25519 => Inner::X25519(Deserializable::from_bytes(bytes).ok()?),
         }))
     }
+}
+
+fn open<K: KemTrait>(private: &K::PrivateKey, key: &[u8], info: &[u8]) -> Option<Exporter>
+where
+    Receiver<K>: Export + 'static,
+{
+    let key = K::EncappedKey::from_bytes(key).ok()?;
+    let context =
+        setup_receiver::<ExportOnlyAead, HkdfSha256, K>(&OpModeR::Base, private, &key, info)
+            .ok()?;
+    Some(Exporter(Box::new(context)))
+}
+
+/// The same with crate hpke's own X-Wing, whose private key is the seed, for test vectors that have
+/// no other; the KEM's tests hold ours against it.
+#[cfg(test)]
+pub(super) fn open_seeded(seed: &[u8], key: &[u8], info: &[u8]) -> Option<Exporter> {
+    open::<hpke::kem::XWing>(&Deserializable::from_bytes(seed).ok()?, key, info)
 }
 
 /// An HPKE context of either end that secrets are exported from.

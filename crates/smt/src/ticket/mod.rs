@@ -21,6 +21,7 @@ mod error;
 mod format;
 mod hpke;
 mod issue;
+mod kem;
 mod live;
 mod offer;
 mod register;

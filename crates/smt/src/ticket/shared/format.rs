@@ -11,12 +11,13 @@ pub const MAX_SHARED_TICKETS: usize = 16;
 
 const MAGIC: &[u8; 8] = b"SMT-KEYS";
 const VERSION: u16 = 1;
-const MAX_KEY_LEN: usize = u8::MAX as usize;
+/// Longer than any KEM's private key.
+const MAX_KEY_LEN: usize = 4096;
 
 /// More bytes than any number of tickets that may be shared takes up.
 pub(super) const MAX_LEN: usize = MAGIC.len()
     + 3
-    + MAX_SHARED_TICKETS * (2 + MAX_TICKET_LEN + 1 + MAX_KEY_LEN)
+    + MAX_SHARED_TICKETS * (2 + MAX_TICKET_LEN + 2 + MAX_KEY_LEN)
     + SHA256_OUTPUT_LEN;
 
 /// A ticket and its private key in its wire form.
@@ -36,7 +37,7 @@ pub(in crate::ticket) fn emit(entries: &[KeyEntry]) -> Zeroizing<Vec<u8>> {
     for KeyEntry { ticket, key } in entries {
         out.extend_from_slice(&(ticket.bytes().len() as u16).to_be_bytes());
         out.extend_from_slice(ticket.bytes());
-        out.push(key.len() as u8);
+        out.extend_from_slice(&(key.len() as u16).to_be_bytes());
         out.extend_from_slice(key);
     }
     let hash = digest(&SHA256, &out);
@@ -55,10 +56,10 @@ pub(in crate::ticket) fn parse(bytes: &[u8]) -> Result<Vec<KeyEntry>, KeyFileErr
     }
     let mut entries = Vec::with_capacity(count);
     for _ in 0..count {
-        let len = usize::from(reader.byte()?) << 8 | usize::from(reader.byte()?);
+        let len = reader.len()?;
         let ticket = Ticket::parse(reader.take(len)?)
             .map_err(|_| KeyFileError::Damaged { detail: "a ticket cannot be read" })?;
-        let len = usize::from(reader.byte()?);
+        let len = reader.len()?;
         let key = Zeroizing::new(reader.take(len)?.to_vec());
         entries.push(KeyEntry { ticket, key });
     }
@@ -97,6 +98,10 @@ impl<'a> Reader<'a> {
             .ok_or(KeyFileError::Damaged { detail: "they are cut short" })?;
         self.0 = rest;
         Ok(taken)
+    }
+
+    fn len(&mut self) -> Result<usize, KeyFileError> {
+        Ok(usize::from(self.byte()?) << 8 | usize::from(self.byte()?))
     }
 
     fn byte(&mut self) -> Result<u8, KeyFileError> {

@@ -16,13 +16,13 @@
 //!
 //! ```text
 //! keys = "SMT-KEYS", 8 bytes | version (16) = 1 | count (8)
-//!      | count times: len16 ticket (5.7.1) | len8 private key
+//!      | count times: len16 ticket (5.7.1) | len16 private key
 //!      | SHA-256 of all bytes before, 32 bytes
 //! ```
 //!
-//! The private key is that of the ticket's KEM as HPKE serialises it: 32 bytes for both. Nothing
-//! follows the hash, which is against damage, not against attackers: what protects the keys
-//! protects them from being replaced as well.
+//! The private key of X25519 is 32 bytes; that of X-Wing the expanded one of ML-KEM-768 (FIPS 203),
+//! 2400 bytes, and that of X25519. Nothing follows the hash, which is against damage, not against
+//! attackers: what protects the keys protects them from being replaced as well.
 
 mod file;
 mod format;

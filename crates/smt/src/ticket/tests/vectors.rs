@@ -7,7 +7,7 @@ use smt_proto::crypto::aws_lc::suite;
 use smt_proto::keys::key_context;
 
 use super::*;
-use crate::ticket::hpke::PrivateKey;
+use crate::ticket::hpke::{PrivateKey, open_seeded};
 use crate::ticket::offer::Offer;
 use crate::ticket::secrets::{Agreed, info};
 
@@ -71,8 +71,14 @@ fn check(v: &Vector) {
     UnparsedPublicKey::new(&ED25519, &v.signer.0).verify(&signed, signature).unwrap();
     assert_eq!(info(ticket.bytes()), v.info.0);
 
-    let private = PrivateKey::from_bytes(ticket.kem(), &v.private_key.0).unwrap();
-    let exporter = private.decapsulate(&v.encapsulated_key.0, &v.info.0).unwrap();
+    let exporter = match ticket.kem() {
+        Kem::XWing => open_seeded(&v.private_key.0, &v.encapsulated_key.0, &v.info.0),
+        Kem::X25519 => {
+            let private = PrivateKey::from_bytes(ticket.kem(), &v.private_key.0).unwrap();
+            private.decapsulate(&v.encapsulated_key.0, &v.info.0)
+        }
+    };
+    let exporter = exporter.unwrap();
     let agreed = Agreed::new(exporter, &ticket, |suite, ticket, alpn| {
         let (block, flight) = (&v.client_block.0, &v.flight_0.0);
         let context =
