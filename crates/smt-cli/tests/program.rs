@@ -529,6 +529,12 @@ fn ticket_keys_outlive_the_server() {
         })
         .collect();
     assert_eq!(tickets[0], tickets[1], "the second has made a ticket of its own");
+    let server = Server::start(&host, &arguments);
+    let beside = arguments.replace(":7013", ":7014");
+    let refused = run_in(&host, &format!("serve {beside}"));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("another server uses"), "{}", text(&refused.stderr));
+    server.stop();
     let keys = certificates.0.join("keys");
     let mode = |mode| fs::set_permissions(&keys, fs::Permissions::from_mode(mode)).unwrap();
     assert_eq!(fs::metadata(&keys).unwrap().permissions().mode() & 0o7777, 0o600);

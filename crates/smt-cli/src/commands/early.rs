@@ -1,12 +1,15 @@
 //! Options of early data (0-RTT), at both ends.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use clap::Args;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use smt::ticket::shared::KeyFile;
 use smt::ticket::{
     DEFAULT_STRIKES, EarlyData, MemoryRegister, RedisRegister, StrikeRegister, Ticket,
@@ -63,6 +66,7 @@ impl ServerOptions {
         if let Some(path) = &self.ticket_keys {
             let file = KeyFile::open(path)
                 .map_err(|error| Error::Failed(format!("cannot use --ticket-keys: {error}")))?;
+            self.claim_keys(path)?;
             issuer = issuer.key_file(file);
         }
         let issuer = issuer
@@ -72,6 +76,35 @@ impl ServerOptions {
             .static_ok(self.static_ok)
             .anonymous_ok(self.anonymous_early);
         Ok(Some(early))
+    }
+
+    /// Claims the use of shared keys for as long as this process lives: with a register of its own
+    /// alone, else together with others. Two registers for one key would each take the same first
+    /// packet once, and answer it twice under one key and nonce (spec 5.7).
+    fn claim_keys(&self, keys: &Path) -> Result<(), Error> {
+        static CLAIM: OnceLock<File> = OnceLock::new();
+        let mut path = keys.as_os_str().to_owned();
+        path.push(".users");
+        let failed = |error| Error::Failed(format!("cannot use {}: {error}", path.display()));
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| failed(error.to_string()))?;
+        let how = match self.register.as_str() {
+            "memory" => FlockOperation::NonBlockingLockExclusive,
+            _ => FlockOperation::NonBlockingLockShared,
+        };
+        flock(&file, how).map_err(|error| match error {
+            Errno::WOULDBLOCK => {
+                let keys = keys.display();
+                Error::Failed(format!(
+                    "another server uses the keys in {keys}, and one of the two has a register of its \
+                     own: give both the same --register redis://..."
+                ))
+            }
+            error => failed(error.to_string()),
+        })?;
+        // Closing it would end the claim.
+        let _ = CLAIM.set(file);
+        Ok(())
     }
 
     fn strike_register(&self) -> Result<Arc<dyn StrikeRegister>, Error> {
