@@ -3,28 +3,27 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair,
     UnparsedPublicKey,
 };
-use hpke::aead::ExportOnlyAead;
-use hpke::kdf::HkdfSha256;
-use hpke::kem::{X25519HkdfSha256, XWing};
-use hpke::{Kem, OpModeR, OpModeS, setup_receiver, setup_sender};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
-use smt::proto::crypto::{SuiteId, aws_lc};
-use smt::proto::keys::{EpochKeys, HeaderKey, Secret};
+use smt::proto::crypto::{Suite, SuiteId, aws_lc};
+use smt::proto::keys::{EpochKeys, HeaderKey, Secret, early_context};
+use smt::ticket::{DEFAULT_STRIKES, EarlyData, Kem, MemoryRegister, TicketIssuer};
+use smt::tls::ClientTls;
 
 use super::failed;
-use super::ground::{Credentials, server_name};
+use super::ground::{Credentials, SERVER_NAME, server_name};
+use super::smt::{identity, roots};
 use crate::commands::Error;
 use crate::output::time;
 use crate::times::Times;
@@ -52,13 +51,13 @@ pub fn measure(credentials: &Credentials, count: usize) -> Result<Vec<Step>, Err
     steps.agreement(kx_group::X25519MLKEM768, HYBRID_STEPS)?;
     steps.signatures()?;
     steps.chain(credentials)?;
-    steps.kem::<X25519HkdfSha256>(DHKEM_STEPS)?;
-    steps.kem::<XWing>(XWING_STEPS)?;
+    steps.ticket(credentials, Kem::X25519, X25519_TICKET_STEPS)?;
+    steps.ticket(credentials, Kem::XWing, XWING_TICKET_STEPS)?;
     steps.derivation()?;
     Ok(steps.done)
 }
 
-/// Names of generation, of the server's part and of the client's.
+/// Names and doers of three steps.
 type Names = [(&'static str, &'static str); 3];
 
 const X25519_STEPS: Names = [
@@ -72,15 +71,15 @@ const HYBRID_STEPS: Names = [
     ("X25519MLKEM768: decapsulate, agree", "client"),
 ];
 
-const DHKEM_STEPS: Names = [
-    ("ticket, X25519: generate key", "server, rarely"),
+const X25519_TICKET_STEPS: Names = [
     ("ticket, X25519: encapsulate", "client, ahead"),
-    ("ticket, X25519: decapsulate", "server"),
+    ("ticket, X25519: derive", "client"),
+    ("ticket, X25519: decapsulate, claim, derive", "server"),
 ];
-const XWING_STEPS: Names = [
-    ("ticket, X-Wing: generate key", "server, rarely"),
+const XWING_TICKET_STEPS: Names = [
     ("ticket, X-Wing: encapsulate", "client, ahead"),
-    ("ticket, X-Wing: decapsulate", "server"),
+    ("ticket, X-Wing: derive", "client"),
+    ("ticket, X-Wing: decapsulate, claim, derive", "server"),
 ];
 
 struct Steps {
@@ -164,23 +163,32 @@ impl Steps {
         )
     }
 
-    /// HPKE as tickets use it, secrets not yet exported.
-    fn kem<K: Kem>(&mut self, [generate, encapsulate, decapsulate]: Names) -> Result<(), Error> {
-        let cannot = failed("HPKE");
-        let info = [7; 44];
-        let nothing = || Ok(());
-        self.step(generate, nothing, |()| Ok(K::gen_keypair()))?;
-        let (private, public) = K::gen_keypair();
-        let send = || {
-            setup_sender::<ExportOnlyAead, HkdfSha256, K>(&OpModeS::Base, &public, &info)
-                .map_err(&cannot)
+    fn ticket(
+        &mut self,
+        credentials: &Credentials,
+        kem: Kem,
+        [encapsulate, derive, accept]: Names,
+    ) -> Result<(), Error> {
+        let cannot = failed("tickets");
+        let now = SystemTime::now();
+        let issuer = TicketIssuer::builder(identity(credentials.server())?).kem(kem).build();
+        let issuer = issuer.map_err(&cannot)?;
+        let ticket = issuer.ticket(now).map_err(&cannot)?;
+        let tls = ClientTls::builder(roots(credentials)?).build()?;
+        let ticket =
+            tls.verify_ticket(&ticket, SERVER_NAME, now).map_err(failed("ticket refused"))?;
+        let context = |suite: &dyn Suite, ticket: &[u8], alpn: &[u8]| {
+            early_context(suite, alpn, 1, 2, ticket, &[0; 200], &[0; 1500])
         };
-        self.step(encapsulate, nothing, |()| send())?;
-        let encapsulated = || send().map(|(key, _)| key);
-        self.step(decapsulate, encapsulated, |key| {
-            let mode = OpModeR::Base;
-            setup_receiver::<ExportOnlyAead, HkdfSha256, K>(&mode, &private, &key, &info)
-                .map_err(&cannot)
+        let encapsulated = || ticket.encapsulate().map_err(failed("encapsulation"));
+        self.step(encapsulate, || Ok(()), |()| encapsulated())?;
+        self.step(derive, encapsulated, |key| Ok(key.agree(context).secrets()))?;
+        let register = MemoryRegister::started_at(DEFAULT_STRIKES, UNIX_EPOCH);
+        let early = EarlyData::new(issuer, Arc::new(register));
+        let offer = || Ok(encapsulated()?.offer(now, false));
+        self.step(accept, offer, |offer| {
+            let accepted = early.accept(&offer, false, now, context);
+            Ok(accepted.map_err(failed("offer refused"))?.secrets())
         })
     }
 
