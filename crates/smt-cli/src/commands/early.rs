@@ -39,7 +39,7 @@ pub struct ServerOptions {
     /// use the file at a time, and takes no early data in its first ten seconds
     #[arg(long, value_name = "FILE", requires = "early")]
     pub ticket_keys: Option<PathBuf>,
-    /// What remembers which first packets were taken, so that none is taken twice: `memory`, or a Redis that several servers share, as redis://HOST[:PORT][/DB]
+    /// What remembers which first packets were taken, so that none is taken twice: `memory`, or a Redis that several servers share, as redis://HOST, redis://HOST:PORT or redis://HOST:PORT/DB
     #[arg(long, value_name = "REGISTER", requires = "early", default_value = "memory")]
     pub register: String,
     /// Also take sessions that live on the ticket alone, without TLS and forward secrecy, if clients ask for them
