@@ -28,6 +28,7 @@ mod event;
 mod external;
 mod handshakes;
 mod packets;
+mod paths;
 mod post;
 mod wait;
 
@@ -49,6 +50,7 @@ use crate::error::{CallError, ConnectError, StartError};
 use calls::{EarlyCalls, QueuedCall};
 use connects::Connects;
 use handshakes::Handshakes;
+use paths::PathMtus;
 use wait::Waiter;
 
 pub use calls::MAX_QUEUED_CALLS;
@@ -94,6 +96,7 @@ pub struct Engine {
     /// Polls so far, for what only some of them do.
     polls: u32,
     path_looked_at: Time,
+    mtus: PathMtus,
 }
 
 impl Engine {
@@ -129,6 +132,7 @@ impl Engine {
             overruns: 0,
             polls: 0,
             path_looked_at: Time::ZERO,
+            mtus: PathMtus::default(),
         };
         engine.declare_in_tickets();
         Ok(engine)
@@ -391,7 +395,8 @@ impl Engine {
 
     /// Largest packet towards `remote`, SMT header included.
     fn room(&mut self, remote: SocketAddr) -> Option<usize> {
-        let mtu = self.datapath.path_mtu(remote.ip()).ok()?;
+        let (now, datapath) = (self.now(), &mut self.datapath);
+        let mtu = self.mtus.get(now, remote.ip(), || datapath.path_mtu(remote.ip()).ok())?;
         let overhead = self.caps.overhead[usize::from(remote.is_ipv6())];
         Some(mtu.saturating_sub(overhead).min(self.caps.max_packet))
     }

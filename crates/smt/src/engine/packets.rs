@@ -161,6 +161,7 @@ impl Engine {
 
     /// The MTU towards a host changed: its sessions get the new one.
     fn path_changed(&mut self, dst: SocketAddr) {
+        self.mtus.forget(dst.ip());
         let Some(room) = self.room(dst) else { return };
         for session in self.core.sessions() {
             if self.core.path(session).is_some_and(|path| path.remote.ip() == dst.ip()) {
