@@ -3,7 +3,7 @@
 
 use smt_proto::keys::{HeaderKey, Secret};
 use smt_proto::wire::{
-    AckRanges, CancelCode, Control, ControlBody, FIRST_EPOCH, Header, MAX_ACK_RANGES,
+    AckRanges, CancelCode, Control, ControlBody, EARLY_EPOCH, FIRST_EPOCH, Header, MAX_ACK_RANGES,
     MAX_CONTROL_LEN, UnknownCode,
 };
 
@@ -91,7 +91,7 @@ fn allowed(control: &Control) -> bool {
     let Header { src_port, dst_port, epoch, message_id } = control.header;
     let session = match control.body {
         ControlBody::Unknown(UnknownCode::NoSession) => epoch == 0 && control.number == 0,
-        _ => u32::from(epoch) >= FIRST_EPOCH,
+        _ => u32::from(epoch) == EARLY_EPOCH || u32::from(epoch) >= FIRST_EPOCH,
     };
     let body = match control.body {
         ControlBody::Update { epoch } => epoch >= FIRST_EPOCH && message_id == 0,
