@@ -11,7 +11,6 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 /// Default of [`PoolConfig::threads`].
 pub const DEFAULT_THREADS: usize = 1;
@@ -19,9 +18,6 @@ pub const DEFAULT_THREADS: usize = 1;
 pub const DEFAULT_MAX_OUTSTANDING: usize = 1024;
 
 const THREAD_NAME: &str = "smt-tls";
-/// How long a worker rests before it does idle work: whoever waits for the job it has just done needs
-/// the core first, and may have another one.
-const IDLE_AFTER: Duration = Duration::from_millis(1);
 
 /// Work for the pool.
 pub type Job<R> = Box<dyn FnOnce() -> R + Send>;
@@ -227,7 +223,7 @@ impl<T, R> Shared<T, R> {
     fn work(&self, idle_work: fn() -> bool) {
         let mut idle_work_left = true;
         loop {
-            match self.next(idle_work_left) {
+            match self.next(!idle_work_left) {
                 Next::Job(tag, job) => {
                     self.run(tag, job);
                     idle_work_left = true;
@@ -238,10 +234,9 @@ impl<T, R> Shared<T, R> {
         }
     }
 
-    /// Waits for the next job; with idle work left, not for long.
-    fn next(&self, idle_work_left: bool) -> Next<T, R> {
+    /// The next job. If there is none, waits for one, or not.
+    fn next(&self, wait: bool) -> Next<T, R> {
         let mut queues = self.lock();
-        let mut rested = false;
         loop {
             if queues.closed {
                 return Next::End;
@@ -249,17 +244,10 @@ impl<T, R> Shared<T, R> {
             if let Some((tag, job)) = queues.waiting.pop_front() {
                 return Next::Job(tag, job);
             }
-            if rested {
+            if !wait {
                 return Next::Idle;
             }
-            queues = if idle_work_left {
-                let waited = self.work.wait_timeout(queues, IDLE_AFTER);
-                let (queues, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-                rested = timeout.timed_out();
-                queues
-            } else {
-                self.work.wait(queues).unwrap_or_else(PoisonError::into_inner)
-            };
+            queues = self.work.wait(queues).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
