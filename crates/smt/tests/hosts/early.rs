@@ -17,7 +17,7 @@ use smt_testbed::{Pair, PairOptions, Trial, pair, test};
 
 use crate::bed::{Ca, For, NAME, PORT, on_host, pattern, server_address};
 
-pub(crate) const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
+const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
@@ -192,6 +192,25 @@ pub(crate) fn meet(pair: &Pair, client: Builder, to: SocketAddr, options: Connec
 
 pub(crate) fn with_ticket(ticket: VerifiedTicket) -> ConnectOptions {
     ConnectOptions::new(NAME).ticket(ticket)
+}
+
+/// Makes a session with the server at `to` and takes the ticket that it sends.
+pub(crate) fn fetched(pair: &Pair, tls: &ClientTls, to: SocketAddr) -> VerifiedTicket {
+    let client = Builder::new().client(tls.clone());
+    let fetch = move || {
+        let mut engine = client.engine().unwrap();
+        engine.connect(to, NAME).unwrap();
+        let ticket = loop {
+            match engine.next(PATIENCE).unwrap().expect("a ticket in time") {
+                Event::NewTicket { ticket, .. } => break ticket,
+                Event::Connected { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        engine.close_all(Duration::from_secs(1)).unwrap();
+        ticket
+    };
+    pair.a.run(fetch).unwrap()
 }
 
 fn answered_before() {
@@ -601,24 +620,10 @@ fn ticket_of_the_session_before() {
     let early = early_data(issuer(&ca));
     let server = Watched::start(&pair, server_tls(&ca, early.clone()));
     let tls = anonymous_client(&ca);
-    let (builder, to) = (Builder::new().client(tls.clone()), server.address);
-    let id = pair
-        .a
-        .run(move || {
-            let mut engine = builder.engine().unwrap();
-            engine.connect(to, NAME).unwrap();
-            let ticket = loop {
-                match engine.next(PATIENCE).unwrap().expect("a ticket in time") {
-                    Event::NewTicket { ticket, .. } => break ticket,
-                    Event::Connected { .. } => {}
-                    other => panic!("{other:?}"),
-                }
-            };
-            engine.close_all(Duration::from_secs(1)).unwrap();
-            *ticket.ticket().id()
-        })
-        .unwrap();
-    assert_eq!(early.issuer().ticket(SystemTime::now()).unwrap().id(), &id);
+    let to = server.address;
+    let ticket = fetched(&pair, &tls, to);
+    let current = early.issuer().ticket(SystemTime::now()).unwrap();
+    assert_eq!(current.id(), ticket.ticket().id());
     assert_eq!(tls.tickets().len(), 1);
     let options = ConnectOptions::new(NAME).early(true);
     let met = meet(&pair, Builder::new().client(tls.clone()), to, options);

@@ -10,12 +10,12 @@ use smt::ticket::{
     DEFAULT_STRIKES, EarlyData, MAX_WINDOW, MemoryRegister, StrikeRegister, TicketIssuer,
 };
 use smt::tls::{Identity, ServerTls};
-use smt::{Builder, ConnectOptions, Event};
+use smt::{Builder, ConnectOptions};
 use smt_testbed::{PairOptions, Trial, pair, test};
 
 use crate::bed::{Ca, For, NAME, PORT};
 use crate::early::{
-    PATIENCE, Seen, Watched, anonymous_client, meet, replay, sent_to, verified, with_ticket,
+    Seen, Watched, anonymous_client, fetched, meet, replay, sent_to, verified, with_ticket,
 };
 
 pub(crate) fn tests() -> Vec<Trial> {
@@ -72,23 +72,7 @@ fn another_instance() {
     let one = common.early_data(register.clone());
     let first = Watched::start(&pair, common.tls(one.clone()));
     let tls = anonymous_client(&ca);
-    let (client, to) = (Builder::new().client(tls.clone()), first.address);
-    let ticket = pair
-        .a
-        .run(move || {
-            let mut engine = client.engine().unwrap();
-            engine.connect(to, NAME).unwrap();
-            let ticket = loop {
-                match engine.next(PATIENCE).unwrap().expect("a ticket in time") {
-                    Event::NewTicket { ticket, .. } => break ticket,
-                    Event::Connected { .. } => {}
-                    other => panic!("{other:?}"),
-                }
-            };
-            engine.close_all(Duration::from_secs(1)).unwrap();
-            ticket
-        })
-        .unwrap();
+    let ticket = fetched(&pair, &tls, first.address);
     let two = common.early_data(register.clone());
     let second = Watched::start_at(&pair, PORT + 1, common.tls(two.clone()));
     let met = meet(&pair, Builder::new().client(tls), second.address, with_ticket(ticket));
