@@ -103,7 +103,7 @@ fn serve(mut opened: Opened) {
 fn send(datapath: &mut dyn Datapath, dst: SocketAddr, packet: &[u8]) {
     if let Some(frame) = datapath.frame() {
         frame[..packet.len()].copy_from_slice(packet);
-        datapath.commit(TxMeta { dst, src: None, len: packet.len(), priority: 7 });
+        datapath.commit(TxMeta { dst, src: None, len: packet.len(), priority: 7, segment: None });
     }
 }
 

@@ -15,6 +15,10 @@ pub struct Caps {
     pub overhead: [usize; 2],
     /// Largest SMT packet it can carry at all, in bytes (SMT header included).
     pub max_packet: usize,
+    /// Largest SMT packet that one frame may carry as a TSO segment, for the device to cut into
+    /// packets ([`TxMeta::segment`]); 0 where no device can. [`Datapath::tso`] tells what holds
+    /// for one destination.
+    pub tx_segment: usize,
     /// Packets it takes between flushes.
     pub tx_burst: usize,
     /// Packets one receive call yields at most.
@@ -48,6 +52,11 @@ pub struct TxMeta {
     /// How urgent it is, 0..=7, 7 the most: the network sees it as the DSCP of
     /// [`OpenOptions::dscp`](crate::OpenOptions::dscp).
     pub priority: u8,
+    /// `None`: one packet, as it lies in the frame. `Some(bytes)`: a TSO segment (`docs/spec.md`,
+    /// 4.2, 4.3), which the device cuts into packets of `bytes` payload each behind copies of its
+    /// DATA header of 52 bytes, with IPv4 IDs from 0 on. Only where [`Datapath::tso`] allows one of
+    /// this length.
+    pub segment: Option<u16>,
 }
 
 /// The network's own word (ICMP) about a packet we sent. Never authentic: a hint.
@@ -83,7 +92,7 @@ pub trait Datapath: Send {
     fn caps(&self) -> Caps;
 
     /// Lends memory for the next packet to send, at least `caps().max_packet` bytes or what the
-    /// path MTU allows, whichever is less; `None` while `tx_burst` packets wait for `flush`.
+    /// path MTU allows, whichever is less, and room for a segment of `caps().tx_segment`; `None` while `tx_burst` packets wait for `flush`.
     /// Until `commit`, each call lends the same memory with its contents as they were left.
     fn frame(&mut self) -> Option<&mut [u8]>;
 
@@ -126,6 +135,14 @@ pub trait Datapath: Send {
     /// When the host has no route there.
     fn path_mtu(&mut self, dst: IpAddr) -> io::Result<usize>;
 
+    /// The largest SMT packet, header and payload in bytes, that the device of the route to `dst`
+    /// takes as a TSO segment ([`TxMeta::segment`]); 0: none. Cheap enough to ask before every
+    /// message. It is what the device says of itself: whether its segments arrive is for the
+    /// protocol to find out. Once the host has refused a segment, the answer is 0 for that device.
+    fn tso(&mut self, _dst: IpAddr) -> usize {
+        0
+    }
+
     /// A descriptor that is readable when `recv` or `path_error` has something to give. Readiness
     /// is by level; an error condition counts as readable (`EPOLLPRI` comes with `EPOLLERR`).
     fn fd(&self) -> BorrowedFd<'_>;
@@ -155,6 +172,10 @@ pub struct DatapathStats {
     pub tx_bytes: u64,
     /// Packets the host refused to send.
     pub tx_errors: u64,
+    /// TSO segments among the packets handed to the host; each counts as one packet there.
+    pub tx_segments: u64,
+    /// TSO segments that the host refused, which are lost; not among `tx_errors`.
+    pub tx_segment_errors: u64,
     /// Packets received.
     pub rx_packets: u64,
     /// Bytes of them, SMT header included.
@@ -198,6 +219,10 @@ impl<D: Datapath + ?Sized> Datapath for Box<D> {
 
     fn path_mtu(&mut self, dst: IpAddr) -> io::Result<usize> {
         (**self).path_mtu(dst)
+    }
+
+    fn tso(&mut self, dst: IpAddr) -> usize {
+        (**self).tso(dst)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -114,7 +114,7 @@ impl<D: Datapath> Faulty<D> {
             tx: Line::new(tx, Random(!seed), Arc::clone(&handle.tx)),
             burst: Vec::new(),
             ready: Vec::new(),
-            frame: vec![0; inner.caps().max_packet],
+            frame: vec![0; inner.caps().max_packet.max(inner.caps().tx_segment)],
             committed: 0,
             inner,
             handle,
@@ -194,6 +194,10 @@ impl<D: Datapath> Datapath for Faulty<D> {
 
     fn path_mtu(&mut self, dst: IpAddr) -> io::Result<usize> {
         self.inner.path_mtu(dst)
+    }
+
+    fn tso(&mut self, dst: IpAddr) -> usize {
+        self.inner.tso(dst)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

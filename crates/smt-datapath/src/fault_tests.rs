@@ -11,7 +11,13 @@ fn send(from: &mut impl Datapath, values: impl IntoIterator<Item = u8>) {
     for value in values {
         let Some(frame) = from.frame() else { panic!("burst too long for the test") };
         frame[..100].fill(value);
-        from.commit(TxMeta { dst: SocketAddr::new(B, 0), src: None, len: 100, priority: 7 });
+        from.commit(TxMeta {
+            dst: SocketAddr::new(B, 0),
+            src: None,
+            len: 100,
+            priority: 7,
+            segment: None,
+        });
     }
     from.flush().unwrap();
 }

@@ -52,6 +52,7 @@ impl Memory {
             name: "memory",
             overhead: [20, 40],
             max_packet: MAX_PACKET,
+            tx_segment: 0,
             tx_burst: BURST,
             rx_burst: BURST,
             rx_capacity: usize::try_from(capacity).unwrap_or(0),
@@ -166,6 +167,7 @@ mod tests {
             src: None,
             len: bytes.len(),
             priority: 7,
+            segment: None,
         });
     }
 

@@ -105,6 +105,10 @@ impl<D: Datapath> Datapath for PcapWriter<D> {
         self.inner.path_mtu(dst)
     }
 
+    fn tso(&mut self, dst: IpAddr) -> usize {
+        self.inner.tso(dst)
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         self.inner.fd()
     }
@@ -253,12 +257,24 @@ mod tests {
         let (left, mut right) = pair(a, b, 1500).unwrap();
         let mut left = PcapWriter::new(left, output, 253, a).unwrap();
         left.frame().unwrap()[..4].copy_from_slice(b"ping");
-        left.commit(TxMeta { dst: SocketAddr::new(b, 0), src: None, len: 4, priority: 7 });
+        left.commit(TxMeta {
+            dst: SocketAddr::new(b, 0),
+            src: None,
+            len: 4,
+            priority: 7,
+            segment: None,
+        });
         left.flush().unwrap();
         assert_eq!(right.recv().unwrap(), 1);
         assert_eq!(right.packet(0).1, b"ping");
         right.frame().unwrap()[..3].copy_from_slice(b"ack");
-        right.commit(TxMeta { dst: SocketAddr::new(a, 0), src: None, len: 3, priority: 7 });
+        right.commit(TxMeta {
+            dst: SocketAddr::new(a, 0),
+            src: None,
+            len: 3,
+            priority: 7,
+            segment: None,
+        });
         right.flush().unwrap();
         assert_eq!(left.recv().unwrap(), 1);
         assert_eq!(left.packet(0).1, b"ack");

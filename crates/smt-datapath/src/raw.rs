@@ -76,6 +76,7 @@ impl Encapsulation for Native {
             name: "raw",
             overhead: [V4_HEADER, V6_HEADER],
             max_packet: LARGEST_PACKET - header,
+            tx_segment: 0,
             tx_burst: TX_BURST,
             rx_burst: RX_BURST,
             rx_capacity: 0,

@@ -40,6 +40,7 @@ mod tests {
             src: None,
             len,
             priority: 0,
+            segment: None,
         };
         packets.iter().map(packet).collect()
     }

@@ -81,6 +81,7 @@ impl Encapsulation for Udp {
             name: "udp",
             overhead: OVERHEAD,
             max_packet: LARGEST_PACKET - OVERHEAD[usize::from(self.is_ipv6)],
+            tx_segment: 0,
             tx_burst: TX_BURST,
             rx_burst: if self.merges { RX_SLOTS * MAX_MERGED } else { RX_SLOTS },
             rx_capacity: 0,

@@ -53,7 +53,13 @@ fn commit(by: &mut dyn Datapath, kind: Kind, ip: IpAddr, priority: u8) {
     by.frame().unwrap()[..LEN].fill(0);
     // Nobody listens there; raw sockets take no port.
     let port = if kind == Kind::Udp { 9 } else { 0 };
-    by.commit(TxMeta { dst: SocketAddr::new(ip, port), src: None, len: LEN, priority });
+    by.commit(TxMeta {
+        dst: SocketAddr::new(ip, port),
+        src: None,
+        len: LEN,
+        priority,
+        segment: None,
+    });
 }
 
 /// The DSCP of the next packet of ours.

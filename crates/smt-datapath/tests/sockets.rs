@@ -69,7 +69,7 @@ fn packet(from: u16, to: u16, len: usize, fill: u8) -> Vec<u8> {
 
 fn queue(by: &mut dyn Datapath, dst: SocketAddr, bytes: &[u8]) {
     by.frame().unwrap()[..bytes.len()].copy_from_slice(bytes);
-    by.commit(TxMeta { dst, src: None, len: bytes.len(), priority: 7 });
+    by.commit(TxMeta { dst, src: None, len: bytes.len(), priority: 7, segment: None });
 }
 
 fn send(by: &mut dyn Datapath, dst: SocketAddr, bytes: &[u8]) {
@@ -410,7 +410,13 @@ fn wildcards_answer_from_the_address_asked() {
                     let sent = packet(from, PORT, 64, 7);
                     client.datapath.frame().unwrap()[..64].copy_from_slice(&sent);
                     let dst = address(kind, asked, PORT);
-                    client.datapath.commit(TxMeta { dst, src: Some(asking), len: 64, priority: 7 });
+                    client.datapath.commit(TxMeta {
+                        dst,
+                        src: Some(asking),
+                        len: 64,
+                        priority: 7,
+                        segment: None,
+                    });
                     client.datapath.flush().unwrap();
                     let (src, dst, _) = receive(server.datapath.as_mut(), 1).remove(0);
                     assert_eq!((src.ip(), dst), (asking, asked));
@@ -421,6 +427,7 @@ fn wildcards_answer_from_the_address_asked() {
                         src: Some(dst),
                         len: 64,
                         priority: 7,
+                        segment: None,
                     });
                     server.datapath.flush().unwrap();
                     let (src, dst, _) = receive(client.datapath.as_mut(), 1).remove(0);

@@ -38,6 +38,7 @@ impl Datapath for Wire {
             name: "wire",
             overhead: [20, 40],
             max_packet: 1480,
+            tx_segment: 0,
             tx_burst: 64,
             rx_burst: 1,
             rx_capacity: 1 << 20,

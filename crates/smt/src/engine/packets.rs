@@ -110,6 +110,7 @@ impl Engine {
                     src: transmit.local,
                     len: transmit.len,
                     priority: transmit.priority,
+                    segment: None,
                 };
                 self.datapath.commit(meta);
                 if !self.core.wants_transmit() {

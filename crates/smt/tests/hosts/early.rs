@@ -404,7 +404,13 @@ pub(crate) fn replay(
                     if let Some(frame) = opened.datapath.frame() {
                         frame[..packet.len()].copy_from_slice(packet);
                         let (dst, len) = (target, packet.len());
-                        let meta = smt::datapath::TxMeta { dst, src: None, len, priority: 7 };
+                        let meta = smt::datapath::TxMeta {
+                            dst,
+                            src: None,
+                            len,
+                            priority: 7,
+                            segment: None,
+                        };
                         opened.datapath.commit(meta);
                     }
                     opened.datapath.flush().unwrap();

@@ -83,7 +83,13 @@ fn garbage() {
                 packet[2..4].copy_from_slice(&to.port().to_be_bytes());
                 if let Some(frame) = opened.datapath.frame() {
                     frame[..packet.len()].copy_from_slice(&packet);
-                    let meta = TxMeta { dst: target, src: None, len: packet.len(), priority: 7 };
+                    let meta = TxMeta {
+                        dst: target,
+                        src: None,
+                        len: packet.len(),
+                        priority: 7,
+                        segment: None,
+                    };
                     opened.datapath.commit(meta);
                 }
                 opened.datapath.flush().unwrap();
