@@ -103,7 +103,8 @@ fn survives_five_percent_loss() {
 #[test]
 fn survives_everything_at_once() {
     for seed in 0..20 {
-        let faults = Faults { drop: 0.1, duplicate: 0.1, reorder: 0.3, corrupt: 0.1 };
+        let faults =
+            Faults { drop: 0.1, duplicate: 0.1, reorder: 0.3, corrupt: 0.1, ..Faults::default() };
         hostile_network(seed, faults, 100, 30_000);
     }
 }

@@ -93,14 +93,14 @@ fn an_update_comes_with_the_next_message_once_the_peer_has_opened_the_epoch() {
 #[test]
 fn a_peer_may_ask_for_the_current_epoch_to_be_left() {
     let mut client = Client::new(Config::default());
+    assert_eq!(client.call(0), 3);
     assert!(client.update(3).is_empty());
-    assert_eq!(client.call(0), 3, "no evidence yet");
-    client.answer(0, 3);
-    assert_eq!(client.call(1), 4);
-    client.answer(1, 4);
+    assert_eq!(client.call(1), 4, "who asks for it takes the next");
     // Left meanwhile.
     assert!(client.update(3).is_empty());
     assert_eq!(client.call(2), 4);
+    assert!(client.update(4).is_empty());
+    assert_eq!(client.call(3), 5);
     assert_eq!(client.stats().violations, 0);
 }
 
@@ -234,6 +234,29 @@ fn failed_opens_ask_for_an_update_at_half_and_stop_the_key_at_the_limit() {
     script.enter_epoch(3);
     assert!(!request(&mut script, 4));
     assert_eq!(stats(&script.net, SERVER).key_updates_asked, 4);
+}
+
+#[test]
+fn an_epoch_whose_every_record_was_spoiled_in_both_directions_is_left() {
+    let mut net = Net::new(23, limits(1 << 20, 4));
+    net.call(CLIENT, b"a".to_vec(), 0);
+    net.run_until(SECOND, |net| net.ended(CLIENT) == 1);
+    want_update(&mut net, CLIENT);
+    want_update(&mut net, SERVER);
+    net.faults.spoil = 1.0;
+    net.call(CLIENT, b"b".to_vec(), 1);
+    net.call(SERVER, b"b".to_vec(), 1);
+    net.run_for(SECOND);
+    for host in [CLIENT, SERVER] {
+        assert!(stats(&net, host).limit_failed_opens > 0, "no key is used up");
+    }
+    net.faults.spoil = 0.0;
+    net.call(CLIENT, b"c".to_vec(), 2);
+    net.call(SERVER, b"c".to_vec(), 2);
+    net.run_for(SECOND);
+    for host in [CLIENT, SERVER] {
+        assert!(net.hosts[host].ended[&2].is_ok(), "host {host}");
+    }
 }
 
 #[test]
@@ -372,7 +395,8 @@ fn directions_update_independently_under_traffic() {
 #[test]
 fn a_thousand_updates_in_a_row_fail_no_call_whatever_is_lost() {
     let mut net = Net::new(24, Config::default());
-    net.faults = Faults { drop: 0.05, duplicate: 0.02, reorder: 0.1, corrupt: 0.01 };
+    net.faults =
+        Faults { drop: 0.05, duplicate: 0.02, reorder: 0.1, corrupt: 0.01, ..Faults::default() };
     let (mut calls, mut rounds) = (0u64, 0);
     while stats(&net, CLIENT).key_updates.min(stats(&net, SERVER).key_updates) < 1000 {
         rounds += 1;

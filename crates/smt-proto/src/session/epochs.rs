@@ -138,7 +138,7 @@ pub(crate) struct SendEpochs {
     /// Records and blocks sealed, or reserved, under the current key.
     records: u64,
     blocks: u64,
-    /// The highest of our epochs that the peer says it has opened.
+    /// The highest of our epochs that the peer says it has opened, or asks us to leave: it takes the next.
     peer_opened: u32,
     /// The application, or the peer, wants the current epoch left.
     wanted: bool,
@@ -177,6 +177,12 @@ impl SendEpochs {
     /// The peer says that it has opened records of `epoch`.
     pub(crate) fn peer_opened(&mut self, epoch: u32) {
         self.peer_opened = self.peer_opened.max(epoch);
+    }
+
+    /// The peer, which takes the next epoch, asks us to leave the current one.
+    pub(crate) fn peer_asked(&mut self) -> Step {
+        self.peer_opened(self.current());
+        self.want_update()
     }
 
     /// The current epoch is to be left.
@@ -289,13 +295,13 @@ impl Receiving {
 pub(crate) struct ReceiveEpochs {
     /// Ascending, without those that the peer has left for good; the last is the current one.
     epochs: Vec<Receiving>,
-    /// Made when the peer seemed to use it; committed when a record opened.
+    /// Made when the peer seemed to use it; committed when a record opened, or the peer is asked to leave it.
     ahead: Option<Receiving>,
     source: Source,
     /// Records of one epoch that may fail to open.
     limit: u64,
-    /// Whether anything was opened at all.
-    opened_any: bool,
+    /// The highest epoch of which a record opened, 0 if none.
+    opened: u32,
 }
 
 impl ReceiveEpochs {
@@ -305,14 +311,13 @@ impl ReceiveEpochs {
             ahead: None,
             source: Source::new(updates),
             limit: limits.failed_opens,
-            opened_any: false,
+            opened: 0,
         }
     }
 
     /// The highest epoch of which a record opened, 0 if none.
     pub(crate) fn highest_opened(&self) -> u32 {
-        let current = self.epochs.last().filter(|_| self.opened_any);
-        current.map_or(0, |epoch| epoch.keys.epoch())
+        self.opened
     }
 
     /// The newest epoch that the peer is known to send under.
@@ -345,11 +350,8 @@ impl ReceiveEpochs {
     /// A record of `epoch` opened: commits to it if it was the next one. True if the peer was asked to
     /// leave this epoch and is to be asked again.
     pub(crate) fn opened(&mut self, now: Time, epoch: u32) -> bool {
-        self.opened_any = true;
-        if let Some(next) = self.ahead.take_if(|next| next.keys.epoch() == epoch) {
-            self.epochs.push(next);
-            self.left(epoch.saturating_sub(MAX_SPAN));
-        }
+        self.opened = self.opened.max(epoch);
+        self.commit(epoch);
         let asked = self.find(epoch).is_some_and(|epoch| epoch.asked_at.is_some());
         asked && self.ask(now, epoch)
     }
@@ -363,6 +365,7 @@ impl ReceiveEpochs {
     }
 
     /// Whether the peer may be asked now to leave `epoch`: it is the newest, and was not asked just now.
+    /// It is the current one then, whether a record of it opened or not: its successor comes next.
     pub(crate) fn ask(&mut self, now: Time, epoch: u32) -> bool {
         if epoch != self.newest() {
             return false;
@@ -371,8 +374,17 @@ impl ReceiveEpochs {
         let due = found.asked_at.is_none_or(|at| now.since(at) >= ASK_PACE);
         if due {
             found.asked_at = Some(now);
+            self.commit(epoch);
         }
         due
+    }
+
+    /// Makes `epoch` the current one if it was the next.
+    fn commit(&mut self, epoch: u32) {
+        if let Some(next) = self.ahead.take_if(|next| next.keys.epoch() == epoch) {
+            self.epochs.push(next);
+            self.left(epoch.saturating_sub(MAX_SPAN));
+        }
     }
 
     /// The peer sends nothing any more under epochs below `oldest`: their keys are wiped.

@@ -228,6 +228,9 @@ fn failed_opens_are_counted_by_epoch() {
     assert!(!receive.failed(at(900), 9, 5), "not one of ours");
     receive.failed(at(950), 4, u32::MAX);
     assert!(!receive.may_open(4));
+    // Nothing of it will ever open, yet the peer may leave it.
+    assert_eq!(receive.of_byte(suite(), epoch_to_wire(5)), Some(5));
+    assert_eq!(receive.highest_opened(), 3);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Key updates of a session: who wants one, and when it happens (spec 5.2).
 
+use core::cmp::Ordering;
+
 use super::epochs::{NotRegistered, Step};
 use super::{Session, SessionId, SessionKeys};
 use crate::endpoint::{Notice, Shared};
@@ -38,14 +40,12 @@ impl Session {
 
     /// The peer asks us to leave our sending epoch `epoch`.
     pub(crate) fn on_update(&mut self, cx: &mut Shared, now: Time, epoch: u32) {
-        let current = self.keys.as_deref().map_or(epoch, |keys| keys.send.current());
-        match epoch {
-            epoch if epoch > current => self.violation(cx, now),
-            epoch if epoch == current => {
-                self.want_update(cx);
-            }
+        let Some(keys) = self.keys.as_deref_mut() else { return };
+        match epoch.cmp(&keys.send.current()) {
+            Ordering::Greater => self.violation(cx, now),
+            Ordering::Equal => note_step(keys.send.peer_asked(), cx, self.id),
             // Left meanwhile.
-            _ => {}
+            Ordering::Less => {}
         }
     }
 

@@ -103,7 +103,8 @@ fn no_nonce_is_used_twice_whatever_the_network_does() {
             smt_proto::AeadLimits { records: 400, blocks: u64::MAX, failed_opens: u64::MAX };
         let config = Config { aead_limits: Some(limits), ..Config::default() };
         let mut net = Net::with_suite(seed, [config.clone(), config], suite, 1480);
-        net.faults = Faults { drop: 0.1, duplicate: 0.05, reorder: 0.2, corrupt: 0.05 };
+        net.faults =
+            Faults { drop: 0.1, duplicate: 0.05, reorder: 0.2, corrupt: 0.05, ..Faults::default() };
         let mut random = Seeded(seed ^ 0xbad);
         for user in 0..300u64 {
             let host = (user % 2) as usize;

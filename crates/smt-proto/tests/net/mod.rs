@@ -62,6 +62,8 @@ pub struct Faults {
     pub duplicate: f64,
     pub reorder: f64,
     pub corrupt: f64,
+    /// Share of DATA packets whose payload is changed under the right header.
+    pub spoil: f64,
 }
 
 /// One of the two hosts.
@@ -274,7 +276,7 @@ impl Net {
         if self.recording {
             self.recorded.push((to, bytes.clone()));
         }
-        let Faults { drop, duplicate, reorder, corrupt } = self.faults;
+        let Faults { drop, duplicate, reorder, corrupt, spoil } = self.faults;
         if self.random.chance(drop) {
             return;
         }
@@ -282,6 +284,12 @@ impl Net {
         if self.random.chance(corrupt) {
             let bit = self.random.below(bytes.len() as u64 * 8);
             bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
+        }
+        if bytes[11] == 0x10
+            && self.random.chance(spoil)
+            && let Some(last) = bytes.last_mut()
+        {
+            *last ^= 1;
         }
         if self.random.chance(duplicate) {
             self.enqueue(to, bytes.clone(), self.latency * 3);

@@ -171,11 +171,13 @@ impl Before {
                     || self.counters(kind) != after.counters(kind)
             }
             Kind::Repeated => {
-                // Keys of early data go, and then nobody vouches for what came under them.
+                // Keys of early data go, and then nobody vouches for what came under them: it is dropped,
+                // or kept for a session that may have the keys later.
                 let replayed =
                     after.stats.dropped_replayed_control - self.stats.dropped_replayed_control;
                 let dropped = replayed + drops(&after.stats) - drops(&self.stats);
-                dropped != 1
+                dropped > 1
+                    || (dropped == 0 && !path.half_open)
                     || self.moved(&after)
                     || after.sessions != self.sessions
                     // Before an address is proven every packet pays for others.
