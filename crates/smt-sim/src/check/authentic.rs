@@ -241,6 +241,7 @@ impl Before {
                 rest.dropped_replayed_control = 0;
                 rest.dropped_bad_tag = 0;
                 rest.dropped_no_session = 0;
+                rest.limit_early_packets = 0;
             }
             Kind::Retry => {
                 rest.dropped_malformed = 0;

@@ -8,6 +8,7 @@ mod clock;
 mod early;
 mod mishaps;
 mod receive;
+mod registered;
 mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -244,8 +245,7 @@ impl Host {
             }
             Event::EarlyRefused { .. } => {}
             Event::Post { session, body } => self.on_post(session, &body),
-            // Only of sessions whose secrets are registered.
-            Event::KeyUpdateWanted { .. } => {}
+            Event::KeyUpdateWanted { session } => self.register_next(session),
         }
     }
 }
@@ -271,6 +271,7 @@ impl Stack for Host {
             self.perform(task);
         }
         if self.power == Power::On {
+            self.stock_up_all();
             let local = self.clock.local(now);
             if self.endpoint.poll_timeout().is_some_and(|due| due <= local) {
                 self.endpoint.handle_timeout(local);

@@ -139,7 +139,11 @@ impl Host {
         for id in self.candidates(Some(&path)) {
             if let Some(known) = self.sessions.get_mut(&id) {
                 if flight {
-                    known.token = token.filter(|_| known.is_client());
+                    // A flight of some other number on these ports may be a server's, to whoever sent
+                    // our own first flight back to us.
+                    if header.message_id == 0 && known.is_client() {
+                        known.token = token;
+                    }
                     continue;
                 }
                 known.unanswered += u32::from(known.receiver.is_some());

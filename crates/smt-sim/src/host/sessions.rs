@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use smt_proto::error::CloseReason;
+use smt_proto::wire::Params;
 use smt_proto::{External, Path, Role, SessionId, Updates};
 
 use super::agenda::Task;
+use super::registered::Registered;
 use super::{Host, SERVER_PORT};
 use crate::check::Rule;
 use crate::check::authentic::Receiver;
@@ -28,6 +30,8 @@ pub(super) struct Known {
     pub(super) role: Role,
     pub(super) key: SessionKey,
     handshake: Option<Handshake>,
+    /// Its later secrets are registered, so far.
+    pub(super) registered: Option<Registered>,
     /// The peer's direction, once there are keys.
     pub(super) receiver: Option<Receiver>,
     /// It has keys of early data, and what vouches for the peer's packets under them.
@@ -66,6 +70,7 @@ impl Host {
             role,
             key,
             handshake: None,
+            registered: None,
             receiver: None,
             early: false,
             early_receiver: None,
@@ -316,7 +321,8 @@ pub fn external(scenario: &Scenario, hosts: &mut [Host]) {
                     Role::Client => (of_client, of_server),
                     Role::Server => (of_server, of_client),
                 };
-                host.add_external(role, u32::try_from(peer).unwrap_or(0), port, local, of_peer);
+                let peer = u32::try_from(peer).unwrap_or(0);
+                host.add_external(role, peer, port, (local, of_peer), scenario.updates());
             }
         }
     }
@@ -328,8 +334,8 @@ impl Host {
         role: Role,
         peer: HostId,
         port: u16,
-        local: smt_proto::wire::Params,
-        of_peer: smt_proto::wire::Params,
+        (local, of_peer): (Params, Params),
+        updates: Updates,
     ) {
         let (client, server) = match role {
             Role::Client => (self.id, peer),
@@ -356,13 +362,15 @@ impl Host {
             local,
             peer: of_peer,
             room: self.room,
-            updates: Updates::Derived,
+            updates,
         };
         let now = self.local();
         if let Ok(session) = self.endpoint.add_session(now, external) {
             self.watch.report().sessions.entry(key).or_default();
             let known = self.known(peer, role, key);
-            self.sessions.insert(session, Known { receiver: Some(receiver), ..known });
+            let registered = (updates == Updates::Registered).then(Registered::new);
+            self.sessions.insert(session, Known { receiver: Some(receiver), registered, ..known });
+            self.stock_up(session);
         }
         self.drain();
     }

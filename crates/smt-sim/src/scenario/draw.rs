@@ -43,6 +43,7 @@ impl Scenario {
                 6 | 7 => Sessions::External,
                 _ => Sessions::ExternalFrom { first_id: 4 * rng.between(1, 10_000) },
             },
+            registered_updates: root.fork(9).chance(0.5),
             early_calls: rng.chance(0.5),
             faults: draw_faults(&mut root.fork(6), hosts, faults_stop_us),
             host_faults,

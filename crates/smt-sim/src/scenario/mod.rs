@@ -10,6 +10,7 @@ mod workload;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use smt_proto::Updates;
 use smt_proto::crypto::SuiteId;
 use smt_proto::record::record_size_for;
 use smt_proto::wire::{DATA_LEN, PREAMBLE_LEN, Params};
@@ -45,6 +46,9 @@ pub struct Scenario {
     pub suite: Suite,
     /// How the first session of each pair of hosts comes to be; later ones are always handshakes.
     pub sessions: Sessions,
+    /// Whether the later secrets of sessions negotiated elsewhere are registered, rather than derived.
+    #[serde(default)]
+    pub registered_updates: bool,
     /// Whether clients call before their server has answered the last flight.
     pub early_calls: bool,
     /// What the hosts do.
@@ -212,6 +216,11 @@ impl Suite {
 }
 
 impl Scenario {
+    /// Where the later secrets of sessions negotiated elsewhere come from.
+    pub fn updates(&self) -> Updates {
+        if self.registered_updates { Updates::Registered } else { Updates::Derived }
+    }
+
     /// Number of honest hosts.
     pub fn honest(&self) -> u32 {
         u32::try_from(self.hosts.len()).unwrap_or(u32::MAX)

@@ -58,6 +58,17 @@ impl Trust {
         self.secrets(suite, &[b"external", &hosts], &[])
     }
 
+    /// Secrets that both ends of such a session get of `epoch`.
+    pub fn registered(
+        &self,
+        suite: &dyn Suite,
+        (client, server): (HostId, HostId),
+        epoch: u32,
+    ) -> Secrets {
+        let hosts = [client.to_be_bytes(), server.to_be_bytes(), epoch.to_be_bytes()].concat();
+        self.secrets(suite, &[b"registered", &hosts], &[])
+    }
+
     fn hash(&self, suite: &dyn Suite, parts: &[&[u8]]) -> Vec<u8> {
         let mut out = [0; MAX_HASH_LEN];
         let mut all: Vec<&[u8]> = vec![&self.0];
