@@ -23,6 +23,10 @@ pub struct Stats {
     pub grants_fifo: u64,
     pub cutoffs_sent: u64,
     pub pacing_stalls: u64,
+    pub tso_segments_sent: u64,
+    pub tso_segments_lost: u64,
+    pub tso_confirmed: u64,
+    pub tso_given_up: u64,
     pub busy_sent: u64,
     // Dropped, by cause.
     pub dropped_malformed: u64,

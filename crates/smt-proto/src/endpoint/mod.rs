@@ -8,7 +8,7 @@
 
 mod connect;
 pub(crate) mod deferred;
-mod pacer;
+pub(crate) mod pacer;
 pub(crate) mod queue;
 mod receive;
 mod retry;
@@ -27,7 +27,7 @@ use crate::error::{CallError, CloseReason, StartError, UpdateError};
 use crate::event::Event;
 use crate::grant::Granter;
 use crate::keys::Secret;
-use crate::message::send::OutMessage;
+use crate::message::send::{OutMessage, Scratch};
 use crate::session::telling::Active;
 use crate::session::{Direction, Path, RpcId, SessionId};
 use crate::sizes::Sizes;
@@ -79,7 +79,7 @@ pub(crate) struct Shared {
     pub(crate) control: VecDeque<PendingControl>,
     pub(crate) flights: VecDeque<SessionId>,
     queue: SendQueue,
-    pacer: Pacer,
+    pub(crate) pacer: Pacer,
     pub(crate) granter: Granter,
     pub(crate) sizes: Sizes,
     pub(crate) active: Active,
@@ -91,7 +91,7 @@ pub(crate) struct Shared {
     /// Calls of ours that are not over.
     pub(crate) calls: u32,
     pub(crate) deferred: deferred::Deferred,
-    pub(crate) scratch: Vec<u8>,
+    pub(crate) scratch: Scratch,
     /// Sessions that ended and are to be removed.
     pub(crate) ended: Vec<SessionId>,
     /// When memory that bursts left unused was given back last.
@@ -150,7 +150,7 @@ impl Shared {
         self.flights.shrink_to_fit();
         self.queue.shrink();
         self.ended.shrink_to_fit();
-        self.scratch = Vec::new();
+        self.scratch = Scratch::default();
     }
 
     fn push_control(&mut self, control: PendingControl) {
@@ -197,7 +197,7 @@ impl Endpoint {
             incoming_bytes: 0,
             calls: 0,
             deferred: deferred::Deferred::default(),
-            scratch: Vec::new(),
+            scratch: Scratch::default(),
             ended: Vec::new(),
             shrunk_at: Time::ZERO,
         };
@@ -393,6 +393,16 @@ impl Endpoint {
     pub fn set_room(&mut self, session: SessionId, room: usize) {
         if let Some(session) = self.sessions.get_mut(session) {
             session.room = room;
+        }
+    }
+
+    /// Tells the largest SMT packet, header included, that the device towards the peer of a session takes
+    /// as a segment and cuts into packets by itself ([`Transmit::segment`]), in bytes; 0, as at first:
+    /// none. Whether segments arrive is found out by sending one (spec 4.3.1). Nothing comes of it over
+    /// IPv6, nor where packets are larger than records.
+    pub fn set_segment_limit(&mut self, session: SessionId, bytes: usize) {
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.set_segment_limit(bytes);
         }
     }
 

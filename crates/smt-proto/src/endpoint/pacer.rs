@@ -11,7 +11,7 @@ const LOOK_AGAIN: Duration = Duration::from_micros(20);
 
 /// The bytes on their way out of the host, if the driver tells them.
 #[derive(Debug)]
-pub(super) struct Pacer {
+pub(crate) struct Pacer {
     most: usize,
     backlog: Option<usize>,
     look_again: Time,
@@ -32,7 +32,7 @@ impl Pacer {
         self.stalled &= self.is_full();
     }
 
-    /// A packet of `len` bytes joins those that wait.
+    /// A packet or segment of `len` bytes joins those that wait.
     pub(super) fn sent(&mut self, len: usize) {
         if let Some(backlog) = &mut self.backlog {
             *backlog = backlog.saturating_add(len);
@@ -42,6 +42,11 @@ impl Pacer {
     /// Whether messages of several packets must wait.
     pub(super) fn is_full(&self) -> bool {
         self.backlog.is_some_and(|backlog| backlog >= self.most)
+    }
+
+    /// Bytes that may join those that wait: what one segment may have at most.
+    pub(crate) fn room(&self) -> usize {
+        self.most.saturating_sub(self.backlog.unwrap_or(0))
     }
 
     /// When the driver should look at the backlog again, if messages wait for it.

@@ -112,7 +112,8 @@ impl Endpoint {
         };
         let payload = packet.get(DATA_LEN..).unwrap_or_default();
         let ip = match (meta.local, meta.ip_id) {
-            (IpAddr::V4(_), id) => IpVersion::V4 { id: id.unwrap_or(0) },
+            (IpAddr::V4(_), Some(id)) => IpVersion::V4 { id },
+            (IpAddr::V4(_), None) => IpVersion::V4Unseen,
             (IpAddr::V6(_), _) => IpVersion::V6,
         };
         let Some(offset) = payload_offset(&data, payload.len(), ip) else {

@@ -8,7 +8,7 @@ use crate::cutoffs::HIGHEST;
 use crate::session::Path;
 use crate::session::transmit::Written;
 use crate::time::Time;
-use crate::wire::{Control, ControlBody, Header, UnknownCode};
+use crate::wire::{Control, ControlBody, DATA_LEN, Header, UnknownCode};
 
 /// A packet written into the frame that was lent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,10 @@ pub struct Transmit {
     pub local: Option<IpAddr>,
     /// Its length in bytes.
     pub len: usize,
+    /// Payload bytes per packet if the device is to cut it into packets: what follows the first 52 bytes
+    /// is cut, those are put in front of each piece, and the pieces' IPv4 IDs count from 0 (spec 4.3).
+    /// Only in sessions with a [segment limit](Endpoint::set_segment_limit).
+    pub segment: Option<u16>,
     /// Its priority in the network, 0..=7; 7 is the highest (spec 6.9).
     pub priority: u8,
 }
@@ -27,14 +31,21 @@ pub struct Transmit {
 pub(super) const URGENT: u8 = HIGHEST;
 
 impl Transmit {
+    /// One packet.
     pub(super) fn new(path: &Path, len: usize, priority: u8) -> Self {
-        Transmit { remote: path.remote, local: path.local, len, priority }
+        Transmit { remote: path.remote, local: path.local, len, segment: None, priority }
+    }
+
+    /// How many packets it becomes.
+    fn packets(&self) -> u64 {
+        let cut = |size: u16| (self.len - DATA_LEN).div_ceil(usize::from(size.max(1))) as u64;
+        self.segment.map_or(1, cut)
     }
 }
 
 impl Endpoint {
-    /// Writes the next packet to send into `frame`; `None` when there is none now. A frame shorter
-    /// than the path's packets makes packets shorter. A call that can no longer be sent ends here: look
+    /// Writes the next packet or segment to send into `frame`; `None` when there is none now. A frame
+    /// shorter than the path's packets makes packets shorter; no segment is longer than the frame. A call that can no longer be sent ends here: look
     /// for its event.
     pub fn poll_transmit(&mut self, now: Time, frame: &mut [u8]) -> Option<Transmit> {
         if self.shared.deferred.sent.is_some() {
@@ -57,7 +68,7 @@ impl Endpoint {
                 self.transmit_control(frame)
             })?;
         self.shared.pacer.sent(transmit.len);
-        self.shared.stats.packets_sent += 1;
+        self.shared.stats.packets_sent += transmit.packets();
         Some(transmit)
     }
 
@@ -127,9 +138,10 @@ impl Endpoint {
                 continue;
             };
             match session.write_data(&mut self.shared, now, (id, ticket), frame) {
-                Written::Packet { len, priority, left } => {
+                Written::Packet { len, segment, priority, left } => {
                     self.shared.queue.served(turn, left);
-                    return Some(Transmit::new(&session.path, len, priority));
+                    let transmit = Transmit::new(&session.path, len, priority);
+                    return Some(Transmit { segment, ..transmit });
                 }
                 Written::Nothing => self.shared.queue.served(turn, None),
                 Written::Gone => self.shared.queue.was_dead(turn),

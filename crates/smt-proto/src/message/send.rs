@@ -9,6 +9,7 @@ use crate::cutoffs::HIGHEST;
 use crate::endpoint::queue::Ticket;
 use crate::keys::EpochKeys;
 use crate::record::{self, Layout};
+use crate::session::SessionId;
 use crate::wire::{Kind, PREAMBLE_LEN, Preamble};
 
 /// What the first seal fixes for ever (spec 3.3).
@@ -36,6 +37,15 @@ pub(crate) struct Sealer<'a> {
     pub(crate) id_bits: u8,
 }
 
+/// The record that was sealed last in pieces, so that those of its pieces that leave one after the other
+/// cost one sealing.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// Session, message, epoch and record.
+    of: Option<(SessionId, u64, u32, u32)>,
+    wire: Vec<u8>,
+}
+
 /// A message being sent or kept for retransmission.
 #[derive(Debug)]
 pub(crate) struct OutMessage {
@@ -43,7 +53,7 @@ pub(crate) struct OutMessage {
     kind: Kind,
     body: Bytes,
     layout: Layout,
-    /// Wire bytes per packet as cut at first.
+    /// Wire bytes per packet as cut at first: whole records, or a part of one that all have alike.
     segment: u32,
     frozen: Option<Frozen>,
     sent: u32,
@@ -223,13 +233,50 @@ impl OutMessage {
             Some((range, _)) => range.end - range.start,
             None => self.layout.wire_len - self.sent,
         };
-        left.min(self.segment.min(room).max(1))
+        let first = self.resend.first().map_or(self.sent, |(range, _)| range.start);
+        left.min(self.packet_len(first, room))
+    }
+
+    /// Takes whole records of which nothing was sent, for a segment of more than one packet with at most
+    /// `most` payload bytes, or one record if that is more but not more than `limit`. As with packets, one
+    /// that begins below the grant may go whole. `None` if there is no such segment now.
+    pub(crate) fn next_segment(&mut self, room: u32, limit: u32, most: u32) -> Option<Piece> {
+        let Layout { wire_len, .. } = self.layout;
+        let stride = self.layout.stride();
+        if !self.resend.is_empty() || room < self.segment || !self.sent.is_multiple_of(stride) {
+            return None;
+        }
+        let (unscheduled, unscheduled_priority) = self.unscheduled;
+        let needs_grant = self.sent >= unscheduled;
+        let granted = if needs_grant { self.granted } else { self.granted.min(unscheduled) };
+        let packets = granted.checked_sub(self.sent)?.div_ceil(self.segment);
+        let end = self.sent.saturating_add(packets.saturating_mul(self.segment)).min(wire_len);
+        let end = end.min(self.sent.saturating_add(most.max(stride).min(limit)));
+        let ends_within = if end < wire_len { (end - self.sent) % stride } else { 0 };
+        let len = end - ends_within - self.sent;
+        if len <= self.segment {
+            return None;
+        }
+        let priority = if needs_grant { self.scheduled.1 } else { unscheduled_priority };
+        let piece = Piece { offset: self.sent, len, retransmit: false, pinned: false, priority };
+        self.sent += len;
+        self.granted = self.granted.max(self.sent);
+        Some(piece)
+    }
+
+    /// The most that a packet which begins at `offset` may have: where records were cut for segments, it
+    /// belongs to one.
+    fn packet_len(&self, offset: u32, room: u32) -> u32 {
+        let most = self.segment.min(room).max(1);
+        let stride = self.layout.stride();
+        if stride > self.segment { most.min(stride - offset % stride) } else { most }
     }
 
     /// Takes the next packet's worth, of at most `room` payload bytes.
     pub(crate) fn next_piece(&mut self, room: u32) -> Option<Piece> {
-        let most = self.segment.min(room).max(1);
         let (unscheduled, unscheduled_priority) = self.unscheduled;
+        let first = self.resend.first().map_or(self.sent, |(range, _)| range.start);
+        let most = self.packet_len(first, room);
         if let Some((range, pinned)) = self.resend.first_mut() {
             let needed_grant = range.start >= unscheduled;
             let piece = Piece {
@@ -258,14 +305,14 @@ impl OutMessage {
         Some(piece)
     }
 
-    /// Writes the wire bytes of `piece` into `out` (of `piece.len` bytes). The message must be
-    /// frozen under the epoch of the keys. Records that straddle the piece are sealed in `scratch`.
-    /// Returns the number of records sealed.
+    /// Writes the wire bytes of `piece` into `out` (of `piece.len` bytes). The message must be of the
+    /// session, and frozen under the epoch of the keys. Records that straddle the piece are sealed in
+    /// `scratch`. Returns the number of records sealed.
     pub(crate) fn write(
         &self,
         piece: Piece,
-        Sealer { keys, id, id_bits }: Sealer<'_>,
-        scratch: &mut Vec<u8>,
+        (session, Sealer { keys, id, id_bits }): (SessionId, Sealer<'_>),
+        scratch: &mut Scratch,
         out: &mut [u8],
     ) -> u32 {
         let Some(frozen) = &self.frozen else { return 0 };
@@ -284,18 +331,25 @@ impl OutMessage {
                 let to = (wire.start - window.start) as usize..(wire.end - window.start) as usize;
                 let Some(to) = out.get_mut(to) else { break };
                 self.seal(frozen, plain, keys, seq, to);
+                sealed += 1;
             } else {
-                scratch.resize((wire.end - wire.start) as usize, 0);
-                self.seal(frozen, plain, keys, seq, scratch);
+                let of = Some((session, self.id, frozen.epoch, index));
+                if scratch.of != of {
+                    scratch.of = of;
+                    scratch.wire.resize((wire.end - wire.start) as usize, 0);
+                    self.seal(frozen, plain, keys, seq, &mut scratch.wire);
+                    sealed += 1;
+                }
                 let (start, end) = (wire.start.max(window.start), wire.end.min(window.end));
-                let from = scratch.get((start - wire.start) as usize..(end - wire.start) as usize);
-                let to =
-                    out.get_mut((start - window.start) as usize..(end - window.start) as usize);
+                let (from, to) = (
+                    (start - wire.start) as usize..(end - wire.start) as usize,
+                    (start - window.start) as usize..(end - window.start) as usize,
+                );
+                let (from, to) = (scratch.wire.get(from), out.get_mut(to));
                 if let (Some(from), Some(to)) = (from, to) {
                     to.copy_from_slice(from);
                 }
             }
-            sealed += 1;
             index += 1;
         }
         sealed

@@ -97,6 +97,7 @@ impl Session {
                 self.seen.insert(number);
             }
         }
+        self.responses_arrived(cx, |number| (first..=last).contains(&number));
         self.forget_range(cx, first..=last);
         true
     }
@@ -109,6 +110,10 @@ impl Session {
             return;
         };
         let mut fresh = self.fresh_acks(floor, bitmap);
+        self.responses_arrived(cx, |number| match number.checked_sub(floor) {
+            Some(above) => (1..=64).contains(&above) && bitmap >> (above - 1) & 1 == 1,
+            None => true,
+        });
         if moved > self.inc.len() as u64 {
             self.forget_range(cx, 0..=floor.saturating_sub(1));
         } else {

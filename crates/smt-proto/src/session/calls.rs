@@ -150,6 +150,15 @@ impl Session {
         self.posts -= usize::from(rpc.sort == Sort::Post);
         self.finished.insert(number);
         self.outgoing_bytes -= rpc.request.body_len();
+        if let Some(tso) = &mut self.tso {
+            let id = rpc.request.id();
+            match result {
+                Ok(_) | Err(CallError::Refused { .. }) => {
+                    tso.arrived(|other| other == id, &mut cx.stats);
+                }
+                Err(_) => tso.gone(id),
+            }
+        }
         if let Some(mut response) = rpc.response.take() {
             self.release_incoming(cx, self.request_id(true, number) | 1, &mut response);
         }
@@ -183,6 +192,9 @@ impl Session {
             }
             InState::Responding(mut response) => {
                 cx.dequeue(&mut response);
+                if let Some(tso) = &mut self.tso {
+                    tso.gone(response.id());
+                }
                 self.outgoing_bytes -= response.body_len();
                 self.release_epoch(response.epoch());
             }
@@ -267,10 +279,21 @@ impl Session {
         let plain = u32::try_from(PREAMBLE_LEN + body.len()).map_err(|_| too_large)?;
         let most = most.max(plain);
         let padded = cx.config.padding.padded_len(plain).clamp(plain, most);
-        let layout = Layout::from_plain(record_size, u64::from(padded), self.local.id_bits)
-            .map_err(|_| too_large)?;
+        let cut = |record_size| {
+            Layout::from_plain(record_size, u64::from(padded), self.local.id_bits)
+                .map_err(|_| too_large)
+        };
+        let mut layout = cut(record_size)?;
         let record = u32::from(record_size) + RECORD_OVERHEAD;
-        let segment = (u32::try_from(room).unwrap_or(u32::MAX) / record).max(1) * record;
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        let mut segment = (room / record).max(1) * record;
+        // Where segments arrive, records are for segments (spec 4.2).
+        if layout.wire_len > segment
+            && let Some(tso) = &self.tso
+            && let Some(record_size) = tso.record_size_for(room)
+        {
+            (layout, segment) = (cut(record_size)?, room);
+        }
         let unscheduled = match response_limit {
             0 => self.told.unscheduled(),
             limit => self.told.unscheduled().min(limit),

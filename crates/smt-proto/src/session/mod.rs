@@ -15,6 +15,7 @@ mod post;
 pub(crate) mod telling;
 mod timeout;
 pub(crate) mod transmit;
+mod tso;
 pub(crate) mod update;
 
 use alloc::boxed::Box;
@@ -41,6 +42,7 @@ use crate::wire::{EARLY_EPOCH, Header, Params, epoch_to_wire};
 use early::EarlyKeys;
 use handshake::Handshake;
 use telling::Telling;
+use tso::Tso;
 
 /// Names a session of an endpoint; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,6 +151,8 @@ pub(crate) struct Session {
     pub(crate) state: State,
     /// Largest SMT packet the path takes, in bytes.
     pub(crate) room: usize,
+    /// Segments for a device that cuts them, if there is one.
+    tso: Option<Box<Tso>>,
     /// Handshake token (spec 5.1).
     pub(crate) token: u64,
     pub(crate) handshake: Option<Box<Handshake>>,
@@ -207,6 +211,7 @@ impl Session {
             role,
             state: State::Handshaking,
             room: 0,
+            tso: None,
             token: 0,
             handshake: None,
             local,

@@ -20,8 +20,9 @@ use crate::wire::{Control, ControlBody, DATA_LEN, Data, EARLY_EPOCH, Header, Kin
 /// What came of an attempt to send a packet of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Written {
-    /// A packet of this length and priority; the bytes left if there is more to send now.
-    Packet { len: usize, priority: u8, left: Option<u32> },
+    /// A packet of this length and priority, to be cut into packets of so much payload if that is said;
+    /// the bytes left if there is more to send now.
+    Packet { len: usize, segment: Option<u16>, priority: u8, left: Option<u32> },
     /// Nothing: the message has nothing to send.
     Nothing,
     /// Nothing: the message had left the queue before.
@@ -75,7 +76,7 @@ impl Session {
         message.is_some_and(|message| message.ticket == entry.ticket)
     }
 
-    /// Writes the next packet of message `id`, which is in the send queue under `ticket`, into `frame`.
+    /// Writes the next packet or segment of message `id`, which is in the send queue under `ticket`, into `frame`.
     pub(crate) fn write_data(
         &mut self,
         cx: &mut Shared,
@@ -99,7 +100,8 @@ impl Session {
             && self.keys.is_some()
             && self.inc.get(&which.number).is_some_and(|rpc| rpc.early);
         // The message and the keys are different fields, which a method of the session would hide.
-        let Session { out, inc, keys, early, finished, .. } = self;
+        let may_segment = matches!(self.state, State::Established);
+        let Session { out, inc, keys, early, finished, tso, .. } = self;
         let message = outgoing(out, inc, which);
         let message = message.filter(|message| message.ticket == ticket);
         let Some(message) = message else { return Written::Gone };
@@ -131,7 +133,20 @@ impl Session {
             self.exhausted(cx, now, which.ours, which.number);
             return Written::Nothing;
         };
-        let Some(piece) = message.next_piece(room) else { return Written::Nothing };
+        let tso = tso.as_deref_mut().filter(|_| may_segment && epoch_keys.epoch() != EARLY_EPOCH);
+        let segment = tso.and_then(|tso| {
+            let packet = message.segment();
+            let frame_room = u32::try_from(frame.len() - DATA_LEN).unwrap_or(u32::MAX);
+            let limit = tso.allowance(now, packet)?.min(frame_room);
+            let paced = u32::try_from(cx.pacer.room()).unwrap_or(u32::MAX);
+            let piece = message.next_segment(room, limit, paced)?;
+            tso.sent(now, id, piece.offset..piece.offset + piece.len, packet);
+            Some(piece)
+        });
+        let is_segment = segment.is_some();
+        let Some(piece) = segment.or_else(|| message.next_piece(room)) else {
+            return Written::Nothing;
+        };
         let len = DATA_LEN + piece.len as usize;
         let Some((head, payload)) =
             frame.get_mut(..len).and_then(|frame| frame.split_first_chunk_mut::<DATA_LEN>())
@@ -139,19 +154,21 @@ impl Session {
             return Written::Nothing;
         };
         let sealer = Sealer { keys: epoch_keys, id: cx.config.nonce_id(id), id_bits };
-        let sealed = message.write(piece, sealer, &mut cx.scratch, payload);
+        let place = (self.id, sealer);
+        let sealed = message.write(piece, place, &mut cx.scratch, payload);
         let layout = message.layout();
+        let segment_size = u16::try_from(message.segment()).unwrap_or(0);
         let data = Data {
             header: Header { epoch: crate::wire::epoch_to_wire(epoch_keys.epoch()), ..header },
             sequence: piece.offset,
             record_size: layout.record_size,
-            segment_size: u16::try_from(message.segment()).unwrap_or(0),
+            segment_size,
             message_len: layout.wire_len,
             incoming: message.granted(),
             tag: 0,
             cutoffs: self.told.version,
             retransmit: piece.retransmit,
-            explicit: true,
+            explicit: !is_segment,
             pinned: piece.pinned,
             tso_offset: layout.record_at(piece.offset),
         };
@@ -161,6 +178,7 @@ impl Session {
         }
         cx.stats.records_sealed += u64::from(sealed);
         cx.stats.packets_retransmitted += u64::from(piece.retransmit);
+        cx.stats.tso_segments_sent += u64::from(is_segment);
         let (more, all_sent) = (message.sendable(), message.all_sent());
         let left = more.then(|| message.left());
         if more {
@@ -177,7 +195,8 @@ impl Session {
         if matches!(self.state, State::Handshaking) {
             self.count_out(len);
         }
-        Written::Packet { len, priority: piece.priority, left }
+        let segment = is_segment.then_some(segment_size);
+        Written::Packet { len, segment, priority: piece.priority, left }
     }
 
     /// Whether the next packet of a message has to wait until the client has sent more; it has left the
@@ -287,7 +306,8 @@ impl Session {
             tso_offset: 0,
         };
         data.emit(head);
-        Written::Packet { len, priority: HIGHEST, left: handshake.has_to_send().then_some(0) }
+        let left = handshake.has_to_send().then_some(0);
+        Written::Packet { len, segment: None, priority: HIGHEST, left }
     }
 
     /// A packet of an RPC's message went out: sets the timers that wait for the answer.

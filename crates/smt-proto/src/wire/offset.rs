@@ -10,19 +10,22 @@ pub enum IpVersion {
         /// The identification field.
         id: u16,
     },
+    /// IPv4 whose ID the datapath does not show.
+    V4Unseen,
     /// IPv6. Nothing counts, so a segment is at most two packets.
     V6,
 }
 
 /// The offset in the wire stream of the first payload byte of a packet with `payload_len` bytes of
-/// payload. `None` if the payload would reach beyond the message: such a packet is dropped.
+/// payload. `None` if the payload would reach beyond the message, or it cannot be told where it belongs:
+/// such a packet is dropped.
 #[inline]
 #[must_use]
 pub fn payload_offset(data: &Data, payload_len: usize, ip: IpVersion) -> Option<u32> {
     let offset = if data.explicit {
         u64::from(data.sequence)
     } else {
-        implicit_offset(data, payload_len, ip)
+        implicit_offset(data, payload_len, ip)?
     };
     let end = offset.checked_add(u64::try_from(payload_len).ok()?)?;
     if end > u64::from(data.message_len) {
@@ -32,22 +35,28 @@ pub fn payload_offset(data: &Data, payload_len: usize, ip: IpVersion) -> Option<
 }
 
 /// The offset of a packet that a NIC may have cut. It fits 64 bits: both factors have at most 25.
-fn implicit_offset(data: &Data, payload_len: usize, ip: IpVersion) -> u64 {
+fn implicit_offset(data: &Data, payload_len: usize, ip: IpVersion) -> Option<u64> {
     let base =
         u64::from(data.tso_offset) * u64::from(u32::from(data.record_size) + RECORD_OVERHEAD);
     if u64::from(data.sequence) != base {
-        return u64::from(data.sequence);
+        return Some(u64::from(data.sequence));
     }
     let segment_size = u64::from(data.segment_size);
-    match ip {
+    Some(match ip {
         IpVersion::V4 { id } => base + u64::from(id) * segment_size,
+        IpVersion::V4Unseen => {
+            // What was not cut is longer than a packet, or reaches from the first byte to the last.
+            let uncut = payload_len > usize::from(data.segment_size)
+                || (base == 0 && payload_len as u64 == u64::from(data.message_len));
+            return uncut.then_some(base);
+        }
         IpVersion::V6 => {
             // Only the last packet of a message can be both first of its segment and short.
             let second = payload_len < usize::from(data.segment_size)
                 && base + segment_size < u64::from(data.message_len);
             if second { base + segment_size } else { base }
         }
-    }
+    })
 }
 
 #[cfg(test)]
@@ -126,6 +135,19 @@ mod tests {
         assert_eq!(payload_offset(&message(1300, 1022), 278, IpVersion::V6), Some(1022));
         let last = Data { tso_offset: 1, sequence: 1022, ..message(1300, 1022) };
         assert_eq!(payload_offset(&last, 278, IpVersion::V6), Some(1022));
+    }
+
+    #[test]
+    fn where_the_id_is_not_seen_only_what_was_not_cut_has_a_place() {
+        let unseen = |data: &Data, len| payload_offset(data, len, IpVersion::V4Unseen);
+        assert_eq!(unseen(&message(5000, 1022), 2000), Some(0));
+        assert_eq!(unseen(&message(5000, 1022), 1022), None);
+        assert_eq!(unseen(&message(300, 1022), 300), Some(0));
+        assert_eq!(unseen(&message(5000, 1022), 300), None);
+        let last = Data { tso_offset: 1, sequence: 1022, ..message(1322, 1022) };
+        assert_eq!(unseen(&last, 300), None, "it may follow a packet");
+        assert_eq!(unseen(&Data { sequence: 2044, ..message(5000, 1022) }, 1022), Some(2044));
+        assert_eq!(unseen(&Data { explicit: true, ..message(5000, 1022) }, 1022), Some(0));
     }
 
     #[test]
