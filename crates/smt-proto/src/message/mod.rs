@@ -1,6 +1,8 @@
 //! One message on its way: cut into records and packets ([`send`]), put together again ([`recv`], [`whole`]).
 
 pub(crate) mod recv;
+#[cfg(test)]
+mod segment_tests;
 pub(crate) mod send;
 mod trim;
 pub(crate) mod whole;

@@ -136,7 +136,8 @@ impl Session {
         let tso = tso.as_deref_mut().filter(|_| may_segment && epoch_keys.epoch() != EARLY_EPOCH);
         let segment = tso.and_then(|tso| {
             let packet = message.segment();
-            let frame_room = u32::try_from(frame.len() - DATA_LEN).unwrap_or(u32::MAX);
+            let frame_room =
+                u32::try_from(frame.len().saturating_sub(DATA_LEN)).unwrap_or(u32::MAX);
             let limit = tso.allowance(now, packet)?.min(frame_room);
             let paced = u32::try_from(cx.pacer.room()).unwrap_or(u32::MAX);
             let piece = message.next_segment(room, limit, paced)?;

@@ -66,6 +66,21 @@ pub struct Faults {
     pub spoil: f64,
 }
 
+/// What becomes of the segments that hosts hand to their devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nic {
+    /// They are cut into packets whose IPv4 IDs count.
+    CountsIds,
+    /// They are cut into packets whose sequence counts; nobody sees IDs.
+    CountsSequence,
+    /// They are cut into packets that all look alike.
+    CountsNothing,
+    /// They arrive as they are.
+    Whole,
+    /// They are lost.
+    Drops,
+}
+
 /// One of the two hosts.
 pub struct Host {
     pub endpoint: Endpoint,
@@ -92,6 +107,7 @@ pub const SERVER: usize = 1;
 /// A packet in flight.
 pub struct InFlight {
     pub to: usize,
+    pub ip_id: Option<u16>,
     pub bytes: Vec<u8>,
 }
 
@@ -111,6 +127,8 @@ pub struct Net {
     pub secrets: [Vec<u8>; 2],
     pub params: [Params; 2],
     pub suite: &'static dyn Suite,
+    /// Only with hosts that were told a segment limit.
+    pub nic: Nic,
     /// The largest memory charge seen at either end, in bytes.
     pub most_incoming: u64,
 }
@@ -204,6 +222,7 @@ impl Net {
             secrets: [client, server],
             params,
             suite,
+            nic: Nic::Drops,
             most_incoming: 0,
         };
         net.pump(CLIENT);
@@ -262,7 +281,11 @@ impl Net {
             while let Some(transmit) = self.hosts[me].endpoint.poll_transmit(self.now, &mut frame) {
                 any = true;
                 assert_eq!(transmit.remote, address(1 - me));
-                self.send(1 - me, frame[..transmit.len].to_vec());
+                let bytes = frame[..transmit.len].to_vec();
+                match transmit.segment {
+                    Some(size) => self.send_segment(1 - me, bytes, size.into()),
+                    None => self.send(1 - me, bytes),
+                }
             }
             if !any {
                 return;
@@ -270,8 +293,38 @@ impl Net {
         }
     }
 
+    /// Hands a segment to the device.
+    fn send_segment(&mut self, to: usize, bytes: Vec<u8>, size: usize) {
+        let (header, payload) = bytes.split_at(52);
+        assert!(payload.len() > size);
+        match self.nic {
+            Nic::Drops => {}
+            Nic::Whole => self.send_with_id(to, Some(0), bytes),
+            nic => {
+                for (n, part) in payload.chunks(size).enumerate() {
+                    let mut packet = [header, part].concat();
+                    if nic == Nic::CountsSequence {
+                        let sequence = u32::from_be_bytes(packet[4..8].try_into().unwrap());
+                        let sequence = sequence + (n * size) as u32;
+                        packet[4..8].copy_from_slice(&sequence.to_be_bytes());
+                    }
+                    let id = match nic {
+                        Nic::CountsIds => Some(n as u16),
+                        Nic::CountsSequence if n > 0 => None,
+                        _ => Some(0),
+                    };
+                    self.send_with_id(to, id, packet);
+                }
+            }
+        }
+    }
+
     /// Puts a packet on the link, where faults await it.
     pub fn send(&mut self, to: usize, bytes: Vec<u8>) {
+        self.send_with_id(to, None, bytes);
+    }
+
+    fn send_with_id(&mut self, to: usize, ip_id: Option<u16>, bytes: Vec<u8>) {
         self.sent += 1;
         if self.recording {
             self.recorded.push((to, bytes.clone()));
@@ -292,24 +345,28 @@ impl Net {
             *last ^= 1;
         }
         if self.random.chance(duplicate) {
-            self.enqueue(to, bytes.clone(), self.latency * 3);
+            self.enqueue(to, ip_id, bytes.clone(), self.latency * 3);
         }
         let extra = if self.random.chance(reorder) {
             Duration::from_micros(self.random.below(200))
         } else {
             Duration::ZERO
         };
-        self.enqueue(to, bytes, self.latency + extra);
+        self.enqueue(to, ip_id, bytes, self.latency + extra);
     }
 
-    fn enqueue(&mut self, to: usize, bytes: Vec<u8>, delay: Duration) {
+    fn enqueue(&mut self, to: usize, ip_id: Option<u16>, bytes: Vec<u8>, delay: Duration) {
         self.sequence += 1;
-        self.queue.insert((self.now + delay, self.sequence), InFlight { to, bytes });
+        self.queue.insert((self.now + delay, self.sequence), InFlight { to, ip_id, bytes });
     }
 
     /// Hands a packet to a host right now, as an attacker may.
-    pub fn inject(&mut self, to: usize, mut bytes: Vec<u8>) {
-        let meta = PacketMeta { remote: address(1 - to), local: address(to).ip(), ip_id: None };
+    pub fn inject(&mut self, to: usize, bytes: Vec<u8>) {
+        self.arrive(InFlight { to, ip_id: None, bytes });
+    }
+
+    fn arrive(&mut self, InFlight { to, ip_id, mut bytes }: InFlight) {
+        let meta = PacketMeta { remote: address(1 - to), local: address(to).ip(), ip_id };
         self.hosts[to].endpoint.handle_packet(self.now, &meta, &mut bytes);
         self.most_incoming = self.most_incoming.max(self.hosts[to].endpoint.incoming_bytes());
         self.pump(to);
@@ -357,7 +414,7 @@ impl Net {
             (Some(at), timer) if timer.is_none_or(|timer| at <= timer) => {
                 self.now = self.now.max(at);
                 if let Some((_, packet)) = self.queue.pop_first() {
-                    self.inject(packet.to, packet.bytes);
+                    self.arrive(packet);
                 }
             }
             (_, Some(at)) => {

@@ -282,6 +282,7 @@ fn offsets() {
         };
         let ip = match (v.ip_version, v.ip_id) {
             (4, Some(id)) => IpVersion::V4 { id },
+            (4, None) => IpVersion::V4Unseen,
             (6, None) => IpVersion::V6,
             other => panic!("{}: {other:?}", v.why),
         };

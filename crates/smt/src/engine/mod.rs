@@ -93,6 +93,8 @@ pub struct Engine {
     connect_timeout: Duration,
     call_deadline: Duration,
     overruns: u64,
+    /// TSO segments that it has refused so far.
+    segment_errors: u64,
     /// Polls so far, for what only some of them do.
     polls: u32,
     path_looked_at: Time,
@@ -130,6 +132,7 @@ impl Engine {
             connect_timeout,
             call_deadline,
             overruns: 0,
+            segment_errors: 0,
             polls: 0,
             path_looked_at: Time::ZERO,
             mtus: PathMtus::default(),

@@ -110,7 +110,7 @@ impl Engine {
                     src: transmit.local,
                     len: transmit.len,
                     priority: transmit.priority,
-                    segment: None,
+                    segment: transmit.segment,
                 };
                 self.datapath.commit(meta);
                 if !self.core.wants_transmit() {
@@ -152,7 +152,16 @@ impl Engine {
                 PathErrorKind::MtuChanged(_) => self.path_changed(error.dst),
             }
         }
-        let overruns = self.datapath.stats().rx_overruns;
+        let stats = self.datapath.stats();
+        if stats.tx_segment_errors > self.segment_errors {
+            let segments = stats.tx_segment_errors - self.segment_errors;
+            tracing::debug!(segments, "the host refused TSO segments");
+            self.segment_errors = stats.tx_segment_errors;
+            for session in self.core.sessions() {
+                self.tell_segment_limit(session);
+            }
+        }
+        let overruns = stats.rx_overruns;
         if overruns > self.overruns {
             tracing::debug!(packets = overruns - self.overruns, "receive buffer overran");
             self.overruns = overruns;
@@ -167,7 +176,16 @@ impl Engine {
         for session in self.core.sessions() {
             if self.core.path(session).is_some_and(|path| path.remote.ip() == dst.ip()) {
                 self.core.set_room(session, room);
+                self.tell_segment_limit(session);
             }
+        }
+    }
+
+    /// Tells the core what the device towards a session's peer takes as a TSO segment.
+    fn tell_segment_limit(&mut self, session: SessionId) {
+        if let Some(path) = self.core.path(session) {
+            let limit = self.datapath.tso(path.remote.ip());
+            self.core.set_segment_limit(session, limit);
         }
     }
 
@@ -182,7 +200,10 @@ impl Engine {
                 }
                 CoreEvent::EarlyRefused { session } => self.on_early_refused(session),
                 CoreEvent::Post { session, body } => self.on_post(session, &body),
-                CoreEvent::Established { session } => self.on_established(session),
+                CoreEvent::Established { session } => {
+                    self.tell_segment_limit(session);
+                    self.on_established(session);
+                }
                 CoreEvent::HandshakeFailed { session, error } => {
                     self.on_handshake_failed(session, error);
                 }

@@ -1,0 +1,155 @@
+//! Messages in segments that a device cuts into packets, or loses.
+
+mod net;
+
+use std::time::Duration;
+
+use net::{CLIENT, Net, Nic, SERVER, Seeded};
+use smt_proto::{Config, Limits, Stats};
+
+const SECOND: Duration = Duration::from_secs(1);
+const LIMIT: usize = 65_515;
+
+fn net(seed: u64, nic: Nic) -> Net {
+    let mut net = Net::new(seed, Config::default());
+    net.nic = nic;
+    limit(&mut net, LIMIT);
+    net
+}
+
+fn limit(net: &mut Net, bytes: usize) {
+    for host in [CLIENT, SERVER] {
+        let session = net.hosts[host].session;
+        net.hosts[host].endpoint.set_segment_limit(session, bytes);
+    }
+}
+
+fn stats(net: &Net, host: usize) -> Stats {
+    *net.hosts[host].endpoint.stats()
+}
+
+/// Calls, and has the same bytes back.
+fn echo(net: &mut Net, user: u64, len: usize) {
+    let body = Seeded(user).bytes(len);
+    net.call(CLIENT, body.clone(), user);
+    net.run_until(20 * SECOND, |net| net.hosts[CLIENT].ended.contains_key(&user));
+    assert!(net.hosts[CLIENT].ended[&user] == Ok(body), "{len} bytes");
+    // Responses are acknowledged with later calls, or when their sender asks.
+    net.run_for(SECOND / 10);
+}
+
+#[test]
+fn one_segment_is_tried_then_messages_leave_in_few() {
+    for nic in [Nic::CountsIds, Nic::CountsSequence, Nic::Whole] {
+        let mut net = net(1, nic);
+        echo(&mut net, 1, 500);
+        assert_eq!(stats(&net, CLIENT).tso_segments_sent, 0, "one packet is no segment");
+        echo(&mut net, 2, 60_000);
+        for host in [CLIENT, SERVER] {
+            let stats = stats(&net, host);
+            assert_eq!((stats.tso_segments_sent, stats.tso_confirmed), (1, 1), "{nic:?}");
+            assert_eq!(stats.packets_retransmitted, 0);
+        }
+        let before = stats(&net, CLIENT);
+        echo(&mut net, 3, 60_000);
+        let after = stats(&net, CLIENT);
+        assert_eq!(after.tso_segments_sent - before.tso_segments_sent, 1, "{nic:?}");
+        assert_eq!(after.records_sealed - before.records_sealed, 4, "of 15 708 bytes each");
+        for (user, len) in (10..).zip([1400, 1401, 2900, 15_000, 15_700, 16_000, 70_000, 3_000_000])
+        {
+            echo(&mut net, user, len);
+        }
+        for host in [CLIENT, SERVER] {
+            let stats = stats(&net, host);
+            assert_eq!((stats.packets_retransmitted, stats.tso_segments_lost), (0, 0), "{nic:?}");
+            assert_eq!(stats.dropped_malformed, 0, "{nic:?}");
+        }
+        net.assert_clean();
+    }
+}
+
+#[test]
+fn a_device_that_loses_segments_is_left_alone_for_minutes() {
+    for nic in [Nic::Drops, Nic::CountsNothing] {
+        let mut net = net(2, nic);
+        for user in 0..20 {
+            echo(&mut net, user, 30_000);
+        }
+        for host in [CLIENT, SERVER] {
+            let stats = stats(&net, host);
+            assert_eq!((stats.tso_segments_lost, stats.tso_given_up), (2, 1), "{nic:?}");
+            assert_eq!(stats.tso_confirmed, 0);
+            assert_eq!(stats.records_not_authentic, 0, "bytes keep their places");
+        }
+        let sent = stats(&net, CLIENT).tso_segments_sent;
+        assert!(sent <= 3, "of one of them nothing may have been learned");
+        net.run_for(60 * SECOND);
+        echo(&mut net, 20, 30_000);
+        assert_eq!(stats(&net, CLIENT).tso_segments_sent, sent);
+        net.nic = Nic::CountsIds;
+        net.run_for(70 * SECOND);
+        echo(&mut net, 21, 30_000);
+        echo(&mut net, 22, 30_000);
+        assert_eq!(stats(&net, CLIENT).tso_confirmed, 1, "{nic:?}");
+        assert_eq!(stats(&net, CLIENT).tso_segments_sent, sent + 2);
+        net.assert_clean();
+    }
+}
+
+#[test]
+fn a_message_keeps_its_records_when_device_or_path_change() {
+    for change in 0..3 {
+        let mut net = net(3, Nic::CountsIds);
+        echo(&mut net, 1, 60_000);
+        let body = Seeded(9).bytes(1_000_000);
+        net.call(CLIENT, body.clone(), 2);
+        net.run_for(Duration::from_micros(150));
+        let sent = stats(&net, CLIENT).tso_segments_sent;
+        assert!(sent > 1 && net.ended(CLIENT) == 1, "in the middle");
+        match change {
+            0 => limit(&mut net, 0),
+            1 => net.nic = Nic::Drops,
+            _ => {
+                let session = net.hosts[CLIENT].session;
+                net.hosts[CLIENT].endpoint.set_room(session, 700);
+            }
+        }
+        net.run_until(20 * SECOND, |net| net.ended(CLIENT) == 2);
+        assert!(net.hosts[CLIENT].ended[&2] == Ok(body));
+        let more = stats(&net, CLIENT).tso_segments_sent - sent;
+        assert!(more <= [0, 8, 0][change], "{more} more");
+        net.assert_clean();
+    }
+}
+
+#[test]
+fn segments_hold_to_grants_pacing_and_the_limit() {
+    let limits = Limits { unscheduled: 20_000, ..Limits::default() };
+    let mut net = Net::new(4, Config { limits, ..Config::default() });
+    net.nic = Nic::CountsIds;
+    limit(&mut net, LIMIT);
+    for user in 0..3 {
+        echo(&mut net, user, 60_000);
+    }
+    net.record();
+    net.call(CLIENT, vec![7; 200_000], 9);
+    let bytes: usize = net.recorded_to(SERVER).iter().map(|packet| packet.len() - 52).sum();
+    assert!((20_000..20_000 + 1428).contains(&bytes), "{bytes} without a grant");
+    net.run_until(20 * SECOND, |net| net.hosts[CLIENT].ended.contains_key(&9));
+    net.run_for(SECOND);
+    limit(&mut net, 8000);
+    let before = stats(&net, CLIENT);
+    net.call(CLIENT, vec![7; 10_000], 10);
+    net.run_until(20 * SECOND, |net| net.hosts[CLIENT].ended.contains_key(&10));
+    let after = stats(&net, CLIENT);
+    assert_eq!(after.tso_segments_sent - before.tso_segments_sent, 2);
+    assert_eq!(after.records_sealed - before.records_sealed, 8, "as no larger record fits");
+    limit(&mut net, LIMIT);
+    net.hosts[CLIENT].endpoint.set_backlog(net.now, 31_000);
+    let before = stats(&net, CLIENT);
+    net.call(CLIENT, vec![7; 19_000], 11);
+    net.call(CLIENT, vec![8; 19_000], 12);
+    let after = stats(&net, CLIENT);
+    assert_eq!(after.tso_segments_sent - before.tso_segments_sent, 2);
+    assert_eq!(after.pacing_stalls, before.pacing_stalls + 1, "the rest waits");
+}
