@@ -493,7 +493,7 @@ def params_file():
     wishes = {**CLIENT_PARAMS, "wants": 3}
     for params, extra in [
         (wishes, {"offer": bytes(range(60))}),
-        (SERVER_PARAMS, {"accepted": True}),
+        (SERVER_PARAMS, {"answer": seeded("answer", 32)}),
     ]:
         whole = block(entries_of(params, 5, **extra))
         valid.append({"params": params, "padding": 5, **extra, "block": whole})
@@ -520,10 +520,10 @@ def params_file():
         refuse("entry beyond the block", good[:-5] + b"\x05" + good[-4:]),
         refuse("padding that is not zero", block(required + [(8, b"\1")])),
         refuse("early offer too long", block(required + [(9, bytes((16 << 10) + 1))])),
-        refuse("early answer that is not 1", block(required + [(10, b"\0")])),
-        refuse("early answer of a wrong length", block(required + [(10, b"\1\1")])),
+        refuse("early answer too short", block(required + [(10, bytes(31))])),
+        refuse("early answer too long", block(required + [(10, bytes(33))])),
         refuse("wants of a wrong length", block(required + [(11, b"")])),
-        refuse("answer before offer", block(required + [(10, b"\1"), (9, b"?")])),
+        refuse("answer before offer", block(required + [(10, bytes(32)), (9, b"?")])),
         refuse("too few ID bits", changed(id_bits=39)),
         refuse("too many ID bits", changed(id_bits=57)),
         refuse("accepts too few ID bits", changed(max_id_bits=39)),
@@ -584,7 +584,8 @@ def preambles_file():
 
 
 def tickets():
-    client_block, server_block = block(entries_of(CLIENT_PARAMS, 100)), block(entries_of(SERVER_PARAMS))
+    client_block = block(entries_of(CLIENT_PARAMS, 100))
+    server_block = block(entries_of(SERVER_PARAMS, answer=seeded("answer", 32)))
     return tickets_file(SUITES, SERVER_PARAMS, client_block, server_block, seeded)
 
 

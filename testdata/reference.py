@@ -132,13 +132,13 @@ def block(entries, version=1):
     return struct.pack(">H", len(body)) + body
 
 
-def entries_of(params, padding=0, offer=None, accepted=False):
+def entries_of(params, padding=0, offer=None, answer=None):
     entries = [
         (kind, struct.pack(">" + form, params[name])) for name, (kind, form) in PARAMETERS.items()
     ]
     entries += [(8, bytes(padding))] if padding else []
     entries += [(9, offer)] if offer is not None else []
-    entries += [(10, b"\1")] if accepted else []
+    entries += [(10, answer)] if answer is not None else []
     return entries + ([(11, bytes([params["wants"]]))] if params.get("wants") else [])
 
 

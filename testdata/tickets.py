@@ -131,6 +131,7 @@ def ticket_vector(kem, suite, params, client_block, server_block, seeded):
     )
     info = b"smt/1 ticket" + hashlib.sha256(ticket).digest()
     export = exporter_secret(kem, shared_secret, info)
+    server_early = export(b"smt/1 early server" + early_context, length)
     finished = export(b"smt/1 static finished" + key_context + early_context, length)
     return {
         "kem": kem,
@@ -149,7 +150,10 @@ def ticket_vector(kem, suite, params, client_block, server_block, seeded):
         "flight_0": flight,
         "early_context": early_context,
         "client_early": export(b"smt/1 early client" + early_context, length),
-        "server_early": export(b"smt/1 early server" + early_context, length),
+        "server_early": server_early,
+        "server_answered": expand_label(
+            suite, server_early, b"smt answer", digest(suite, server_block), length
+        ),
         "key_context": key_context,
         "client_static": export(b"smt/1 static client" + key_context + early_context, length),
         "server_static": export(b"smt/1 static server" + key_context + early_context, length),

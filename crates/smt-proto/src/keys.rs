@@ -144,6 +144,16 @@ pub fn early_context(
     context[..hash_len].to_vec()
 }
 
+/// The secret of the server's direction of epoch 1 (spec 5.7), from the early `secret` that both ends
+/// have of the ticket and flight 0, and the server's parameter block as sent, length prefix included.
+/// The random of its answer is in there: whoever takes the same offer twice has two secrets.
+#[must_use]
+pub fn answered_secret(suite: &dyn Suite, secret: &Secret, server_block: &[u8]) -> Secret {
+    let mut hash = [0; MAX_HASH_LEN];
+    suite.hash(&[server_block], &mut hash);
+    Secret::derive(suite, secret.as_bytes(), "smt answer", &hash[..suite.hash_len()])
+}
+
 /// The first secret of a direction from an application traffic secret of a TLS handshake done
 /// elsewhere; nobody else may use that secret from then on.
 #[must_use]
@@ -308,6 +318,21 @@ mod tests {
         }
         let long = suite(SuiteId::Aes256GcmSha384);
         assert_eq!(early_context(long, b"smt/1", 1, 2, b"t", b"c", b"h").len(), 48);
+    }
+
+    #[test]
+    fn an_answered_secret_is_that_of_one_block() {
+        for id in [SuiteId::Aes128GcmSha256, SuiteId::Aes256GcmSha384] {
+            let suite = suite(id);
+            let early = [1, 2].map(|byte| Secret::new(&[byte; 48][..suite.hash_len()]));
+            let answered = |early, block: &[u8]| answered_secret(suite, early, block);
+            let one = answered(&early[0], b"block");
+            assert_eq!(one.as_bytes().len(), suite.hash_len());
+            assert_eq!(one.as_bytes(), answered(&early[0], b"block").as_bytes());
+            for other in [answered(&early[0], b"clock"), answered(&early[1], b"block")] {
+                assert_ne!(one.as_bytes(), other.as_bytes());
+            }
+        }
     }
 
     #[test]

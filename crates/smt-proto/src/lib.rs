@@ -34,7 +34,7 @@ mod timer;
 pub mod wire;
 
 pub use config::Config;
-pub use endpoint::{Endpoint, External, PacketMeta, Transmit};
+pub use endpoint::{EarlyData, Endpoint, External, PacketMeta, Transmit};
 pub use event::Event;
 pub use limits::Limits;
 pub use message::Body;

@@ -8,10 +8,10 @@ use crate::crypto::Suite;
 use crate::error::HandshakeError;
 use crate::event::Event;
 use crate::keys::Secret;
-use crate::session::handshake::{Early, FlightStep, Handshake};
-use crate::session::{EarlyBinding, KeyContext, Path, Role, Session, SessionId, State, Updates};
+use crate::session::handshake::{FlightStep, Handshake};
+use crate::session::{KeyContext, Path, Role, Session, SessionId, State, Updates};
 use crate::time::Time;
-use crate::wire::{Block, DATA_LEN, Data, EARLY_EPOCH, ID_BITS, MAX_FIRST_ID, Params};
+use crate::wire::{Block, DATA_LEN, Data, ID_BITS, MAX_FIRST_ID, Params};
 
 /// A session whose secrets were negotiated elsewhere (spec 5.1, last rule).
 pub struct External {
@@ -86,11 +86,13 @@ impl Endpoint {
             let block = match session.role {
                 Role::Server => {
                     handshake.refuse_unanswered();
-                    let accepted = handshake.accepted;
-                    Block { params: session.local, offer: None, accepted }.emit(0)
+                    match handshake.accepted {
+                        true => core::mem::take(&mut handshake.local_block),
+                        false => session.local.emit(0),
+                    }
                 }
                 Role::Client => {
-                    let block = Block { params: session.local, offer, accepted: false };
+                    let block = Block { params: session.local, offer, answer: None };
                     let room = session.room.saturating_sub(DATA_LEN).max(1);
                     block.emit(padding_to_fill(&block, bytes.len(), room))
                 }
@@ -109,62 +111,6 @@ impl Endpoint {
         };
         session.wake_at(&mut self.shared, due);
         session.queue_flight(&mut self.shared);
-    }
-
-    /// What the keys of early data are bound to: of a client right after
-    /// [`send_first_flight`](Self::send_first_flight), of a server from an [`Event::Flight`] with an offer
-    /// until its first flight.
-    pub fn early_binding(&self, id: SessionId) -> Option<EarlyBinding> {
-        let session = self.sessions.get(id)?;
-        let (client, server) = session.tls_ports();
-        session.handshake.as_deref()?.early_binding(client, server)
-    }
-
-    /// Installs the secrets of early data (spec 5.7), of which requests may take `max_early` bytes on the
-    /// wire. A client does so right after [`send_first_flight`](Self::send_first_flight), with the
-    /// server's parameters in the ticket as `peer` (none: those that we would declare); a server on an [`Event::Flight`] with an offer, before its first
-    /// flight, which then says that the offer is taken. At any other time nothing happens.
-    #[allow(clippy::too_many_arguments, reason = "what a ticket says, and where it goes")]
-    pub fn install_early(
-        &mut self,
-        now: Time,
-        id: SessionId,
-        suite: &'static dyn Suite,
-        client: Secret,
-        server: Secret,
-        peer: Option<Params>,
-        max_early: u32,
-    ) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        // Never twice: what was refused must not be frozen again under the same keys.
-        let may = matches!(session.state, State::Handshaking) && session.early.is_none();
-        let Some(handshake) = session.handshake.as_deref_mut().filter(|_| may) else {
-            return;
-        };
-        let waiting = match session.role {
-            Role::Client if handshake.is_first_flight() || handshake.is_answered() => return,
-            Role::Client => Vec::new(),
-            Role::Server if !handshake.is_first_flight() || handshake.peer_hello.is_none() => {
-                return;
-            }
-            Role::Server => {
-                self.shared.stats.early_accepted += 1;
-                handshake.accepted = true;
-                handshake.take_early(|epoch| epoch == EARLY_EPOCH)
-            }
-        };
-        session.install_early(&self.shared, suite, (client, server), peer, max_early);
-        let path = session.path;
-        self.handle_waiting(now, path, waiting);
-    }
-
-    /// Takes packets that came before there were keys to check them.
-    fn handle_waiting(&mut self, now: Time, path: Path, waiting: Vec<Early>) {
-        for Early { ip_id, mut packet } in waiting {
-            let local = path.local.unwrap_or(path.remote.ip());
-            let meta = super::receive::PacketMeta { remote: path.remote, local, ip_id };
-            self.handle_packet(now, &meta, &mut packet);
-        }
     }
 
     /// What the keys of a handshake are bound to; known once the peer's first flight is here.
@@ -359,8 +305,11 @@ impl Endpoint {
     }
 
     fn feed_handshake(&mut self, now: Time, id: SessionId, data: &Data, packet: &[u8]) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
         let payload = packet.get(DATA_LEN..).unwrap_or_default();
+        if self.hear_answer(now, id, data, payload) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(id) else { return };
         let Some(handshake) = session.handshake.as_deref_mut() else {
             // Established. A client that repeats its last flight has missed our ACK.
             if session.role == Role::Server && session.may_answer_flight(now) {
@@ -379,6 +328,10 @@ impl Endpoint {
             FlightStep::TooLarge => self.shared.stats.limit_flight += 1,
             FlightStep::Repeated => {
                 if session.role == Role::Server && handshake.may_answer(now) {
+                    if handshake.is_first_flight() && handshake.accepted {
+                        session.queue_answer(&mut self.shared);
+                        return;
+                    }
                     handshake.repeat(now);
                     session.queue_flight(&mut self.shared);
                 }
@@ -388,12 +341,12 @@ impl Endpoint {
                 {
                     session.sample_rtt(now, now.since(sent_at));
                 }
-                self.flight_complete(id, number, bytes);
+                self.flight_complete(now, id, number, bytes);
             }
         }
     }
 
-    fn flight_complete(&mut self, id: SessionId, number: u32, mut bytes: Vec<u8>) {
+    fn flight_complete(&mut self, now: Time, id: SessionId, number: u32, mut bytes: Vec<u8>) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let mut offer = None;
         if number < 2 {
@@ -404,10 +357,13 @@ impl Endpoint {
             else {
                 return session.bad_parameters(&mut self.shared);
             };
-            let (peer, accepted) = (block.params, block.accepted);
+            let (peer, accepted) = (block.params, block.answer.is_some());
             offer = block.offer.filter(|_| session.role == Role::Server).map(<[u8]>::to_vec);
             session.offered = offer.is_some();
             let tls = bytes.split_off(len.min(bytes.len()));
+            if accepted {
+                session.take_answer(&bytes, true);
+            }
             if let Some(handshake) = session.handshake.as_deref_mut() {
                 handshake.peer_block = bytes;
                 handshake.peer_hello = offer.as_ref().map(|_| tls.clone());
@@ -421,11 +377,14 @@ impl Endpoint {
             bytes = tls;
         }
         self.shared.events.push_back(Event::Flight { session: id, number, bytes, offer });
+        if number == 1 {
+            self.use_answer(now, id);
+        }
     }
 }
 
 /// Whether two ends' parameters can work together.
-fn agree(local: &Params, peer: &Params, role: Role) -> bool {
+pub(super) fn agree(local: &Params, peer: &Params, role: Role) -> bool {
     ID_BITS.contains(&local.id_bits)
         && ID_BITS.contains(&peer.id_bits)
         && (4..=MAX_FIRST_ID).contains(&local.first_id)

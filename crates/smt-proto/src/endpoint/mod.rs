@@ -8,6 +8,7 @@
 
 mod connect;
 pub(crate) mod deferred;
+mod early;
 pub(crate) mod pacer;
 pub(crate) mod queue;
 mod receive;
@@ -41,6 +42,7 @@ use retry::Retries;
 use table::Table;
 
 pub use connect::External;
+pub use early::EarlyData;
 pub use receive::PacketMeta;
 pub use transmit::Transmit;
 
@@ -78,6 +80,8 @@ pub(crate) struct Shared {
     pub(crate) events: VecDeque<Event>,
     pub(crate) control: VecDeque<PendingControl>,
     pub(crate) flights: VecDeque<SessionId>,
+    /// Servers' sessions that have taken an offer and not said so yet.
+    pub(crate) answers: VecDeque<SessionId>,
     queue: SendQueue,
     pub(crate) pacer: Pacer,
     pub(crate) granter: Granter,
@@ -148,6 +152,7 @@ impl Shared {
         self.events.shrink_to_fit();
         self.control.shrink_to_fit();
         self.flights.shrink_to_fit();
+        self.answers.shrink_to_fit();
         self.queue.shrink();
         self.ended.shrink_to_fit();
         self.scratch = Scratch::default();
@@ -187,6 +192,7 @@ impl Endpoint {
             events: VecDeque::new(),
             control: VecDeque::new(),
             flights: VecDeque::new(),
+            answers: VecDeque::new(),
             queue: SendQueue::default(),
             pacer,
             granter,

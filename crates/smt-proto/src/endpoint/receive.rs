@@ -203,7 +203,8 @@ impl Endpoint {
     }
 
     /// Keeps a packet for which a handshake may be about to give keys: perhaps a client's requests have
-    /// overtaken its Finished, or its early data our decision about it. False if there is no such handshake.
+    /// overtaken its Finished, its early data our decision about it, or early responses the server's answer.
+    /// False if there is no such handshake.
     fn keep_early(
         &mut self,
         first: Option<SessionId>,
@@ -214,11 +215,13 @@ impl Endpoint {
         let Some(session) = first.and_then(|first| self.sessions.get_mut(first)) else {
             return false;
         };
-        if !session.counts_as_half_open() {
+        let unanswered = epoch == EARLY_EPOCH && session.is_unanswered();
+        if !unanswered && !session.counts_as_half_open() {
             return false;
         }
         let Some(handshake) = session.handshake.as_deref_mut() else { return false };
-        if epoch == EARLY_EPOCH && (session.early.is_some() || !handshake.is_first_flight()) {
+        let decided = session.early.is_some() || !handshake.is_first_flight();
+        if epoch == EARLY_EPOCH && decided && !unanswered {
             return false;
         }
         let early = Early { ip_id: meta.ip_id, packet: packet.to_vec() };

@@ -133,7 +133,9 @@ impl Endpoint {
             return;
         };
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let handshaking = matches!(session.state, State::Handshaking);
+        // Who has answered asks for no proof any more.
+        let waits = session.early.is_none() || session.is_unanswered();
+        let handshaking = matches!(session.state, State::Handshaking) && waits;
         let due = session
             .handshake
             .as_deref_mut()

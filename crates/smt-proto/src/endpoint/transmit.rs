@@ -58,7 +58,8 @@ impl Endpoint {
             });
         }
         let transmit = self
-            .transmit_control(frame)
+            .transmit_answer(now, frame)
+            .or_else(|| self.transmit_control(frame))
             .or_else(|| self.transmit_flight(now, frame))
             .or_else(|| self.transmit_retry(now, frame))
             .or_else(|| self.transmit_message(now, frame))
@@ -78,9 +79,22 @@ impl Endpoint {
         !shared.control.is_empty()
             || shared.regrant
             || !shared.flights.is_empty()
+            || !shared.answers.is_empty()
             || self.retries.is_waiting()
             || shared.queue.has_small()
             || (shared.queue.has_large() && !shared.pacer.is_full())
+    }
+
+    /// What a client must have before anything under the keys of a server's answer makes sense.
+    fn transmit_answer(&mut self, now: Time, frame: &mut [u8]) -> Option<Transmit> {
+        while let Some(id) = self.shared.answers.pop_front() {
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            let written = session.write_flight(&mut self.shared, now, frame, true);
+            if let Written::Packet { len, .. } = written {
+                return Some(Transmit::new(&session.path, len, URGENT));
+            }
+        }
+        None
     }
 
     fn transmit_control(&mut self, frame: &mut [u8]) -> Option<Transmit> {
@@ -114,7 +128,7 @@ impl Endpoint {
     fn transmit_flight(&mut self, now: Time, frame: &mut [u8]) -> Option<Transmit> {
         while let Some(id) = self.shared.flights.pop_front() {
             let Some(session) = self.sessions.get_mut(id) else { continue };
-            match session.write_flight(&mut self.shared, now, frame) {
+            match session.write_flight(&mut self.shared, now, frame, false) {
                 Written::Packet { len, left, .. } => {
                     let more = left.is_some();
                     if more {

@@ -7,13 +7,14 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::calls::NewCall;
+use super::handshake::Handshake;
 use super::update::{note_failed, note_opened};
 use super::{AeadLimits, Role, Session, SessionId, SessionKeys, State};
 use crate::crypto::Suite;
-use crate::endpoint::Shared;
+use crate::endpoint::{EarlyData, Shared};
 use crate::error::{CallError, StartError};
 use crate::event::Event;
-use crate::keys::{EpochKeys, HeaderKey, Secret};
+use crate::keys::{EpochKeys, HeaderKey, Secret, answered_secret};
 use crate::record::RECORD_OVERHEAD;
 use crate::replay::IdSet;
 use crate::rpc::{InState, OutRpc, Sort};
@@ -21,7 +22,7 @@ use crate::stats::Stats;
 use crate::tag::ControlWindow;
 use crate::time::Time;
 use crate::timer::Wake;
-use crate::wire::{Block, DATA_LEN, EARLY_EPOCH, Kind, PREAMBLE_LEN, Params, Preamble};
+use crate::wire::{Block, DATA_LEN, EARLY_EPOCH, Kind, PREAMBLE_LEN, Preamble};
 
 /// Bytes sent per byte received before the client's address is proven.
 const AMPLIFICATION: usize = super::handshake::AMPLIFICATION as usize;
@@ -35,7 +36,10 @@ pub(crate) struct EarlyKeys {
     /// Receiving keys; none once nothing of the peer's can need them.
     rx: Option<EpochKeys>,
     tx_header: HeaderKey,
-    rx_header: HeaderKey,
+    /// With the receiving keys, but not wiped with them.
+    rx_header: Option<HeaderKey>,
+    /// At a client until flight 1 is whole: what the receiving keys follow from.
+    unanswered: Option<Unanswered>,
     limits: AeadLimits,
     records: u64,
     blocks: u64,
@@ -53,19 +57,24 @@ pub(crate) struct EarlyKeys {
     until: Option<Time>,
 }
 
+/// What a client needs for the keys of the server's direction, beside the server's answer.
+struct Unanswered {
+    suite: &'static dyn Suite,
+    secret: Secret,
+    /// The session has no TLS: flight 1 is a block and nothing else.
+    alone: bool,
+    /// The server's block, as far as it was heard; the keys are those of this one.
+    block: Vec<u8>,
+}
+
 impl EarlyKeys {
-    fn new(
-        suite: &'static dyn Suite,
-        tx: Secret,
-        rx: Secret,
-        limits: Option<AeadLimits>,
-        budget: u32,
-    ) -> Self {
+    fn new(suite: &'static dyn Suite, tx: Secret, limits: Option<AeadLimits>, budget: u32) -> Self {
         EarlyKeys {
             tx_header: HeaderKey::derive(suite, &tx),
-            rx_header: HeaderKey::derive(suite, &rx),
+            rx_header: None,
             tx: Some(EpochKeys::new(suite, tx, EARLY_EPOCH)),
-            rx: Some(EpochKeys::new(suite, rx, EARLY_EPOCH)),
+            rx: None,
+            unanswered: None,
             limits: limits.unwrap_or(AeadLimits::of(suite.id())),
             records: 0,
             blocks: 0,
@@ -76,6 +85,12 @@ impl EarlyKeys {
             held: BTreeSet::new(),
             until: None,
         }
+    }
+
+    /// Makes the receiving keys.
+    fn receive_under(&mut self, suite: &'static dyn Suite, rx: Secret) {
+        self.rx_header = Some(HeaderKey::derive(suite, &rx));
+        self.rx = Some(EpochKeys::new(suite, rx, EARLY_EPOCH));
     }
 
     /// Sending keys.
@@ -165,30 +180,74 @@ impl Openers<'_> {
 }
 
 impl Session {
-    /// Installs the secrets of epoch 1. A client goes by the parameters `peer` until flight 1 tells the
-    /// server's own.
-    pub(crate) fn install_early(
-        &mut self,
-        cx: &Shared,
-        suite: &'static dyn Suite,
-        (client, server): (Secret, Secret),
-        peer: Option<Params>,
-        max_early: u32,
-    ) {
-        let (tx, rx) = match self.role {
-            Role::Client => (client, server),
-            Role::Server => (server, client),
+    /// Installs the secrets of epoch 1. A client goes by the parameters of the ticket until flight 1 tells
+    /// the server's own. A server's block with its answer is made.
+    pub(crate) fn install_early(&mut self, cx: &Shared, early: EarlyData) {
+        let EarlyData { suite, client_secret, server_secret, peer, max_early, alone } = early;
+        let new = |tx| EarlyKeys::new(suite, tx, cx.config.aead_limits, max_early);
+        let keys = match self.role {
+            Role::Client => {
+                if let Some(peer) = peer {
+                    self.set_peer(peer);
+                }
+                let (secret, block) = (server_secret, Vec::new());
+                let unanswered = Some(Unanswered { suite, secret, alone, block });
+                EarlyKeys { unanswered, ..new(client_secret) }
+            }
+            Role::Server => {
+                let Some(handshake) = self.handshake.as_deref() else { return };
+                let mut keys = new(answered_secret(suite, &server_secret, &handshake.local_block));
+                keys.receive_under(suite, client_secret);
+                keys
+            }
         };
-        if let Some(peer) = peer.filter(|_| self.role == Role::Client) {
-            self.set_peer(peer);
-        }
-        let keys = EarlyKeys::new(suite, tx, rx, cx.config.aead_limits, max_early);
         self.early = Some(alloc::boxed::Box::new(keys));
+    }
+
+    /// Whether a client that has made an offer waits for flight 1, whole; if so, whether that is a block
+    /// and nothing else.
+    pub(crate) fn expects_answer(&self) -> Option<bool> {
+        let alone = self.early.as_deref()?.unanswered.as_ref()?.alone;
+        let waits = self.handshake.as_deref().is_some_and(Handshake::awaits_flight_1);
+        (waits && matches!(self.state, State::Handshaking)).then_some(alone)
+    }
+
+    /// The server's block that a client's receiving keys follow from, as long as there is a handshake.
+    pub(crate) fn answer(&self) -> Option<&[u8]> {
+        let early = self.early.as_deref().filter(|_| !self.is_unanswered())?;
+        match &early.unanswered {
+            Some(unanswered) => Some(&unanswered.block),
+            None if self.role == Role::Client => Some(&self.handshake.as_deref()?.peer_block),
+            None => None,
+        }
+    }
+
+    /// The server's answer is in this `block` of its; the keys of its direction follow. Until flight 1 is
+    /// `whole` another block may take its place: none of them is authentic, but nothing opens under keys
+    /// of a wrong one, and nothing is sealed.
+    pub(crate) fn take_answer(&mut self, block: &[u8], whole: bool) {
+        let Some(early) = self.early.as_deref_mut() else { return };
+        let Some(unanswered) = early.unanswered.as_mut() else { return };
+        let suite = unanswered.suite;
+        if unanswered.block != block {
+            unanswered.block = block.to_vec();
+            let secret = answered_secret(suite, &unanswered.secret, block);
+            early.receive_under(suite, secret);
+        }
+        if whole {
+            early.unanswered = None;
+        }
+    }
+
+    /// Whether a client with an offer has heard no answer to it yet.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.role == Role::Client
+            && self.early.as_ref().is_some_and(|keys| keys.rx_header.is_none())
     }
 
     /// Whether a block says nothing less of a server than the ticket by which it takes early data.
     pub(crate) fn keeps_its_word(&self, block: &Block<'_>) -> bool {
-        let bound = self.role == Role::Client && block.accepted && self.early.is_some();
+        let bound = self.role == Role::Client && block.answer.is_some() && self.early.is_some();
         !bound || block.params.cover(&self.peer)
     }
 
@@ -200,7 +259,9 @@ impl Session {
     /// Whether the header key that a packet's epoch byte asks for exists, and `check` holds for it.
     pub(crate) fn checks(&self, epoch: u8, check: impl Fn(&HeaderKey) -> bool) -> bool {
         match u32::from(epoch) {
-            EARLY_EPOCH => self.early.as_ref().is_some_and(|keys| check(&keys.rx_header)),
+            EARLY_EPOCH => {
+                self.early.as_ref().is_some_and(|keys| keys.rx_header.as_ref().is_some_and(check))
+            }
             _ => self.keys.as_ref().is_some_and(|keys| check(&keys.rx_header)),
         }
     }
@@ -247,6 +308,9 @@ impl Session {
             return true;
         }
         cx.stats.early_refused += 1;
+        if let Some(handshake) = self.handshake.as_deref_mut() {
+            handshake.take_early(|epoch| epoch == EARLY_EPOCH);
+        }
         cx.events.push_back(Event::EarlyRefused { session: self.id });
         for number in self.early_calls() {
             let Some(rpc) = self.out.get_mut(&number) else { continue };

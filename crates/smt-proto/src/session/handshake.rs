@@ -108,8 +108,10 @@ pub(crate) struct Handshake {
     pub(crate) peer_block: Vec<u8>,
     /// TLS bytes of a client's flight 0 that offers early data, until we answer.
     pub(crate) peer_hello: Option<Vec<u8>>,
-    /// Early data is taken: the server says so in its block.
+    /// Early data is taken: the server's block, which says so, is made.
     pub(crate) accepted: bool,
+    /// Whether the endpoint's queue of answers holds it.
+    pub(crate) answer_queued: bool,
     /// Our latest flight, block included, and its number.
     flight: Option<(u32, Vec<u8>)>,
     /// How far the flight has been handed to the datapath.
@@ -148,6 +150,7 @@ impl Handshake {
             peer_block: Vec::new(),
             peer_hello: None,
             accepted: false,
+            answer_queued: false,
             flight: None,
             send_from: None,
             stopped_at: None,
@@ -295,6 +298,22 @@ impl Handshake {
         Ok(Some(FlightPiece { number: *number, total, offset: from, bytes: piece }))
     }
 
+    /// The piece of flight 1 that must go before anything under the keys of a server's answer: the
+    /// flight's first, or its block alone as long as TLS has nothing to say. None if that has gone, or
+    /// is longer than `room`.
+    pub(crate) fn answering_piece(&mut self, room: usize) -> Result<Option<FlightPiece<'_>>, ()> {
+        if self.flight.is_some() {
+            return if self.send_from == Some(0) { self.next_piece(room) } else { Ok(None) };
+        }
+        let len = self.local_block.len();
+        if !self.accepted || len > room || !self.may_send(DATA_LEN + len) {
+            return Ok(None);
+        }
+        self.bytes_out += (DATA_LEN + len) as u64;
+        let total = u32::try_from(len).unwrap_or(u32::MAX);
+        Ok(Some(FlightPiece { number: 1, total, offset: 0, bytes: &self.local_block }))
+    }
+
     /// Whether a packet of `len` bytes may go to the peer's address: a client's must be proven, by a
     /// RETRY or by its Finished, or have paid for it.
     pub(crate) fn may_send(&self, len: usize) -> bool {
@@ -311,6 +330,11 @@ impl Handshake {
     /// A packet of `len` bytes that is not of a flight came.
     pub(crate) fn count_in(&mut self, len: usize) {
         self.bytes_in += len as u64;
+    }
+
+    /// Whether a client has not got the whole of flight 1 yet.
+    pub(crate) fn awaits_flight_1(&self) -> bool {
+        self.role == Role::Client && self.next_receive == 1
     }
 
     /// Takes up a flight where the amplification limit stopped it. True if there is one.

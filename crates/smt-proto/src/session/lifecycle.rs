@@ -59,6 +59,15 @@ impl Session {
         }
     }
 
+    /// Has a server's answer to an offer go before all else.
+    pub(crate) fn queue_answer(&mut self, cx: &mut Shared) {
+        if let Some(handshake) = self.handshake.as_deref_mut()
+            && !core::mem::replace(&mut handshake.answer_queued, true)
+        {
+            cx.answers.push_back(self.id);
+        }
+    }
+
     /// Notes whether the queue of flights still holds ours.
     pub(crate) fn flight_queued(&mut self, queued: bool) {
         if let Some(handshake) = self.handshake.as_deref_mut() {

@@ -268,15 +268,28 @@ impl Session {
         Some(len)
     }
 
-    /// Writes the next packet of the current flight into `frame`.
-    pub(crate) fn write_flight(&mut self, cx: &mut Shared, now: Time, frame: &mut [u8]) -> Written {
+    /// Writes the next packet of the current flight into `frame`; of an `answer` the one that goes ahead.
+    pub(crate) fn write_flight(
+        &mut self,
+        cx: &mut Shared,
+        now: Time,
+        frame: &mut [u8],
+        answer: bool,
+    ) -> Written {
         let room = self.room.min(frame.len()).saturating_sub(DATA_LEN);
         let mut header = self.header(0);
         header.epoch = 0;
         let token = self.token;
         let Some(handshake) = self.handshake.as_deref_mut() else { return Written::Nothing };
-        handshake.note_sent(now);
-        let FlightPiece { number, total, offset, bytes: piece } = match handshake.next_piece(room) {
+        if answer {
+            handshake.answer_queued = false;
+        }
+        if !handshake.is_first_flight() {
+            handshake.note_sent(now);
+        }
+        let piece =
+            if answer { handshake.answering_piece(room) } else { handshake.next_piece(room) };
+        let FlightPiece { number, total, offset, bytes: piece } = match piece {
             Ok(Some(piece)) => piece,
             Ok(None) => return Written::Nothing,
             Err(()) => {

@@ -26,7 +26,8 @@ pub use epoch::{EARLY_EPOCH, FIRST_EPOCH, epoch_from_wire, epoch_to_wire};
 pub use malformed::Malformed;
 pub use offset::{IpVersion, payload_offset};
 pub use params::{
-    Block, ID_BITS, MAX_FIRST_ID, MAX_OFFER, Params, WANTS_SMT_TICKET, WANTS_TLS_TICKETS,
+    ANSWER_LEN, Block, ID_BITS, MAX_FIRST_ID, MAX_OFFER, Params, WANTS_SMT_TICKET,
+    WANTS_TLS_TICKETS,
 };
 pub use preamble::{Kind, PREAMBLE_LEN, Preamble};
 pub use retry::{RETRY_LEN, Retry};

@@ -7,6 +7,8 @@ use super::Malformed;
 
 /// Longest early offer of a client (spec 5.7), in bytes.
 pub const MAX_OFFER: usize = 16 << 10;
+/// Length of a server's answer to an offer: a random that it draws for it (spec 5.7), in bytes.
+pub const ANSWER_LEN: usize = 32;
 /// In [`Params::wants`]: TLS tickets.
 pub const WANTS_TLS_TICKETS: u8 = 1;
 /// In [`Params::wants`]: an SMT-ticket.
@@ -30,9 +32,6 @@ const PADDING_TYPE: u16 = 8;
 const OFFER_TYPE: u16 = 9;
 const ANSWER_TYPE: u16 = 10;
 const WANTS_TYPE: u16 = 11;
-
-/// The value of the answer entry.
-const ACCEPTED: u8 = 1;
 
 /// What one end declares about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,8 +62,8 @@ pub struct Block<'a> {
     pub params: Params,
     /// Of a client: which ticket its early data goes by; at most [`MAX_OFFER`] bytes.
     pub offer: Option<&'a [u8]>,
-    /// Of a server: it takes the early data offered.
-    pub accepted: bool,
+    /// Of a server: it takes the early data offered, and has drawn this random for it.
+    pub answer: Option<[u8; ANSWER_LEN]>,
 }
 
 impl Params {
@@ -76,7 +75,7 @@ impl Params {
     /// Writes a block of the parameters alone; see [`Block::emit`].
     #[must_use]
     pub fn emit(&self, padding: usize) -> Vec<u8> {
-        Block { params: *self, offer: None, accepted: false }.emit(padding)
+        Block { params: *self, offer: None, answer: None }.emit(padding)
     }
 
     /// Reads the parameters of a block; see [`Block::parse`].
@@ -119,8 +118,8 @@ impl<'a> Block<'a> {
         if let Some(offer) = self.offer.filter(|offer| offer.len() <= MAX_OFFER) {
             put_entry(&mut rest, OFFER_TYPE, offer);
         }
-        if self.accepted {
-            put_entry(&mut rest, ANSWER_TYPE, &[ACCEPTED]);
+        if let Some(answer) = &self.answer {
+            put_entry(&mut rest, ANSWER_TYPE, answer);
         }
         if self.params.wants != 0 {
             put_entry(&mut rest, WANTS_TYPE, &[self.params.wants]);
@@ -199,7 +198,7 @@ struct Found<'a> {
     wake_delay_us: Option<u32>,
     max_id_bits: Option<u8>,
     offer: Option<&'a [u8]>,
-    accepted: bool,
+    answer: Option<[u8; ANSWER_LEN]>,
     wants: u8,
 }
 
@@ -218,10 +217,7 @@ impl<'a> Found<'a> {
             }
             OFFER_TYPE if value.len() > MAX_OFFER => return Err(Malformed::Parameter),
             OFFER_TYPE => self.offer = Some(value),
-            ANSWER_TYPE => match exact(value)? {
-                [ACCEPTED] => self.accepted = true,
-                _ => return Err(Malformed::Parameter),
-            },
+            ANSWER_TYPE => self.answer = Some(exact(value)?),
             WANTS_TYPE => self.wants = u8::from_be_bytes(exact(value)?),
             _ => {}
         }
@@ -244,7 +240,7 @@ impl<'a> Found<'a> {
             && ID_BITS.contains(&params.max_id_bits)
             && (4..=MAX_FIRST_ID).contains(&params.first_id)
             && params.first_id & 1 == 0;
-        let block = Block { params, offer: self.offer, accepted: self.accepted };
+        let block = Block { params, offer: self.offer, answer: self.answer };
         if bounded { Ok(block) } else { Err(Malformed::Parameter) }
     }
 }
@@ -304,16 +300,17 @@ mod tests {
     proptest! {
         #[test]
         fn round_trip(
-            params in params(), padding in 0..3000usize, follows in 0..9usize, accepted in any::<bool>(),
+            params in params(), padding in 0..3000usize, follows in 0..9usize,
+            answer in proptest::option::of(any::<[u8; ANSWER_LEN]>()),
             offer in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..1500)),
         ) {
-            let block = Block { params, offer: offer.as_deref(), accepted };
+            let block = Block { params, offer: offer.as_deref(), answer };
             let mut flight = block.emit(padding);
             let entry = |len: usize| if len > 0 { ENTRY_LEN + len } else { 0 };
             let len = Params::LEN
                 + entry(padding)
                 + offer.as_ref().map_or(0, |offer| ENTRY_LEN + offer.len())
-                + entry(usize::from(accepted))
+                + answer.map_or(0, |_| ENTRY_LEN + ANSWER_LEN)
                 + entry(usize::from(params.wants != 0));
             prop_assert_eq!(flight.len(), len);
             flight.resize(len + follows, 0xff);
@@ -324,9 +321,10 @@ mod tests {
         #[test]
         fn any_cut_or_change_is_survived(
             params in params(), padding in 0..99usize, len in any::<proptest::sample::Index>(),
-            at in any::<proptest::sample::Index>(), value in any::<u8>(), accepted in any::<bool>(),
+            at in any::<proptest::sample::Index>(), value in any::<u8>(),
+            answer in proptest::option::of(any::<[u8; ANSWER_LEN]>()),
         ) {
-            let mut flight = Block { params, offer: Some(&[7; 25]), accepted }.emit(padding);
+            let mut flight = Block { params, offer: Some(&[7; 25]), answer }.emit(padding);
             prop_assert!(Params::parse(&flight[..len.index(flight.len())]).is_err());
             let at = at.index(flight.len());
             flight[at] = value;
@@ -394,7 +392,7 @@ mod tests {
         assert_eq!(Params::parse(&longest), Ok((EXAMPLE, longest.len())));
         assert_eq!(EXAMPLE.emit(usize::MAX).len(), longest.len());
         let offer = &[9; MAX_OFFER][..];
-        let block = Block { params: EXAMPLE, offer: Some(offer), accepted: false };
+        let block = Block { params: EXAMPLE, offer: Some(offer), answer: None };
         let full = block.emit(usize::MAX);
         assert_eq!(full.len(), longest.len());
         assert_eq!(Block::parse(&full), Ok((block, full.len())));
@@ -403,7 +401,7 @@ mod tests {
     #[test]
     fn an_offer_is_bounded() {
         let long = [9; MAX_OFFER + 1];
-        let block = Block { params: EXAMPLE, offer: Some(&long), accepted: false };
+        let block = Block { params: EXAMPLE, offer: Some(&long), answer: None };
         assert_eq!(block.emit(0), EXAMPLE.emit(0));
         let entries = |len| [&REQUIRED[..], &[(9, &long[..len])]].concat();
         assert!(Params::parse(&self::block(&entries(MAX_OFFER))).is_ok());
@@ -412,11 +410,16 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_yes_or_is_not_there() {
-        for (answer, expected) in [(&[1][..], true), (&[0], false), (&[2], false), (&[1, 1], false)]
-        {
-            let entries = [&REQUIRED[..], &[(10, answer)]].concat();
-            assert_eq!(Params::parse(&block(&entries)).is_ok(), expected);
+    fn an_answer_is_a_random_of_its_length() {
+        for len in [0, 1, ANSWER_LEN - 1, ANSWER_LEN, ANSWER_LEN + 1, 300] {
+            let answer = [0; 300].split_at(len).0.to_vec();
+            let entries = [&REQUIRED[..], &[(10, &answer[..])]].concat();
+            let bytes = block(&entries);
+            let parsed = Block::parse(&bytes).map(|(block, _)| block.answer);
+            match len {
+                ANSWER_LEN => assert_eq!(parsed, Ok(Some([0; ANSWER_LEN]))),
+                _ => assert_eq!(parsed, Err(Malformed::Parameter)),
+            }
         }
         let entries = [&REQUIRED[..], &[(11, &[1, 2][..])]].concat();
         assert_eq!(Params::parse(&block(&entries)), Err(Malformed::Parameter));

@@ -10,7 +10,8 @@ use smt_proto::error::{CallError, CloseReason, HandshakeError, StartError};
 use smt_proto::keys::Secret;
 use smt_proto::wire::Params;
 use smt_proto::{
-    Body, Config, EarlyBinding, Endpoint, Event, PacketMeta, Path, Role, RpcId, SessionId, Time,
+    Body, Config, EarlyBinding, EarlyData, Endpoint, Event, PacketMeta, Path, Role, RpcId,
+    SessionId, Time,
 };
 
 use crate::net::{CLIENT, PORTS, SERVER, Seeded, address};
@@ -48,6 +49,8 @@ pub(crate) struct World {
     pub(crate) lengths: [usize; 3],
     /// Whether the server takes the offer.
     pub(crate) accepts: bool,
+    /// Whether the server's TLS answers at once; if not, [`World::speak`] has it answer.
+    pub(crate) speaks: bool,
     /// Whether the client's TLS says nothing to the server's flight.
     pub(crate) stalls: bool,
     /// Whether the server's TLS takes the client's last flight.
@@ -129,6 +132,7 @@ impl World {
             sent: Vec::new(),
             lengths,
             accepts: true,
+            speaks: true,
             stalls: false,
             finishes: true,
             max_early,
@@ -154,9 +158,30 @@ impl World {
 
     fn install_early(&mut self, end: usize, session: SessionId) {
         let binding = self.ends[end].early_binding(session).unwrap();
-        let [client, server] = early_secrets(&binding).map(|secret| Secret::new(&secret));
-        let (now, peer, max) = (self.now, self.ticket, self.max_early[end]);
-        self.ends[end].install_early(now, session, suite(), client, server, Some(peer), max);
+        let [client_secret, server_secret] =
+            early_secrets(&binding).map(|secret| Secret::new(&secret));
+        let early = EarlyData {
+            suite: suite(),
+            client_secret,
+            server_secret,
+            peer: Some(self.ticket),
+            max_early: self.max_early[end],
+            alone: self.lengths[1] == 0,
+        };
+        self.ends[end].install_early(self.now, session, early);
+    }
+
+    /// The server's TLS has its flight.
+    pub(crate) fn speak(&mut self) {
+        self.say_flight();
+        self.pump();
+    }
+
+    fn say_flight(&mut self) {
+        let session = self.server.unwrap();
+        let flight = vec![0x51; self.lengths[1]];
+        self.ends[SERVER].send_flight(self.now, session, &flight);
+        assert!(self.ends[SERVER].early_binding(session).is_none());
     }
 
     fn install_keys(&mut self, end: usize, session: SessionId) {
@@ -173,14 +198,18 @@ impl World {
             while let Some(event) = self.ends[end].poll_event() {
                 self.happens(end, event);
             }
-            let mut frame = [0; 2000];
-            while let Some(sent) = self.ends[end].poll_transmit(self.now, &mut frame) {
-                let sent = Sent { to: 1 - end, bytes: frame[..sent.len].to_vec() };
-                self.sent.push(sent.clone());
-                self.link.push_back(sent);
-            }
-            self.ends[end].settle();
+            self.send(end);
         }
+    }
+
+    fn send(&mut self, end: usize) {
+        let mut frame = [0; 2000];
+        while let Some(sent) = self.ends[end].poll_transmit(self.now, &mut frame) {
+            let sent = Sent { to: 1 - end, bytes: frame[..sent.len].to_vec() };
+            self.sent.push(sent.clone());
+            self.link.push_back(sent);
+        }
+        self.ends[end].settle();
     }
 
     fn happens(&mut self, end: usize, event: Event) {
@@ -191,9 +220,9 @@ impl World {
                 if self.accepts {
                     self.install_early(end, session);
                 }
-                let flight = vec![0x51; self.lengths[1]];
-                self.ends[end].send_flight(self.now, session, &flight);
-                assert!(self.ends[end].early_binding(session).is_none());
+                if self.speaks {
+                    self.say_flight();
+                }
             }
             Event::Flight { session, number: 1, offer, bytes } => {
                 assert_eq!((offer, bytes), (None, vec![0x51; self.lengths[1]]));
@@ -241,11 +270,16 @@ impl World {
 
     /// Lets `span` pass; `fate` says how often a packet arrives.
     pub(crate) fn run_with(&mut self, span: Duration, mut fate: impl FnMut(&Sent) -> usize) {
+        self.run_changed(span, |sent| fate(sent));
+    }
+
+    /// The same; `fate` may change the packet.
+    pub(crate) fn run_changed(&mut self, span: Duration, mut fate: impl FnMut(&mut Sent) -> usize) {
         let end = self.now + span;
         loop {
-            while let Some(sent) = self.link.pop_front() {
+            while let Some(mut sent) = self.link.pop_front() {
                 self.now = self.now + Duration::from_micros(10);
-                for _ in 0..fate(&sent) {
+                for _ in 0..fate(&mut sent) {
                     self.deliver(sent.to, sent.bytes.clone());
                 }
             }

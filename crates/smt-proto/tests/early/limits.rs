@@ -5,8 +5,8 @@ use smt_proto::error::{CallError, HandshakeError, StartError};
 use smt_proto::keys::{EpochKeys, HeaderKey, Secret};
 use smt_proto::record::{self, Layout};
 use smt_proto::wire::{
-    CancelCode, Control, ControlBody, DATA_LEN, Data, EARLY_EPOCH, Header, Kind, MAX_CONTROL_LEN,
-    PREAMBLE_LEN, Preamble,
+    Block, CancelCode, Control, ControlBody, DATA_LEN, Data, EARLY_EPOCH, Header, Kind,
+    MAX_CONTROL_LEN, PREAMBLE_LEN, Preamble,
 };
 use smt_proto::{AeadLimits, Config, Limits};
 
@@ -398,7 +398,53 @@ pub(crate) fn early_id(world: &World, number: u64) -> u64 {
     u64::from_be_bytes(begins.bytes[20..28].try_into().unwrap()) + 4 * number
 }
 
+/// The secret that `from` seals under: a server's follows from its answer.
 pub(crate) fn early_secret(world: &World, from: usize) -> Secret {
+    let secret = agreed_secret(world, from);
+    if from == CLIENT {
+        return secret;
+    }
+    let answers = |sent: &&Sent| sent.is_data() && sent.epoch() == 0 && sent.to == CLIENT;
+    let block = match world.sent.iter().find(answers) {
+        Some(sent) => {
+            let (_, len) = smt_proto::wire::Params::parse(&sent.bytes[DATA_LEN..]).unwrap();
+            sent.bytes[DATA_LEN..][..len].to_vec()
+        }
+        None => thiefs_block(world),
+    };
+    smt_proto::keys::answered_secret(suite(), &secret, &block)
+}
+
+/// What a thief of the ticket's key says for a server that has not spoken yet.
+fn thiefs_block(world: &World) -> Vec<u8> {
+    Block { params: world.ticket, offer: None, answer: Some([0x7e; 32]) }.emit(0)
+}
+
+/// The packet in which he says it.
+pub(crate) fn thiefs_answer(world: &World) -> Vec<u8> {
+    let hello = world.sent.iter().find(|sent| sent.epoch() == 0).unwrap();
+    let block = thiefs_block(world);
+    let data = Data {
+        header: Header { epoch: 0, ..header(SERVER, 1) },
+        sequence: 0,
+        record_size: 0,
+        segment_size: 1000,
+        message_len: block.len() as u32,
+        incoming: block.len() as u32,
+        tag: Data::parse(&hello.bytes).unwrap().tag,
+        cutoffs: 0,
+        retransmit: false,
+        explicit: true,
+        pinned: false,
+        tso_offset: 0,
+    };
+    let mut packet = vec![0; DATA_LEN];
+    data.emit((&mut packet[..]).try_into().unwrap());
+    [packet, block].concat()
+}
+
+/// The secret that follows from ticket and flight 0.
+fn agreed_secret(world: &World, from: usize) -> Secret {
     let hello = world.sent.iter().find(|sent| sent.epoch() == 0).unwrap();
     let (_, block) = smt_proto::wire::Params::parse(&hello.bytes[DATA_LEN..]).unwrap();
     let flight = &hello.bytes[DATA_LEN..];

@@ -5,6 +5,7 @@
 mod net;
 
 mod accepted;
+mod answer;
 mod driver;
 mod limits;
 mod post;

@@ -7,10 +7,10 @@ use smt_proto::error::{CallError, HandshakeError, StartError};
 use smt_proto::keys::{HeaderKey, Secret};
 use smt_proto::record::Layout;
 use smt_proto::wire::{AckRanges, CancelCode, ControlBody, DATA_LEN, Data, Kind, UnknownCode};
-use smt_proto::{AeadLimits, Config, Limits};
+use smt_proto::{AeadLimits, Config, EarlyData, Limits};
 
 use crate::driver::{MILLI, SECOND, Sent, World, suite};
-use crate::limits::{control, early_id, early_secret, forged, forged_with, header};
+use crate::limits::{control, early_id, early_secret, forged, forged_with, header, thiefs_answer};
 use crate::net::{CLIENT, SERVER};
 
 fn world() -> World {
@@ -207,6 +207,8 @@ fn a_response_begun_by_a_thief_does_not_outlive_the_refusal() {
     world.accepts = false;
     world.call_early(b"one", 1).unwrap();
     // The first packet of a response of several, before the server's flight.
+    let answer = thiefs_answer(&world);
+    world.deliver(CLIENT, answer);
     let mut lie = forged(&world, SERVER, early_id(&world, 0) | 1, Kind::Application, &[9; 5000]);
     lie.truncate(1);
     give(&mut world, CLIENT, lie);
@@ -239,9 +241,15 @@ fn control_packets_of_epoch_1_end_no_call_that_waits_for_epoch_3() {
 #[test]
 fn keys_of_epoch_1_are_installed_once() {
     let again = |world: &mut World| {
-        let (client, server) = (Secret::new(&[1; 32]), Secret::new(&[2; 32]));
-        let (now, id) = (world.now, world.client);
-        world.ends[CLIENT].install_early(now, id, suite(), client, server, None, 9999);
+        let early = EarlyData {
+            suite: suite(),
+            client_secret: Secret::new(&[1; 32]),
+            server_secret: Secret::new(&[2; 32]),
+            peer: None,
+            max_early: 9999,
+            alone: false,
+        };
+        world.ends[CLIENT].install_early(world.now, world.client, early);
         world.pump();
     };
     // After a refusal they would seal what was refused once more, in other words.

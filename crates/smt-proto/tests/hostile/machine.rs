@@ -13,8 +13,8 @@ use smt_proto::wire::{
     MAX_CONTROL_LEN, PREAMBLE_LEN, Params, Preamble, RETRY_LEN, Retry, UnknownCode, epoch_to_wire,
 };
 use smt_proto::{
-    AeadLimits, Config, Endpoint, Event, External, Limits, PacketMeta, Path, Role, RpcId,
-    SessionId, Time, Updates,
+    AeadLimits, Config, EarlyData, Endpoint, Event, External, Limits, PacketMeta, Path, Role,
+    RpcId, SessionId, Time, Updates,
 };
 
 use super::input::{Counting, Input};
@@ -365,9 +365,16 @@ impl Machine {
 
     /// Early data works in a handshake, under the secrets of the session.
     fn install_early(&mut self, id: SessionId) {
-        let [client, server] = SECRETS.each_ref().map(|secret| Secret::new(secret));
-        let peer = self.params.into_iter().find(|params| params.first_id & 2 == 2);
-        self.endpoint.install_early(self.now, id, &Plain, client, server, peer, 3000);
+        let [client_secret, server_secret] = SECRETS.each_ref().map(|secret| Secret::new(secret));
+        let early = EarlyData {
+            suite: &Plain,
+            client_secret,
+            server_secret,
+            peer: self.params.into_iter().find(|params| params.first_id & 2 == 2),
+            max_early: 3000,
+            alone: false,
+        };
+        self.endpoint.install_early(self.now, id, early);
     }
 
     /// A packet of a handshake: of a stranger's, or of the answer to the endpoint's own.
@@ -382,7 +389,7 @@ impl Machine {
             let odd = input.u8();
             let block = |params: &Params| {
                 let offer = (odd & 1 == 0).then_some(&[8; 40][..]);
-                Block { params: *params, offer, accepted: odd & 2 == 0 }.emit(0)
+                Block { params: *params, offer, answer: (odd & 2 == 0).then_some([9; 32]) }.emit(0)
             };
             stream = params.map(block).unwrap_or_default();
         }

@@ -191,8 +191,7 @@ struct ValidParams {
     /// Absent when we would not write the block like this.
     padding: Option<usize>,
     offer: Option<Hex>,
-    #[serde(default)]
-    accepted: bool,
+    answer: Option<Hex>,
     block: Hex,
 }
 
@@ -230,7 +229,8 @@ fn parameter_blocks() {
             wants: v.params.wants,
         };
         let offer = v.offer.as_ref().map(|offer| &offer[..]);
-        let block = Block { params, offer, accepted: v.accepted };
+        let answer = v.answer.as_ref().map(|answer| answer[..].try_into().unwrap());
+        let block = Block { params, offer, answer };
         if let Some(padding) = v.padding {
             assert_eq!(block.emit(padding)[..], v.block[..]);
         }

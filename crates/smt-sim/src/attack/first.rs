@@ -112,14 +112,14 @@ mod tests {
         let mut packet = flight(7, 0).bytes;
         assert_eq!(alter_offer(&packet[..DATA_LEN + 1], &mut Rng::new(1)), None);
         packet.truncate(DATA_LEN);
-        packet.extend_from_slice(&Block { params, offer, accepted: false }.emit(0));
+        packet.extend_from_slice(&Block { params, offer, answer: None }.emit(0));
         let mut rng = Rng::new(2);
         for _ in 0..100 {
             let changed = alter_offer(&packet, &mut rng).unwrap();
             let differ = changed.iter().zip(&packet).filter(|(a, b)| a != b).count();
             assert_eq!((changed.len(), differ), (packet.len(), 1));
         }
-        let bare = Block { params, offer: None, accepted: false }.emit(0);
+        let bare = Block { params, offer: None, answer: None }.emit(0);
         packet.truncate(DATA_LEN);
         packet.extend_from_slice(&bare);
         assert_eq!(alter_offer(&packet, &mut rng), None);

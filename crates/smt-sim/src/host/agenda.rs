@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use smt_proto::{RpcId, Time};
+use smt_proto::{RpcId, SessionId, Time};
 
 use crate::check::CallId;
 use crate::packet::HostId;
@@ -20,6 +20,8 @@ pub(super) enum Task {
     Cancel(CallId),
     /// Answer a request.
     Answer(RpcId, CallId),
+    /// Send what a server's TLS has to say first.
+    Speak(SessionId),
     /// Try again to start what waits for a peer.
     Try(HostId),
     /// Look for a session again after an attempt has failed.

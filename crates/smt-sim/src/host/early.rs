@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use smt_proto::crypto::Random;
+use smt_proto::keys::answered_secret;
 use smt_proto::{Body, SessionId};
 
 use super::{Host, Known};
@@ -55,19 +56,43 @@ impl Host {
     pub(super) fn install_early(&mut self, session: SessionId, ticket: &Ticket, offer: &Offer) {
         let Some(binding) = self.endpoint.early_binding(session) else { return };
         let Secrets { client, server } = self.trust.early(self.suite, ticket, offer, &binding);
-        let Some(Known { role, early, early_receiver, .. }) = self.sessions.get_mut(&session)
-        else {
-            return;
+        let Some(known) = self.sessions.get_mut(&session) else { return };
+        known.early = true;
+        let peer = match known.role {
+            smt_proto::Role::Client => {
+                known.early_secret = Some(server.clone());
+                Some(ticket.params)
+            }
+            smt_proto::Role::Server => {
+                known.early_receiver = Some(Receiver::new(self.suite, &client));
+                None
+            }
         };
-        *early = true;
-        let (receiving, peer) = match role {
-            smt_proto::Role::Client => (&server, Some(ticket.params)),
-            smt_proto::Role::Server => (&client, None),
+        let early = smt_proto::EarlyData {
+            suite: self.suite,
+            client_secret: client,
+            server_secret: server,
+            peer,
+            max_early: ticket.max_early,
+            alone: false,
         };
-        *early_receiver = Some(Receiver::new(self.suite, receiving));
         let local = self.local();
-        let max_early = ticket.max_early;
-        self.endpoint.install_early(local, session, self.suite, client, server, peer, max_early);
+        self.endpoint.install_early(local, session, early);
+    }
+
+    /// Makes what vouches for early responses, if a server's answer has come of which they follow. True if
+    /// it has.
+    pub(super) fn learn_answer(&mut self, session: SessionId) -> bool {
+        let Some(known) = self.sessions.get_mut(&session) else { return false };
+        let Some(secret) = &known.early_secret else { return false };
+        let Some(block) = self.endpoint.early_answer(session) else { return false };
+        if known.answer == block {
+            return false;
+        }
+        known.answer = block.to_vec();
+        let secret = answered_secret(self.suite, secret, block);
+        known.early_receiver = Some(Receiver::new(self.suite, &secret));
+        true
     }
 
     /// Takes a client's offer, if its ticket is ours and it was not taken before.

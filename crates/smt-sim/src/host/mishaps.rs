@@ -18,6 +18,7 @@ impl Host {
             Task::GiveUp(call) => self.give_up(call),
             Task::Cancel(call) => self.cancel(call),
             Task::Answer(rpc, call) => self.answer(rpc, call),
+            Task::Speak(session) => self.speak(session),
             Task::Try(peer) => self.start_waiting(peer),
             Task::Reconnect(peer) => {
                 self.connecting.remove(&peer);

@@ -35,7 +35,10 @@ impl Host {
             self.violated(Rule::Authenticity, detail);
         }
         let silent = matches!(kind, Kind::Nobody | Kind::Repeated);
-        if let Some(change) = before.forbidden_change(kind, on_path, &self.endpoint) {
+        // What was kept until the server's answer came is taken with it.
+        let answered = kind == Kind::Flight && self.learn_answers(path.as_ref());
+        let change = before.forbidden_change(kind, on_path, &self.endpoint);
+        if let Some(change) = change.filter(|_| !answered) {
             let detail = format!("{kind:?}, {:?}, {on_path:?}: {change}", packet.origin);
             self.violated(Rule::Authenticity, detail);
         } else if silent && progress != self.progress() {
@@ -55,6 +58,12 @@ impl Host {
             self.sessions.get(id).is_some_and(|known| known.token == Some(retry.token))
         };
         self.candidates(path).iter().any(ours)
+    }
+
+    /// Whether a session of the path has got its server's answer.
+    fn learn_answers(&mut self, path: Option<&Path>) -> bool {
+        let sessions = self.candidates(path);
+        sessions.into_iter().filter(|id| self.learn_answer(*id)).count() > 0
     }
 
     /// Sessions that a packet of this path may belong to.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use smt_proto::error::CloseReason;
+use smt_proto::keys::Secret;
 use smt_proto::wire::Params;
 use smt_proto::{External, Path, Role, SessionId, Updates};
 
@@ -24,6 +25,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// The pause after an attempt that failed.
 const RECONNECT: Duration = Duration::from_millis(20);
 
+/// How long a server's TLS takes at most while early data is answered, in microseconds.
+const TLS_TAKES_US: u64 = 1000;
+
 /// What a host knows of a session beside its core.
 pub(super) struct Known {
     pub(super) peer: HostId,
@@ -37,6 +41,12 @@ pub(super) struct Known {
     /// It has keys of early data, and what vouches for the peer's packets under them.
     pub(super) early: bool,
     pub(super) early_receiver: Option<Receiver>,
+    /// At a client: what vouches for the server's follows from this and the server's block.
+    pub(super) early_secret: Option<Secret>,
+    /// The server's block that it follows from now.
+    pub(super) answer: Vec<u8>,
+    /// At a server: what its TLS is about to say.
+    pub(super) unsaid: Option<Vec<u8>>,
     /// An authentic packet under an application epoch has come.
     pub(super) vouched: bool,
     /// The token of its latest flight.
@@ -74,6 +84,9 @@ impl Host {
             receiver: None,
             early: false,
             early_receiver: None,
+            early_secret: None,
+            answer: Vec::new(),
+            unsaid: None,
             vouched: false,
             token: None,
             keyed_at: None,
@@ -154,9 +167,25 @@ impl Host {
         if let Some(offer) = offer {
             self.take_offer(session, offer);
         }
+        let known = self.sessions.get_mut(&session)?;
+        known.unsaid = Some(answer);
+        let slow = known.early && self.rng.chance(0.5);
+        let pause = Duration::from_micros(if slow { self.rng.below(TLS_TAKES_US) } else { 0 });
+        match pause.is_zero() {
+            true => self.speak(session),
+            false => self.agenda.add(self.watch.look().now + pause, Task::Speak(session)),
+        }
+        Some(())
+    }
+
+    /// A server's TLS has its flight ready.
+    pub(super) fn speak(&mut self, session: SessionId) {
+        let Some(answer) = self.sessions.get_mut(&session).and_then(|known| known.unsaid.take())
+        else {
+            return;
+        };
         let local = self.local();
         self.endpoint.send_flight(local, session, &answer);
-        Some(())
     }
 
     fn on_answer(&mut self, session: SessionId, answer: &[u8]) -> Option<()> {

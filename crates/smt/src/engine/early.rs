@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use smt_proto::crypto::aws_lc;
-use smt_proto::{EarlyBinding, Role, SessionId, Time};
+use smt_proto::{EarlyBinding, EarlyData, Role, SessionId, Time};
 
 use super::calls::Takes;
 use super::handshakes::{Done, Tls};
@@ -183,9 +183,15 @@ impl Engine {
         let ticket = encapsulation.ticket().clone();
         let early = encapsulation.agree(context_of(&binding));
         let EarlySecrets { suite, client, server } = early.secrets();
-        let (params, max_early) = (ticket.params(), ticket.max_early());
-        let suite = aws_lc::suite(suite);
-        self.core.install_early(now, session, suite, client, server, Some(params), max_early);
+        let data = EarlyData {
+            suite: aws_lc::suite(suite),
+            client_secret: client,
+            server_secret: server,
+            peer: Some(ticket.params()),
+            max_early: ticket.max_early(),
+            alone: is_static,
+        };
+        self.core.install_early(now, session, data);
         running.early = EarlyState::Offered(Box::new(Offered { ticket, early, is_static }));
         if let Some(connect) = running.connect {
             self.start_waiting_calls(connect, Takes::Early);
@@ -373,10 +379,16 @@ impl Engine {
         self.sessions.insert(session, info.clone());
         self.events.push_back(Event::Accepted { session, info });
         let EarlySecrets { suite, client, server } = secrets;
-        let max_early = accepted.max_early;
+        let data = EarlyData {
+            suite: aws_lc::suite(suite),
+            client_secret: client,
+            server_secret: server,
+            peer: None,
+            max_early: accepted.max_early,
+            alone: accepted.static_session,
+        };
         running.early = EarlyState::Accepted(Box::new(accepted));
-        let suite = aws_lc::suite(suite);
-        self.core.install_early(now, session, suite, client, server, None, max_early);
+        self.core.install_early(now, session, data);
     }
 
     /// A server's flight 1 in a session without TLS: its parameters, and nothing else.

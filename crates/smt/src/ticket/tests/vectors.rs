@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Deserializer};
 use smt_proto::crypto::aws_lc::suite;
-use smt_proto::keys::key_context;
+use smt_proto::keys::{answered_secret, key_context};
 
 use super::*;
 use crate::ticket::hpke::{PrivateKey, open_seeded};
@@ -34,6 +34,7 @@ struct Vector {
     early_context: Hex,
     client_early: Hex,
     server_early: Hex,
+    server_answered: Hex,
     key_context: Hex,
     client_static: Hex,
     server_static: Hex,
@@ -89,6 +90,8 @@ fn check(v: &Vector) {
     let early = agreed.early();
     assert_eq!(early.client.as_bytes(), v.client_early.0);
     assert_eq!(early.server.as_bytes(), v.server_early.0);
+    let answered = answered_secret(suite(ticket.suite()), &early.server, &v.server_block.0);
+    assert_eq!(answered.as_bytes(), v.server_answered.0);
     let context = key_context(
         suite(ticket.suite()),
         ticket.alpn(),
