@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+use super::answer::Unanswered;
 use super::calls::NewCall;
-use super::handshake::Handshake;
 use super::update::{note_failed, note_opened};
 use super::{AeadLimits, Role, Session, SessionId, SessionKeys, State};
 use crate::crypto::Suite;
@@ -37,9 +37,9 @@ pub(crate) struct EarlyKeys {
     rx: Option<EpochKeys>,
     tx_header: HeaderKey,
     /// With the receiving keys, but not wiped with them.
-    rx_header: Option<HeaderKey>,
+    pub(super) rx_header: Option<HeaderKey>,
     /// At a client until flight 1 is whole: what the receiving keys follow from.
-    unanswered: Option<Unanswered>,
+    pub(super) unanswered: Option<Unanswered>,
     limits: AeadLimits,
     records: u64,
     blocks: u64,
@@ -55,16 +55,6 @@ pub(crate) struct EarlyKeys {
     held: BTreeSet<u64>,
     /// When the keys go, whatever still needs them; known once there are keys of epoch 3.
     until: Option<Time>,
-}
-
-/// What a client needs for the keys of the server's direction, beside the server's answer.
-struct Unanswered {
-    suite: &'static dyn Suite,
-    secret: Secret,
-    /// The session has no TLS: flight 1 is a block and nothing else.
-    alone: bool,
-    /// The server's block, as far as it was heard; the keys are those of this one.
-    block: Vec<u8>,
 }
 
 impl EarlyKeys {
@@ -88,7 +78,7 @@ impl EarlyKeys {
     }
 
     /// Makes the receiving keys.
-    fn receive_under(&mut self, suite: &'static dyn Suite, rx: Secret) {
+    pub(super) fn receive_under(&mut self, suite: &'static dyn Suite, rx: Secret) {
         self.rx_header = Some(HeaderKey::derive(suite, &rx));
         self.rx = Some(EpochKeys::new(suite, rx, EARLY_EPOCH));
     }
@@ -202,47 +192,6 @@ impl Session {
             }
         };
         self.early = Some(alloc::boxed::Box::new(keys));
-    }
-
-    /// Whether a client that has made an offer waits for flight 1, whole; if so, whether that is a block
-    /// and nothing else.
-    pub(crate) fn expects_answer(&self) -> Option<bool> {
-        let alone = self.early.as_deref()?.unanswered.as_ref()?.alone;
-        let waits = self.handshake.as_deref().is_some_and(Handshake::awaits_flight_1);
-        (waits && matches!(self.state, State::Handshaking)).then_some(alone)
-    }
-
-    /// The server's block that a client's receiving keys follow from, as long as there is a handshake.
-    pub(crate) fn answer(&self) -> Option<&[u8]> {
-        let early = self.early.as_deref().filter(|_| !self.is_unanswered())?;
-        match &early.unanswered {
-            Some(unanswered) => Some(&unanswered.block),
-            None if self.role == Role::Client => Some(&self.handshake.as_deref()?.peer_block),
-            None => None,
-        }
-    }
-
-    /// The server's answer is in this `block` of its; the keys of its direction follow. Until flight 1 is
-    /// `whole` another block may take its place: none of them is authentic, but nothing opens under keys
-    /// of a wrong one, and nothing is sealed.
-    pub(crate) fn take_answer(&mut self, block: &[u8], whole: bool) {
-        let Some(early) = self.early.as_deref_mut() else { return };
-        let Some(unanswered) = early.unanswered.as_mut() else { return };
-        let suite = unanswered.suite;
-        if unanswered.block != block {
-            unanswered.block = block.to_vec();
-            let secret = answered_secret(suite, &unanswered.secret, block);
-            early.receive_under(suite, secret);
-        }
-        if whole {
-            early.unanswered = None;
-        }
-    }
-
-    /// Whether a client with an offer has heard no answer to it yet.
-    pub(crate) fn is_unanswered(&self) -> bool {
-        self.role == Role::Client
-            && self.early.as_ref().is_some_and(|keys| keys.rx_header.is_none())
     }
 
     /// Whether a block says nothing less of a server than the ticket by which it takes early data.

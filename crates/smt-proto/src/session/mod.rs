@@ -1,6 +1,7 @@
 //! One session: two endpoints, a 5-tuple, keys, and the RPCs of both.
 
 mod acks;
+mod answer;
 mod calls;
 mod control;
 mod crypt;
