@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// What a datapath can do, fixed when it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
-    /// Which datapath this is, for people: `raw`, `udp`.
+    /// Which datapath this is, for people: `raw`, `packet`, `udp`.
     pub name: &'static str,
     /// Bytes of headers below SMT's own in each packet, for a peer of either IP version:
     /// `[IPv4, IPv6]`. Path MTU minus this is what an SMT packet may take.
@@ -176,6 +176,8 @@ pub struct DatapathStats {
     pub tx_segments: u64,
     /// TSO segments that the host refused, which are lost; not among `tx_errors`.
     pub tx_segment_errors: u64,
+    /// How often a route and a neighbour were looked up, on datapaths that do so themselves.
+    pub path_lookups: u64,
     /// Packets received.
     pub rx_packets: u64,
     /// Bytes of them, SMT header included.

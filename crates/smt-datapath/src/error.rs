@@ -20,6 +20,12 @@ pub enum OpenError {
         /// The program that lacks it.
         program: PathBuf,
     },
+    /// The kernel was built without packet sockets, or their module is not loaded.
+    #[error(
+        "this kernel has no packet sockets (CONFIG_PACKET): load the module `af_packet`, or use \
+         another datapath (`--datapath raw`)"
+    )]
+    NoPacketSockets,
     /// The IP protocol number belongs to a protocol that hosts speak themselves.
     #[error(
         "IP protocol number {0} belongs to another protocol: use 253 or 254 (for experiments, \

@@ -6,6 +6,8 @@
 //! - *raw*: IP sockets of SMT's own protocol number (`docs/spec.md`, 2). Needs `CAP_NET_RAW`.
 //!   Processes share the number: each owns ports ([`ports`]), and a filter in the kernel gives it
 //!   the packets of its ports alone.
+//! - *packet*: the same packets, sent as whole frames by a packet socket. Devices that can are handed
+//!   segments to cut ([`Datapath::tso`]).
 //! - *udp*: the same bytes as the payload of UDP, for hosts without privileges.
 //!
 //! [`memory`] joins two endpoints of one process. Around any of them go decorators: [`fault`]
@@ -16,8 +18,10 @@ mod error;
 mod errqueue;
 pub mod fault;
 mod filter;
+mod link;
 pub mod memory;
 mod open;
+mod packet;
 pub mod pcap;
 pub mod ports;
 mod raw;

@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::errqueue::ErrorQueue;
 use crate::ports::PortClaim;
+use crate::sys::address::RawAddress;
 use crate::sys::batch::{RxBatch, TxBatch};
 use crate::sys::control::{self, Writer};
 use crate::sys::option;
@@ -20,13 +21,13 @@ use crate::{
 /// Packets taken between flushes.
 pub(crate) const TX_BURST: usize = 64;
 /// Bytes asked for in each direction; the kernel doubles it for its own overhead.
-const BUFFER_BYTES: i32 = 8 << 20;
+pub(crate) const BUFFER_BYTES: i32 = 8 << 20;
 /// Largest IP packet.
 const SLOT_LEN: usize = 65_536;
 /// An error that the network caused makes one call fail; more in a row than this are our own.
 const ATTEMPTS: usize = 4;
 /// How long a flush waits for a full send buffer before it counts packets as refused.
-const SEND_PATIENCE: Duration = Duration::from_millis(1);
+pub(crate) const SEND_PATIENCE: Duration = Duration::from_millis(1);
 
 /// What differs between carrying SMT natively and in UDP.
 pub(crate) trait Encapsulation: Send {
@@ -147,6 +148,11 @@ impl<E: Encapsulation> SocketDatapath<E> {
         Ok(())
     }
 
+    /// Whether packets wait for a flush.
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// Receives messages; returns how many.
     fn receive(&mut self) -> io::Result<usize> {
         for _ in 0..ATTEMPTS {
@@ -220,7 +226,7 @@ impl<E: Encapsulation> SocketDatapath<E> {
             let count = if merge { self.encapsulation.run(rest) } else { 1 };
             let (run, behind) = rest.split_at(count);
             let end = start + run.iter().map(|packet| packet.len).sum::<usize>();
-            let dst = self.encapsulation.socket_address(head.dst);
+            let dst = RawAddress::encode(self.encapsulation.socket_address(head.dst));
             let src = head.src.filter(|_| self.local.is_unspecified());
             self.tx.prepare(self.runs.len(), start..end, dst, |control| {
                 match src {
@@ -454,12 +460,17 @@ fn configure(fd: &OwnedFd, local: IpAddr) -> io::Result<usize> {
     for (forced, allowed) in
         [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
     {
-        if option::set(fd, libc::SOL_SOCKET, forced, BUFFER_BYTES).is_err() {
-            option::set(fd, libc::SOL_SOCKET, allowed, BUFFER_BYTES)?;
-        }
+        set_buffer(fd, forced, allowed, BUFFER_BYTES)?;
     }
     let capacity = option::get(fd, libc::SOL_SOCKET, libc::SO_RCVBUF)?;
     Ok(usize::try_from(capacity).unwrap_or(0))
+}
+
+/// Sets the size of a buffer: beyond the host's limit by the option `forced` if this process may, by
+/// `allowed` else.
+pub(crate) fn set_buffer(fd: &OwnedFd, forced: i32, allowed: i32, bytes: i32) -> io::Result<()> {
+    option::set(fd, libc::SOL_SOCKET, forced, bytes)
+        .or_else(|_| option::set(fd, libc::SOL_SOCKET, allowed, bytes))
 }
 
 /// Whether the socket itself is unusable, as opposed to one packet or path.

@@ -45,8 +45,9 @@ impl DscpChoice {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Transport")]
 pub struct Transport {
-    /// What carries the packets: `raw`, straight over IP (needs CAP_NET_RAW), or `udp`, for hosts without privileges
-    /// and networks without other protocols. Both ends must agree
+    /// What carries the packets: `raw`, straight over IP (needs CAP_NET_RAW); `packet`, the same packets by way of
+    /// packet sockets, which is faster and has network devices cut large messages where they can; or `udp`, for hosts
+    /// without privileges and networks without other protocols. Both ends must agree on `udp` or not
     #[arg(long, value_enum, default_value_t)]
     pub datapath: DatapathChoice,
     /// IP protocol number of native packets; means nothing to `udp`. Both ends must agree
@@ -119,6 +120,7 @@ fn probability(text: &str) -> Result<f64, String> {
 pub enum DatapathChoice {
     #[default]
     Raw,
+    Packet,
     Udp,
 }
 
@@ -172,6 +174,7 @@ impl Transport {
     pub fn builder(&self, address: IpAddr) -> Builder {
         let datapath = match self.datapath {
             DatapathChoice::Raw => DatapathKind::Raw,
+            DatapathChoice::Packet => DatapathKind::Packet,
             DatapathChoice::Udp => DatapathKind::Udp,
         };
         let wait = match self.wait {
@@ -226,7 +229,9 @@ impl Transport {
     /// The datapath in words.
     pub fn datapath_text(&self) -> String {
         match self.datapath {
-            DatapathChoice::Raw => format!("IP protocol {}", self.protocol),
+            DatapathChoice::Raw | DatapathChoice::Packet => {
+                format!("IP protocol {}", self.protocol)
+            }
             DatapathChoice::Udp => "UDP".to_owned(),
         }
     }

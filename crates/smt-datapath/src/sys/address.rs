@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 const INET: u16 = libc::AF_INET as u16;
 const INET6: u16 = libc::AF_INET6 as u16;
+const PACKET: u16 = libc::AF_PACKET as u16;
+const LEN_DEVICE: usize = size_of::<libc::sockaddr_ll>();
 const LEN_V4: usize = size_of::<libc::sockaddr_in>();
 const LEN_V6: usize = size_of::<libc::sockaddr_in6>();
 
@@ -14,6 +16,16 @@ pub(crate) struct RawAddress([u8; LEN_V6]);
 
 impl RawAddress {
     pub(crate) const EMPTY: Self = Self([0; LEN_V6]);
+
+    /// The kernel's form of the device `index`, for whole frames of the protocol `ethertype`
+    /// (`struct sockaddr_ll`), and how many bytes of it count.
+    pub(crate) fn device(index: u32, ethertype: u16) -> (Self, usize) {
+        let mut raw = [0; LEN_V6];
+        raw[..2].copy_from_slice(&PACKET.to_ne_bytes());
+        raw[2..4].copy_from_slice(&ethertype.to_be_bytes());
+        raw[4..8].copy_from_slice(&index.to_ne_bytes());
+        (Self(raw), LEN_DEVICE)
+    }
 
     /// The kernel's form of `address`, and how many bytes of it count.
     pub(crate) fn encode(address: SocketAddr) -> (Self, usize) {

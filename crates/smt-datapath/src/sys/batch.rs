@@ -194,13 +194,13 @@ impl TxBatch {
         &mut self.arena[range]
     }
 
-    /// Makes message `index` the bytes `range` of the arena, for `dst`; `control` writes its
-    /// control messages.
+    /// Makes message `index` the bytes `range` of the arena, for the address `to` of which so many
+    /// bytes count; `control` writes its control messages.
     pub(crate) fn prepare(
         &mut self,
         index: usize,
         range: Range<usize>,
-        dst: SocketAddr,
+        to: (RawAddress, usize),
         control: impl FnOnce(&mut Writer<'_>),
     ) {
         let len = self.arena[range.clone()].len();
@@ -209,7 +209,7 @@ impl TxBatch {
             0 => std::ptr::null_mut(),
             _ => self.arena.address(range.start).cast(),
         };
-        let (name, name_len) = RawAddress::encode(dst);
+        let (name, name_len) = to;
         self.headers.names[index] = name;
         let mut writer = Writer::new(&mut self.headers.controls[index]);
         control(&mut writer);

@@ -4,5 +4,6 @@
 pub(crate) mod address;
 pub(crate) mod batch;
 pub(crate) mod control;
+pub(crate) mod ethtool;
 mod fixed;
 pub(crate) mod option;

@@ -13,7 +13,7 @@ use crate::bed::{
 
 pub(crate) fn tests() -> Vec<Trial> {
     let mut tests = Vec::new();
-    for datapath in [DatapathKind::Raw, DatapathKind::Udp] {
+    for datapath in [DatapathKind::Raw, DatapathKind::Packet, DatapathKind::Udp] {
         for v6 in [false, true] {
             for mtu in [1280, 1500, 9000] {
                 let name = format!("{}_{}_mtu_{mtu}", kind(datapath), if v6 { "v6" } else { "v4" });
@@ -37,6 +37,7 @@ pub(crate) fn tests() -> Vec<Trial> {
 fn kind(datapath: DatapathKind) -> &'static str {
     match datapath {
         DatapathKind::Raw => "raw",
+        DatapathKind::Packet => "packet",
         DatapathKind::Udp => "udp",
     }
 }

@@ -1,0 +1,64 @@
+//! What a network device can do, by the `ethtool` request.
+
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd;
+
+const SIOCETHTOOL: u64 = 0x8946;
+const GET_SET_INFO: u32 = 0x37;
+const GET_STRINGS: u32 = 0x1b;
+const GET_FEATURES: u32 = 0x3a;
+/// The string set with the names of features.
+const FEATURES: u32 = 4;
+/// Bytes of a name, in words.
+const NAME_WORDS: usize = 8;
+/// Most features a kernel may name; those of today have some sixty.
+const MAX_FEATURES: usize = 4096;
+
+/// Names of the features that are switched on at the device called `name`.
+///
+/// # Errors
+/// There is no such device, or it does not tell.
+pub(crate) fn active_features(name: &str) -> io::Result<Vec<String>> {
+    let mut info = [GET_SET_INFO, 0, 1 << FEATURES, 0, 0];
+    request(name, &mut info)?;
+    let count = (info[4] as usize).min(MAX_FEATURES);
+    // The kernel writes all names it has, whose number is compiled into it: no fewer than these.
+    let mut names = vec![0; 3 + MAX_FEATURES * NAME_WORDS];
+    (names[0], names[1], names[2]) = (GET_STRINGS, FEATURES, count as u32);
+    request(name, &mut names)?;
+    let blocks = count.div_ceil(32);
+    let mut features = vec![0; 2 + blocks * 4];
+    (features[0], features[1]) = (GET_FEATURES, blocks as u32);
+    request(name, &mut features)?;
+    let active = |index: usize| {
+        features.get(2 + index / 32 * 4 + 2).is_some_and(|word| word >> (index % 32) & 1 == 1)
+    };
+    let text = |index: usize| {
+        let words = names.get(3 + index * NAME_WORDS..)?.get(..NAME_WORDS)?;
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let len = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        Some(String::from_utf8_lossy(&bytes[..len]).into_owned())
+    };
+    Ok((0..count).filter(|index| active(*index)).filter_map(text).collect())
+}
+
+/// Makes the ethtool request that `words` begins with, of the device called `name`.
+fn request(name: &str, words: &mut [u32]) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: a plain C structure for which all zeros is a value.
+    let mut request = unsafe { std::mem::zeroed::<libc::ifreq>() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
+    // SAFETY: the name ends with a zero, and the data leads to `words`, which outlive the call. The
+    // kernel writes no further than they reach: one word per bit of the mask asked for, as many
+    // blocks of features as `words` says there is room for, and names of which no kernel has as
+    // many as `MAX_FEATURES`.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
