@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         test("every_subcommand_has_help_with_examples", every_subcommand_has_help_with_examples),
         test("wrong_usage_is_status_2", wrong_usage_is_status_2),
         test("serve_call_and_ping_over_raw", || serve_call_and_ping("raw")),
+        test("serve_call_and_ping_over_packet", || serve_call_and_ping("packet")),
         test("serve_call_and_ping_over_udp", || serve_call_and_ping("udp")),
         test("ctrl_c_ends_ping_with_its_summary", ctrl_c_ends_ping_with_its_summary),
         test("a_wrong_authority_is_named", a_wrong_authority_is_named),
@@ -383,7 +384,7 @@ fn policy_and_revocation_while_serving() {
 fn an_absent_server_is_told() {
     let pair = pair(PairOptions::default()).unwrap();
     let certificates = Certificates::new("absent");
-    for datapath in ["raw", "udp"] {
+    for datapath in ["raw", "packet", "udp"] {
         let target = format!("{}:7005 --datapath {datapath}", pair.b_v4);
         // The host itself says that nobody is there, long before the timeout.
         let arguments = format!("--connect-timeout 60 {}", certificates.client());

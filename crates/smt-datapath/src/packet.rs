@@ -224,6 +224,10 @@ impl Datapath for PacketDatapath {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        // First, since what goes to a new destination is left to the kernel before the rest.
+        if self.raw.has_queued() {
+            self.raw.flush()?;
+        }
         let (mut index, mut waited) = (0, false);
         while index < self.queue.len() {
             index += self.send(index, &mut waited)?;

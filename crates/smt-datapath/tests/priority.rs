@@ -81,7 +81,7 @@ fn next_dscp(monitor: &mut Socket) -> u8 {
 
 fn everywhere(dscp: Option<[u8; 8]>, expected: [u8; 8]) {
     loopback().unwrap().enter().unwrap();
-    for kind in [Kind::Raw, Kind::Udp] {
+    for kind in [Kind::Raw, Kind::Packet, Kind::Udp] {
         for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
             for seen in dscps(kind, ip, dscp) {
                 assert_eq!(seen, expected, "{kind:?} {ip}");
@@ -105,7 +105,7 @@ fn unmarked_packets_stay_unmarked() {
 
 fn a_quiet_socket_has_no_backlog() {
     loopback().unwrap().enter().unwrap();
-    for kind in [Kind::Raw, Kind::Udp] {
+    for kind in [Kind::Raw, Kind::Packet, Kind::Udp] {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let mut opened = open(OpenOptions { kind, bind: ip, ..OpenOptions::default() }).unwrap();
         assert_eq!(opened.datapath.backlog(), 0);

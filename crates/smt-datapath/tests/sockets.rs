@@ -15,6 +15,8 @@ use smt_datapath::{
 use smt_testbed::{PairOptions, loopback, pair, test};
 
 const PORT: u16 = 7000;
+const KINDS: [Kind; 3] = [Kind::Raw, Kind::Packet, Kind::Udp];
+const NATIVE: [Kind; 2] = [Kind::Raw, Kind::Packet];
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 /// Nothing here takes this long; waiting for less would make slow machines fail.
@@ -23,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn main() -> ExitCode {
     smt_testbed::main(vec![
         test("raw_carries_every_size", raw_carries_every_size),
+        test("packet_carries_every_size", packet_carries_every_size),
         test("udp_carries_every_size", udp_carries_every_size),
         test("each_endpoint_gets_its_ports_alone", each_endpoint_gets_its_ports_alone),
         test("ports_have_one_owner", ports_have_one_owner),
@@ -120,7 +123,7 @@ fn every_size(kind: Kind, bind: IpAddr) {
         let (src, dst, received) = receive(server.datapath.as_mut(), 1).remove(0);
         assert!(received == sent, "{len} bytes");
         assert_eq!((src.ip(), dst), (bind, bind));
-        assert_eq!(src.port() == 0, kind == Kind::Raw);
+        assert_eq!(src.port() == 0, kind != Kind::Udp);
         let answer = packet(PORT, from, len, !(len as u8));
         send(server.datapath.as_mut(), src, &answer);
         assert!(receive(client.datapath.as_mut(), 1)[0].2 == answer, "{len} bytes back");
@@ -137,6 +140,12 @@ fn raw_carries_every_size() {
     every_size(Kind::Raw, V6);
 }
 
+fn packet_carries_every_size() {
+    loopback().unwrap().enter().unwrap();
+    every_size(Kind::Packet, V4);
+    every_size(Kind::Packet, V6);
+}
+
 fn udp_carries_every_size() {
     loopback().unwrap().enter().unwrap();
     every_size(Kind::Udp, V4);
@@ -145,13 +154,13 @@ fn udp_carries_every_size() {
 
 fn each_endpoint_gets_its_ports_alone() {
     loopback().unwrap().enter().unwrap();
-    for bind in [V4, V6] {
-        let mut sender = client(Kind::Raw, bind);
+    for (kind, bind) in NATIVE.into_iter().flat_map(|kind| [(kind, V4), (kind, V6)]) {
+        let mut sender = client(kind, bind);
         let mut ends = [
-            server(Kind::Raw, bind, 7000),
-            server(Kind::Raw, bind, 7001),
-            client(Kind::Raw, bind),
-            open(OpenOptions { listen: Some(7002), ..options(Kind::Raw, bind) }).unwrap(),
+            server(kind, bind, 7000),
+            server(kind, bind, 7001),
+            client(kind, bind),
+            open(OpenOptions { listen: Some(7002), ..options(kind, bind) }).unwrap(),
         ];
         let both = ends[3].client_ports.clone();
         let ports: [Vec<u16>; 4] = [
@@ -215,7 +224,7 @@ fn udp_ports_have_one_owner() {
 fn foreign_addresses_are_refused() {
     loopback().unwrap().enter().unwrap();
     for foreign in [[192, 0, 2, 1].into(), IpAddr::V6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into())] {
-        for kind in [Kind::Raw, Kind::Udp] {
+        for kind in KINDS {
             let error = open(options(kind, foreign)).err();
             assert!(
                 matches!(error, Some(OpenError::AddressNotAvailable(a)) if a == foreign),
@@ -228,11 +237,10 @@ fn foreign_addresses_are_refused() {
 fn nobody_there_is_reported() {
     let pair = pair(PairOptions::default()).unwrap();
     pair.a.enter().unwrap();
-    for (a, b) in [
-        (IpAddr::from(pair.a_v4), IpAddr::from(pair.b_v4)),
-        (IpAddr::from(pair.a_v6), IpAddr::from(pair.b_v6)),
-    ] {
-        let mut client = client(Kind::Raw, a);
+    let v4 = (IpAddr::from(pair.a_v4), IpAddr::from(pair.b_v4));
+    let v6 = (IpAddr::from(pair.a_v6), IpAddr::from(pair.b_v6));
+    for (kind, (a, b)) in NATIVE.into_iter().flat_map(|kind| [(kind, v4), (kind, v6)]) {
+        let mut client = client(kind, a);
         let from = client.client_ports.start;
         let sent = packet(from, PORT, 64, 7);
         send(client.datapath.as_mut(), SocketAddr::new(b, 0), &sent);
@@ -243,7 +251,7 @@ fn nobody_there_is_reported() {
         assert_eq!(client.datapath.path_error(), None);
 
         // The socket's pending error must cost no packet of those that follow.
-        let mut server = pair.b.run(|| server(Kind::Raw, b, PORT)).unwrap();
+        let mut server = pair.b.run(|| server(kind, b, PORT)).unwrap();
         send(client.datapath.as_mut(), SocketAddr::new(b, 0), &sent);
         assert_eq!(receive(server.datapath.as_mut(), 1)[0].2, sent);
         assert_eq!(client.datapath.stats().tx_errors, 0);
@@ -290,7 +298,7 @@ fn errors_go_to_the_sender_alone() {
 fn too_big_is_reported_and_the_rest_leaves() {
     let pair = pair(PairOptions { mtu: 1400, ..PairOptions::default() }).unwrap();
     pair.a.enter().unwrap();
-    for kind in [Kind::Raw, Kind::Udp] {
+    for kind in KINDS {
         for (a, b) in [
             (IpAddr::from(pair.a_v4), IpAddr::from(pair.b_v4)),
             (IpAddr::from(pair.a_v6), IpAddr::from(pair.b_v6)),
@@ -318,7 +326,7 @@ fn too_big_is_reported_and_the_rest_leaves() {
 
 fn no_route_is_an_error_of_one_packet() {
     loopback().unwrap().enter().unwrap();
-    for kind in [Kind::Raw, Kind::Udp] {
+    for kind in KINDS {
         let mut server = server(kind, V4, PORT);
         let mut client = client(kind, Ipv4Addr::UNSPECIFIED.into());
         let sent = packet(client.client_ports.start, PORT, 64, 7);
@@ -364,7 +372,7 @@ fn bursts(kind: Kind, sender: &mut Opened, receiver: &mut Opened, to: IpAddr, le
 
 fn bursts_stay_whole_and_in_order() {
     loopback().unwrap().enter().unwrap();
-    for kind in [Kind::Raw, Kind::Udp] {
+    for kind in KINDS {
         for bind in [V4, V6] {
             let mut server = server(kind, bind, PORT);
             let mut client = client(kind, bind);
@@ -377,7 +385,7 @@ fn bursts_stay_whole_and_in_order() {
 
 fn bursts_cross_a_link() {
     let pair = pair(PairOptions::default()).unwrap();
-    for kind in [Kind::Raw, Kind::Udp] {
+    for kind in KINDS {
         for (a, b) in [
             (IpAddr::from(pair.a_v4), IpAddr::from(pair.b_v4)),
             (IpAddr::from(pair.a_v6), IpAddr::from(pair.b_v6)),
@@ -397,7 +405,7 @@ fn wildcards_answer_from_the_address_asked() {
     // Of the addresses of one host, the route would always choose the same.
     let v4 = [Ipv4Addr::LOCALHOST.into(), IpAddr::from([127, 0, 0, 5]), pair.a_v4.into()];
     let v6 = [Ipv6Addr::LOCALHOST.into(), IpAddr::from(pair.a_v6)];
-    for kind in [Kind::Raw, Kind::Udp] {
+    for kind in KINDS {
         for (any, addresses) in [
             (IpAddr::from(Ipv4Addr::UNSPECIFIED), &v4[..]),
             (IpAddr::from(Ipv6Addr::UNSPECIFIED), &v6[..]),
@@ -440,7 +448,7 @@ fn wildcards_answer_from_the_address_asked() {
 
 fn overruns_are_counted() {
     loopback().unwrap().enter().unwrap();
-    for kind in [Kind::Raw, Kind::Udp] {
+    for kind in KINDS {
         let mut server = server(kind, V4, PORT);
         let mut client = client(kind, V4);
         let sent = packet(client.client_ports.start, PORT, 60_000, 7);

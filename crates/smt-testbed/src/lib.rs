@@ -42,6 +42,7 @@
 
 #![forbid(unsafe_code)]
 
+mod change;
 mod checksum;
 mod delay;
 #[cfg(feature = "harness")]

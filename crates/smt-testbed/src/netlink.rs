@@ -66,11 +66,34 @@ impl Netlink {
     }
 
     pub(crate) fn set_up(&mut self, index: u32) -> io::Result<()> {
+        self.set_link(index, true)
+    }
+
+    pub(crate) fn set_down(&mut self, index: u32) -> io::Result<()> {
+        self.set_link(index, false)
+    }
+
+    fn set_link(&mut self, index: u32, up: bool) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
-        link.header.flags = LinkFlags::Up;
+        link.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
         link.header.change_mask = LinkFlags::Up;
-        self.request("bring an interface up", RouteNetlinkMessage::SetLink(link), 0)
+        self.request("bring an interface up or down", RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    pub(crate) fn set_mtu(&mut self, index: u32, mtu: u32) -> io::Result<()> {
+        self.set_attribute(index, LinkAttribute::Mtu(mtu))
+    }
+
+    pub(crate) fn set_mac(&mut self, index: u32, mac: Mac) -> io::Result<()> {
+        self.set_attribute(index, LinkAttribute::Address(mac.to_vec()))
+    }
+
+    fn set_attribute(&mut self, index: u32, attribute: LinkAttribute) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes = vec![attribute];
+        self.request("change an interface", RouteNetlinkMessage::SetLink(link), 0)
     }
 
     /// Keeps the kernel from giving the interface a link-local IPv6 address, whose set-up would put packets on

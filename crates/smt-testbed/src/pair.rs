@@ -27,6 +27,9 @@ pub enum Wire {
     /// Two macvlan devices upon a bridge in a third namespace: unlike veth, macvlan takes TCP-segmentation
     /// requests from user space (AF_PACKET with a virtio-net header).
     Macvlan,
+    /// A macvlan device upon each end of a veth pair in a third namespace: takes such requests too, but the veth
+    /// below it refuses them.
+    MacvlanOnVeth,
     /// Two veth pairs and between them, in a third namespace, a thread that holds every packet for this long each
     /// way: half of the round trip. It takes a core while packets are under way; [`Pair::delay`] tells how
     /// precise it is. Hosts upon it send packets no larger than the MTU, whatever the interface offers.
@@ -103,7 +106,9 @@ pub fn pair(options: PairOptions) -> io::Result<Pair> {
     }
     let middle = match options.wire {
         Wire::Veth => None,
-        Wire::Bridge | Wire::Macvlan | Wire::Delay(_) => Some(Namespace::new()?),
+        Wire::Bridge | Wire::Macvlan | Wire::MacvlanOnVeth | Wire::Delay(_) => {
+            Some(Namespace::new()?)
+        }
     };
     let mut pair = Pair {
         a: Namespace::new()?,
@@ -158,6 +163,20 @@ impl Pair {
                 Ok(())
             })?;
         }
+        if options.wire == Wire::MacvlanOnVeth {
+            return middle.run(|| {
+                let mut netlink = Netlink::open()?;
+                let [one, other] = PORTS.map(|port| link(port, middle, None));
+                netlink.add_veth(&one, &other)?;
+                for (end, port) in [&a, &b].into_iter().zip(PORTS) {
+                    let index = if_nametoindex(port)?;
+                    netlink.set_no_link_local(index)?;
+                    netlink.set_up(index)?;
+                    netlink.add_macvlan(end, index)?;
+                }
+                Ok(())
+            })?;
+        }
         middle.run(|| {
             let mut netlink = Netlink::open()?;
             // A bridge given an address works out its ports' states and, having none yet, loses its carrier,
@@ -201,7 +220,9 @@ impl Pair {
 
     /// Waits until a packet sent by either host arrives at the other.
     fn await_ready(&self, options: &PairOptions) -> io::Result<()> {
-        if let (Some(middle), Wire::Bridge | Wire::Delay(_)) = (&self.bridge, options.wire) {
+        if let (Some(middle), Wire::Bridge | Wire::MacvlanOnVeth | Wire::Delay(_)) =
+            (&self.bridge, options.wire)
+        {
             middle.run(|| {
                 let mut netlink = Netlink::open()?;
                 PORTS.iter().try_for_each(|port| netlink.await_up(if_nametoindex(*port)?))

@@ -46,6 +46,7 @@ fn main() {
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "raw" => kind = DatapathKind::Raw,
+            "packet" => kind = DatapathKind::Packet,
             "udp" => kind = DatapathKind::Udp,
             other => sizes.extend(other.parse::<usize>()),
         }

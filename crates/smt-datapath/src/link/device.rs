@@ -1,5 +1,7 @@
 //! Facts about a network device.
 
+use std::net::UdpSocket;
+
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 
 use super::Mac;
@@ -28,8 +30,9 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// What the kernel says of a device, and `ethtool` of its offloads.
-    pub(crate) fn new(link: &LinkMessage) -> Self {
+    /// What the kernel says of a device, and `ethtool`, by any socket of the same network namespace, of
+    /// its offloads.
+    pub(crate) fn new(link: &LinkMessage, socket: &UdpSocket) -> Self {
         let mut device = Self {
             index: link.header.index,
             name: String::new(),
@@ -56,7 +59,7 @@ impl Device {
             }
         }
         // A device that does not tell does not segment.
-        let features = ethtool::active_features(&device.name).unwrap_or_default();
+        let features = ethtool::active_features(socket, &device.name).unwrap_or_default();
         device.segments = segmentation(&features);
         device
     }

@@ -1,7 +1,7 @@
 //! Questions to the kernel about routes, neighbours and devices, and its word when they change.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::LinkMessage;
@@ -37,6 +37,8 @@ pub(crate) struct Route {
     pub(crate) gateway: Option<IpAddr>,
     /// The address to send from.
     pub(crate) src: Option<IpAddr>,
+    /// The route's own MTU in bytes, if it has one: set by hand or learned from ICMP.
+    pub(crate) mtu: Option<usize>,
     /// Hop limit that the route asks for.
     pub(crate) hop_limit: Option<u8>,
 }
@@ -58,10 +60,12 @@ pub(crate) enum Change {
     Everything,
 }
 
-/// Two netlink sockets in the network namespace of whoever opened them.
+/// Netlink sockets in the network namespace of the thread that opened them, whichever thread asks.
 pub(crate) struct Netlink {
     questions: Socket,
     notices: Socket,
+    /// For requests of another kind, which go by any socket.
+    requests: UdpSocket,
     sequence: u32,
     answer: Vec<u8>,
 }
@@ -77,7 +81,14 @@ impl Netlink {
         for group in GROUPS {
             notices.add_membership(group)?;
         }
-        Ok(Self { questions, notices, sequence: 0, answer: Vec::with_capacity(ANSWER_LEN) })
+        let requests = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        Ok(Self {
+            questions,
+            notices,
+            requests,
+            sequence: 0,
+            answer: Vec::with_capacity(ANSWER_LEN),
+        })
     }
 
     /// The route that a packet from `src` to `dst` takes.
@@ -127,7 +138,7 @@ impl Netlink {
         let mut question = LinkMessage::default();
         question.header.index = index;
         match self.ask(RouteNetlinkMessage::GetLink(question))? {
-            RouteNetlinkMessage::NewLink(link) => Ok(Device::new(&link)),
+            RouteNetlinkMessage::NewLink(link) => Ok(Device::new(&link, &self.requests)),
             other => Err(unexpected(&other)),
         }
     }
@@ -190,12 +201,15 @@ fn read_route(route: &RouteMessage) -> Route {
                 read.gateway = Some((*ip).into());
             }
             RouteAttribute::Metrics(metrics) => {
-                read.hop_limit = metrics.iter().find_map(|metric| match metric {
-                    RouteMetric::Hoplimit(hops) => {
-                        u8::try_from(*hops).ok().filter(|hops| *hops > 0)
+                for metric in metrics {
+                    match metric {
+                        RouteMetric::Mtu(mtu) if *mtu > 0 => read.mtu = Some(*mtu as usize),
+                        RouteMetric::Hoplimit(hops) if *hops > 0 => {
+                            read.hop_limit = u8::try_from(*hops).ok();
+                        }
+                        _ => {}
                     }
-                    _ => None,
-                });
+                }
             }
             RouteAttribute::Gateway(_)
             | RouteAttribute::Via(_)
@@ -339,7 +353,8 @@ mod tests {
             RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400), RouteMetric::Hoplimit(9)]),
         ];
         let gateway = Some([192, 0, 2, 254].into());
-        let plain = Route { device: Some(3), gateway, src: None, hop_limit: Some(9) };
+        let plain =
+            Route { device: Some(3), gateway, src: None, mtu: Some(1400), hop_limit: Some(9) };
         assert_eq!(read_route(&message), plain);
         message.header.kind = RouteType::Local;
         assert_eq!(read_route(&message).device, None);

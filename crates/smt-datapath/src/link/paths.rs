@@ -185,8 +185,7 @@ impl Paths {
         let Ok(Some(neighbour)) = self.netlink.neighbour(device, next_hop) else { return nothing };
         let Some(device) = self.device(device) else { return nothing };
         let Some(src_mac) = device.mac.filter(|_| device.is_up) else { return nothing };
-        let Ok(mtu) = crate::route::path_mtu(dst) else { return nothing };
-        let mtu = mtu.min(device.mtu);
+        let mtu = route.mtu.map_or(device.mtu, |mtu| mtu.min(device.mtu));
         let (index, limit) = (device.index, device.segment_limit(dst.is_ipv6(), mtu));
         let ends = Ends {
             src_mac,
@@ -223,5 +222,39 @@ fn forget_known(
         if matches!(entry, Entry::Known(known) if which(known)) {
             *entry = Entry::New(0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_a_limit() {
+        let mut paths = Paths::open(253).unwrap();
+        let ip = |number: usize| IpAddr::from([192, 0, (number >> 8) as u8, number as u8]);
+        for number in 0..MAX_PATHS {
+            assert!(paths.next(ip(number), None).is_none());
+        }
+        assert_eq!(paths.entries.len(), MAX_PATHS);
+        assert!(paths.next(ip(0), None).is_none());
+        assert_eq!(paths.entries.len(), MAX_PATHS);
+        assert!(paths.next(ip(MAX_PATHS), None).is_none());
+        assert_eq!(paths.entries.len(), 1);
+        assert_eq!(paths.lookups(), 0);
+    }
+
+    #[test]
+    fn this_host_is_left_to_the_kernel() {
+        let mut paths = Paths::open(253).unwrap();
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        for _ in 0..10 {
+            assert!(paths.next(ip, None).is_none());
+        }
+        assert_eq!(paths.lookups(), 1);
+        assert_eq!(paths.segment_limit(ip, None), 0);
+        paths.forget(ip);
+        assert!(paths.next(ip, None).is_none());
+        assert_eq!(paths.lookups(), 2);
     }
 }

@@ -1,7 +1,7 @@
 //! What a network device can do, by the `ethtool` request.
 
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
 const SIOCETHTOOL: u64 = 0x8946;
@@ -15,22 +15,23 @@ const NAME_WORDS: usize = 8;
 /// Most features a kernel may name; those of today have some sixty.
 const MAX_FEATURES: usize = 4096;
 
-/// Names of the features that are switched on at the device called `name`.
+/// Names of the features that are switched on at the device called `name` in the network namespace of
+/// `socket`, which may be any.
 ///
 /// # Errors
 /// There is no such device, or it does not tell.
-pub(crate) fn active_features(name: &str) -> io::Result<Vec<String>> {
+pub(crate) fn active_features(socket: &UdpSocket, name: &str) -> io::Result<Vec<String>> {
     let mut info = [GET_SET_INFO, 0, 1 << FEATURES, 0, 0];
-    request(name, &mut info)?;
+    request(socket, name, &mut info)?;
     let count = (info[4] as usize).min(MAX_FEATURES);
     // The kernel writes all names it has, whose number is compiled into it: no fewer than these.
     let mut names = vec![0; 3 + MAX_FEATURES * NAME_WORDS];
     (names[0], names[1], names[2]) = (GET_STRINGS, FEATURES, count as u32);
-    request(name, &mut names)?;
+    request(socket, name, &mut names)?;
     let blocks = count.div_ceil(32);
     let mut features = vec![0; 2 + blocks * 4];
     (features[0], features[1]) = (GET_FEATURES, blocks as u32);
-    request(name, &mut features)?;
+    request(socket, name, &mut features)?;
     let active = |index: usize| {
         features.get(2 + index / 32 * 4 + 2).is_some_and(|word| word >> (index % 32) & 1 == 1)
     };
@@ -44,8 +45,7 @@ pub(crate) fn active_features(name: &str) -> io::Result<Vec<String>> {
 }
 
 /// Makes the ethtool request that `words` begins with, of the device called `name`.
-fn request(name: &str, words: &mut [u32]) -> io::Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+fn request(socket: &UdpSocket, name: &str, words: &mut [u32]) -> io::Result<()> {
     // SAFETY: a plain C structure for which all zeros is a value.
     let mut request = unsafe { std::mem::zeroed::<libc::ifreq>() };
     if name.len() >= request.ifr_name.len() {
