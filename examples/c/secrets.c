@@ -361,6 +361,10 @@ static void make_certificate(X509 **cert_out, EVP_PKEY **key_out) {
 
 int main(int argc, char **argv) {
     int raw = argc > 1 && strcmp(argv[1], "--raw") == 0;
+    if (argc > 1 + raw) {
+        fprintf(stderr, "usage: %s [--raw]\n", argv[0]);
+        return 2;
+    }
     X509 *cert;
     EVP_PKEY *key;
     make_certificate(&cert, &key);

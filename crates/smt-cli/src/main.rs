@@ -4,8 +4,9 @@ use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde_json::json;
 use smt_cli::commands::{Error, bench, call, demo, ping, pki, serve, ticket};
-use smt_cli::output::Printer;
+use smt_cli::output::{self, Printer};
 use tracing_subscriber::EnvFilter;
 
 /// Secure Message Transport: RPCs protected by TLS 1.3 over an IP protocol of their own
@@ -49,9 +50,15 @@ Native packets need CAP_NET_RAW: be root, or `sudo setcap cap_net_raw+ep` the pr
 --datapath udp at both ends. `smt demo` needs neither.";
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
-    let command = Arguments::parse().command;
+    // What happens to watched files, `smt serve` tells by itself.
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("error,smt::tls::watch=off"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    log.with_ansi(output::has_colours(&io::stderr())).init();
+    let command = match Arguments::try_parse() {
+        Ok(arguments) => arguments.command,
+        Err(error) => return wrong_usage(&error),
+    };
     let json = command.is_json();
     match command.run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,7 +66,7 @@ fn main() -> ExitCode {
         Err(Error::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             let text = error.explain();
-            let object = serde_json::json!({
+            let object = json!({
                 "event": "error", "exit_status": error.exit_status(), "text": text,
             });
             // If nobody reads standard output either, the exit status has to do.
@@ -68,6 +75,20 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_status())
         }
     }
+}
+
+/// Help and version are asked for like this, too.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    let status = u8::try_from(error.exit_code()).unwrap_or(2);
+    if status != 0 && std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.render().to_string();
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let first = first.trim_start_matches("error: ").trim_end();
+        let object = json!({"event": "error", "exit_status": status, "text": first});
+        let _ = Printer::new(true).object(&object);
+    }
+    let _ = error.print();
+    ExitCode::from(status)
 }
 
 impl Command {

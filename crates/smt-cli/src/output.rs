@@ -16,8 +16,7 @@ pub struct Printer {
 impl Printer {
     /// JSON lines if `json`, otherwise text; with colours on a terminal, unless `NO_COLOR` is set.
     pub fn new(json: bool) -> Printer {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Printer { json, colour: !json && wanted && io::stdout().is_terminal() }
+        Printer { json, colour: !json && has_colours(&io::stdout()) }
     }
 
     /// Whether programs read it.
@@ -85,6 +84,12 @@ impl Printer {
     }
 }
 
+/// Whether `stream` is a terminal, and `NO_COLOR` is not set.
+pub fn has_colours(stream: &impl IsTerminal) -> bool {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    wanted && stream.is_terminal()
+}
+
 /// A time in nanoseconds, to three digits or so, in the unit that suits it.
 pub fn time(ns: u64) -> String {
     let ns = ns as f64;
@@ -136,6 +141,12 @@ pub fn number(number: u64) -> String {
     text
 }
 
+/// A number of things: 1 session, 2 sessions.
+pub fn counted(count: u64, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", number(count))
+}
+
 /// Bytes in hexadecimal, without blanks.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -153,6 +164,7 @@ mod tests {
         );
         assert_eq!([12, 1_500, 50_000_000].map(bytes), ["12 B", "1.5 KB", "50.0 MB"]);
         assert_eq!([0, 999, 1_000, 1_234_567].map(number), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 1, 2000].map(|n| counted(n, "RPC")), ["0 RPCs", "1 RPC", "2,000 RPCs"]);
         assert_eq!(hex(&[0, 255]), "00ff");
     }
 

@@ -17,7 +17,11 @@ use smt_testbed::{Namespace, PairOptions, loopback, pair, test};
 fn main() -> ExitCode {
     smt_testbed::main(vec![
         test("every_subcommand_has_help_with_examples", every_subcommand_has_help_with_examples),
+        test("examples_can_be_copied_from_80_columns", examples_can_be_copied),
         test("wrong_usage_is_status_2", wrong_usage_is_status_2),
+        test("wrong_usage_is_json_on_request", wrong_usage_is_json_on_request),
+        test("a_server_outlives_its_tickets_file", a_server_outlives_its_tickets_file),
+        test("what_keeps_a_call_from_going_early_is_told", what_is_not_early_is_told),
         test("serve_call_and_ping_over_raw", || serve_call_and_ping("raw")),
         test("serve_call_and_ping_over_packet", || serve_call_and_ping("packet")),
         test("serve_call_and_ping_over_udp", || serve_call_and_ping("udp")),
@@ -170,6 +174,102 @@ fn wrong_usage_is_status_2() {
     ] {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments}");
     }
+}
+
+/// Lines of commands that a screen of 80 columns would break cannot be copied.
+fn examples_can_be_copied() {
+    let commands = [
+        "demo",
+        "serve",
+        "call",
+        "ping",
+        "pki",
+        "ticket",
+        "bench",
+        "bench handshake",
+        "bench rekey",
+        "bench flood",
+    ];
+    for command in commands {
+        let help = smt(&format!("{command} --help")).env("COLUMNS", "500").output().unwrap();
+        let help = text(&help.stdout);
+        let examples = help.lines().skip_while(|line| !line.starts_with("Examples"));
+        for line in examples.filter(|line| line.starts_with(' ')) {
+            assert!(line.chars().count() <= 80, "{command}: {line}");
+        }
+    }
+}
+
+fn wrong_usage_is_json_on_request() {
+    for arguments in ["serve --json --cert x", "call --json", "nonsense --json"] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments}");
+        let error = event(&objects(&output.stdout), "error");
+        assert_eq!(error["exit_status"], 2);
+        assert!(!error["text"].as_str().unwrap().is_empty());
+        assert!(text(&output.stderr).contains("--help"));
+    }
+    assert!(run("serve --cert x").stdout.is_empty());
+}
+
+fn a_server_outlives_its_tickets_file() {
+    let host = loopback().unwrap();
+    let certificates = Certificates::new("tickets-file");
+    let dir = certificates.file("gone");
+    fs::create_dir(&dir).unwrap();
+    let options = format!("--listen 127.0.0.1:7021 --early --ticket-file {}/ticket", dir.display());
+    let mut server = Server::start(&host, &format!("{options} {}", certificates.server()));
+    fs::remove_dir_all(&dir).unwrap();
+    // A new certificate of another name: another ticket.
+    let made = run(&format!(
+        "pki server server --san other.example --san 127.0.0.1 --force --dir {}",
+        certificates.0.display()
+    ));
+    assert!(made.status.success());
+    let mut next = || {
+        let mut line = String::new();
+        server.output.read_line(&mut line).unwrap();
+        let object: Value = serde_json::from_str(&line).unwrap();
+        object["event"].as_str().unwrap().to_owned()
+    };
+    let mut told = [next(), next()];
+    told.sort();
+    assert_eq!(told, ["reloaded", "ticket_file_failed"]);
+    let call = run_in(&host, &format!("call 127.0.0.1:7021 hello {}", certificates.client()));
+    assert_eq!((call.status.code(), &call.stdout[..]), (Some(0), &b"hello"[..]));
+    server.stop();
+}
+
+fn what_is_not_early_is_told() {
+    let host = loopback().unwrap();
+    let certificates = Certificates::new("not-early");
+    let ticket = certificates.file("ticket");
+    let options = format!("--listen 127.0.0.1:7022 --early --ticket-file {}", ticket.display());
+    let server = Server::start(&host, &format!("{options} {}", certificates.server()));
+    let missing = certificates.file("missing");
+    let cases = [
+        (String::new(), "--ticket-store"),
+        (format!("--ticket {}", missing.display()), "cannot read"),
+        (
+            format!("--ticket {}", certificates.file("ca.pem").display()),
+            "ca.pem: this is no ticket",
+        ),
+        // It wants to know its clients, and nobody knows who sends an early request.
+        (format!("--ticket {}", ticket.display()), "the server did not take it"),
+        (format!("--ticket-store {}/nowhere/ticket", missing.display()), "no ticket in"),
+    ];
+    for (options, why) in cases {
+        let arguments =
+            format!("call 127.0.0.1:7022 hi --early {options} {}", certificates.client());
+        let call = run_in(&host, &format!("{arguments} --json"));
+        assert_eq!(call.status.code(), Some(0), "{options}");
+        let response = event(&objects(&call.stdout), "response");
+        assert_eq!((&response["early"], &response["text"]), (&false.into(), &"hi".into()));
+        let told = response["not_early"].as_str().unwrap();
+        assert!(told.contains(why), "{told}");
+        assert!(text(&call.stderr).contains(told));
+    }
+    server.stop();
 }
 
 fn first_rpcs_are_measured() {

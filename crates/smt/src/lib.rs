@@ -7,7 +7,10 @@
 //! - [`Engine`], without a runtime: you poll it, block on it or watch its descriptor, and all
 //!   packets move on your thread.
 //!
-//! Both are made by a [`Builder`]. The protocol is specified in `docs/spec.md`.
+//! Both are made by a [`Builder`]. [`tls`] has who the ends are and whom they trust: certificates,
+//! revocation lists, rules, and [`Watch`](tls::Watch) to follow their files; sessions resume by
+//! themselves. [`ticket`] has what it takes to send requests with the first packet
+//! ([`Endpoint::connect_early`], [`Engine::call_early`]). The protocol is specified in `docs/spec.md`.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {

@@ -33,12 +33,14 @@ Examples:
     date | smt call 127.0.0.1 --input - --datapath udp --ca certs/ca.pem \\
         --cert certs/client.pem --key certs/client.key
 
-  With the first packet, to a server that runs with --early; the second time there is a ticket:
-    smt call 127.0.0.1 hello --early --ticket-store ticket --ca certs/ca.pem
+  With the first packet, to a server that runs with --early; from the second
+  time on there is a ticket:
+    smt call 127.0.0.1 hello --early --ticket-store mine --ca certs/ca.pem
 
   The same with a ticket from the server's own file, or from DNS:
     smt call 127.0.0.1 hello --early --ticket ticket --ca certs/ca.pem
-    smt call server.example hello --early --ticket-dns system --ca certs/ca.pem
+    smt call server.example hello --early --ticket-dns system \\
+        --ca certs/ca.pem
 
   A file, to a server whose certificate does not hold its address:
     smt call 10.0.0.2:4433 --input backup.tar --output echo.tar \\
@@ -46,13 +48,15 @@ Examples:
 
 Exit status:
   0  there is a response, and it was written whole
-  1  no response (refused by the server, deadline passed, ...) or it could not be written
+  1  no response (refused, deadline passed, ...), or it could not be written
   2  wrong usage
   3  no session with the server
 
 With --json, standard output gets one object: response {request_bytes, response_bytes, time_ns, handshake_ns, early, \
-resumed, forward_secret} and, unless \
---output is given, the response itself as `text`, or as `hex` if it is not UTF-8 (with --early, time_ns counts from the first packet); or error {exit_status, text}.";
+resumed, forward_secret}, with --early not_early and why if the request did not go with the first packet, and, unless \
+--output is given, the response itself as `text`, or as `hex` if it is not UTF-8 (with --early, time_ns counts from \
+the first packet); or error {exit_status, text}. What keeps a request from going early, or a ticket from being kept, \
+is told on standard error and changes nothing else.";
 
 /// Bodies from this size on, in bytes, are worth a progress bar.
 const LONG: u64 = 1 << 20;
@@ -78,11 +82,11 @@ pub struct Arguments {
     /// Write the response to this file; `-` is standard output
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    #[command(flatten)]
-    early: ClientOptions,
     /// How long the call may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
     deadline: f64,
+    #[command(flatten)]
+    early: ClientOptions,
     /// Options of the transport.
     #[command(flatten)]
     pub transport: Transport,
@@ -109,7 +113,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         .connect_calling(&arguments.transport, &stop, early.as_ref())?
         .ok_or_else(interrupted)?;
     let handshake_ns = nanoseconds(connected.handshake);
-    let Connected { mut engine, session, info, early: first, tls, name, start, .. } = connected;
+    let Connected { mut engine, session, info, early: first, tls, name, start, no_ticket, .. } =
+        connected;
+    let not_early = (arguments.early.early && !info.early)
+        .then(|| no_ticket.unwrap_or_else(|| "the server did not take it".to_owned()));
+    if let Some(why) = &not_early {
+        eprintln!("smt: not in the first packet: {why}");
+    }
     let (result, time_ns) = match (first, arguments.early.early) {
         (Some((result, time)), _) => (result.map(Some).map_err(Error::from), nanoseconds(time)),
         (None, true) => {
@@ -123,7 +133,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         }
     };
     if let Some(file) = &arguments.early.ticket_store {
-        keep_ticket(&mut engine, &tls, &name, info.remote.port(), file)?;
+        // The response is worth more than the next one's haste.
+        if let Err(error) = keep_ticket(&mut engine, &tls, &name, info.remote.port(), file) {
+            eprintln!("smt: the server's ticket is not kept: {}", error.explain());
+        }
     }
     // Nothing hangs on whether the server learns at once that we are gone.
     let _ = engine.close_all(PATIENCE);
@@ -133,6 +146,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         "time_ns": time_ns, "handshake_ns": handshake_ns, "early": info.early,
         "resumed": info.resumed, "forward_secret": info.forward_secret,
     });
+    if let Some(why) = not_early {
+        object["not_early"] = json!(why);
+    }
     let printer = Printer::new(arguments.transport.json);
     match &arguments.output {
         Some(file) if file.as_os_str() != "-" => {

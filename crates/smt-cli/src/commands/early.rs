@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use smt::ticket::shared::KeyFile;
 use smt::ticket::{
-    DEFAULT_STRIKES, EarlyData, MemoryRegister, RedisRegister, StrikeRegister, Ticket,
+    DEFAULT_STRIKES, EarlyData, MemoryRegister, RedisRegister, StrikeRegister, Ticket, TicketError,
     TicketIssuer, VerifiedTicket,
 };
 use smt::tls::{ClientTls, ConfigError, Identity};
@@ -39,7 +39,9 @@ pub struct ServerOptions {
     /// use the file at a time, and takes no early data in its first ten seconds
     #[arg(long, value_name = "FILE", requires = "early")]
     pub ticket_keys: Option<PathBuf>,
-    /// What remembers which first packets were taken, so that none is taken twice: `memory`, or a Redis that several servers share, as redis://HOST, redis://HOST:PORT or redis://HOST:PORT/DB
+    /// What remembers which first packets were taken, so that none is taken twice: `memory`, or a Redis that several
+    /// servers share, as redis://HOST, redis://HOST:PORT or redis://HOST:PORT/DB. While it does not answer, early
+    /// requests are refused
     #[arg(long, value_name = "REGISTER", requires = "early", default_value = "memory")]
     pub register: String,
     /// Also take sessions that live on the ticket alone, without TLS and forward secrecy, if clients ask for them
@@ -198,30 +200,44 @@ pub struct ClientOptions {
 }
 
 impl ClientOptions {
-    /// The server's ticket; `None` without one. What is wrong with one is told on standard error, for the call goes on.
+    /// The server's ticket, or why a request of so many bytes cannot go early: the call goes on.
     ///
     /// # Errors
-    /// Only what the user can only have mistaken: a file that cannot be read, or a wrong DNS server.
+    /// A DNS server that cannot be meant.
     pub fn verified_ticket(
         &self,
         tls: &ClientTls,
         server_name: &str,
         port: u16,
-    ) -> Result<Option<VerifiedTicket>, Error> {
-        let found = match (&self.ticket, &self.ticket_dns, &self.ticket_store) {
-            (Some(file), _, _) => Ticket::from_file(file),
-            (None, Some(server), _) => super::ticket::fetch_from_dns(server, server_name, port)?,
-            (None, None, Some(file)) if file.exists() => Ticket::from_file(file),
-            _ => return Ok(None),
+        request_len: usize,
+    ) -> Result<Result<VerifiedTicket, String>, Error> {
+        let (found, source) = match (&self.ticket, &self.ticket_dns, &self.ticket_store) {
+            (Some(file), _, _) => (Ticket::from_file(file), Some(file)),
+            (None, Some(server), _) => {
+                (super::ticket::fetch_from_dns(server, server_name, port)?, None)
+            }
+            (None, None, Some(file)) if file.exists() => (Ticket::from_file(file), Some(file)),
+            (None, None, Some(file)) => {
+                return Ok(Err(format!("there is no ticket in {} yet", file.display())));
+            }
+            (None, None, None) => {
+                let sources = "--ticket, --ticket-dns or --ticket-store";
+                return Ok(Err(format!("no ticket was given ({sources})")));
+            }
         };
         let verified =
             found.and_then(|ticket| tls.verify_ticket(&ticket, server_name, SystemTime::now()));
-        match verified {
-            Ok(ticket) => Ok(Some(ticket)),
-            Err(error) => {
-                eprintln!("smt: no early data: {error}");
-                Ok(None)
-            }
+        if let Ok(ticket) = &verified
+            && let most = ticket.ticket().max_early() as usize
+            && request_len > most
+        {
+            let why = format!("it has {request_len} bytes, and the ticket lets {most} go early");
+            return Ok(Err(why));
         }
+        Ok(verified.map_err(|error| match (source, &error) {
+            // Its message has the file's name.
+            (None, _) | (_, TicketError::File { .. }) => error.to_string(),
+            (Some(file), _) => format!("{}: {error}", file.display()),
+        }))
     }
 }

@@ -10,6 +10,7 @@ pub mod pki;
 pub mod policy;
 pub mod serve;
 pub mod ticket;
+pub mod upkeep;
 
 use std::io::{self, ErrorKind};
 
@@ -113,10 +114,15 @@ fn hint(error: &ConnectError) -> &'static str {
         ConnectError::Tls(TlsError::PeerAlert(Alert::CERTIFICATE_REVOKED)) => {
             "; get another certificate"
         }
+        ConnectError::Tls(TlsError::PeerAlert(Alert::UNSUPPORTED_CERTIFICATE)) => {
+            "; is --cert a client's certificate (smt pki client), not a server's?"
+        }
         ConnectError::Tls(TlsError::PeerAlert(_)) => {
             "; was this client's certificate issued by the server's --client-ca?"
         }
-        ConnectError::TimedOut(_) => " (--datapath and --protocol must be as at the server)",
+        ConnectError::TimedOut(_) | ConnectError::Refused => {
+            " (--datapath and --protocol must be as at the server)"
+        }
         _ => "",
     }
 }

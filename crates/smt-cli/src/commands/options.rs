@@ -300,6 +300,8 @@ pub struct Connected {
     pub handshake: Duration,
     /// What an early request has led to, if that came first.
     pub(super) early: Option<EarlyResult>,
+    /// Why nothing could go early, if that was known before.
+    pub(super) no_ticket: Option<String>,
     /// The configuration in use, with the tickets that the server has sent.
     pub(super) tls: ClientTls,
     /// The name in the server's certificate.
@@ -359,9 +361,13 @@ impl Client {
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let mut options = ConnectOptions::new(name);
-        if let Some(EarlyRequest { options: early, .. }) = early {
+        let mut no_ticket = None;
+        if let Some(EarlyRequest { options: early, body, .. }) = early {
             options = options.early(true).forward_secrecy(!early.is_static);
-            options.ticket = early.verified_ticket(&tls, name, remote.port())?;
+            match early.verified_ticket(&tls, name, remote.port(), body.len())? {
+                Ok(ticket) => options.ticket = Some(ticket),
+                Err(why) => no_ticket = Some(why),
+            }
         }
         let mut engine =
             transport.builder(any).client(tls.clone()).connect_timeout(timeout).engine()?;
@@ -377,9 +383,17 @@ impl Client {
                 Some(Event::Connected { session, info, .. }) => {
                     let handshake = start.elapsed();
                     let (early, name) = (first, name.to_owned());
-                    let connected =
-                        Connected { engine, session, info, handshake, early, tls, name, start };
-                    return Ok(Some(connected));
+                    return Ok(Some(Connected {
+                        engine,
+                        session,
+                        info,
+                        handshake,
+                        early,
+                        no_ticket,
+                        tls,
+                        name,
+                        start,
+                    }));
                 }
                 Some(Event::ConnectFailed { error, .. }) => return Err(self.failed(error)),
                 Some(Event::Response { result, .. }) => first = Some((result, start.elapsed())),

@@ -27,7 +27,8 @@ Examples:
   Five, one a second:
     smt ping 127.0.0.1 -c 5 --ca certs/ca.pem
 
-  A thousand of 1 KB, each as soon as the one before is answered, both ends spinning (smt serve --wait spin):
+  A thousand of 1 KB, each as soon as the one before is answered, both ends
+  spinning (smt serve --wait spin):
     smt ping 10.0.0.2 -c 1000 -i 0 -s 1024 -q --wait spin \\
         --ca certs/ca.pem --name localhost
 

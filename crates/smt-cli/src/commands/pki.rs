@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use crate::output::counted;
 use crate::pki::{Algorithm, Authority, Identity, PkiError, Profile};
 use crate::revocation::Revoked;
 
@@ -20,7 +21,7 @@ trusts. These commands keep a small authority of your own in a directory:
 
   ca.pem              the authority's certificate: give it to everybody
   ca.key              the authority's key: it can make anybody, keep it here
-  ca.crl              the certificates it has taken back, once there are any: give it to those who check
+  ca.crl              the certificates it has taken back, for those who check
   NAME.pem, NAME.key  a certificate and its private key: give both to NAME alone
 
 Keys are written with mode 0600 and not encrypted: use a real authority in production. A running `smt serve` sees new \
@@ -128,7 +129,8 @@ enum Command {
         /// Where the authority's files and the certificates are
         #[arg(long, default_value = ".")]
         dir: PathBuf,
-        /// Say what was made as one line of JSON: {"files": [{"path", "holds", "secret"}]}
+        /// Say what was made as one line of JSON: {"files": [{"path", "holds", "secret"}]}, or why it was not:
+        /// {"event": "error", "exit_status", "text"}
         #[arg(long)]
         json: bool,
     },
@@ -278,7 +280,7 @@ fn revoke(names: &[String], days: u32, dir: &Path) -> Result<Output, Error> {
     }
     Ok(Output {
         name: REVOCATION_LIST.to_owned(),
-        holds: format!("revocation list of {} certificates", revoked.len()),
+        holds: format!("revocation list of {}", counted(revoked.len() as u64, "certificate")),
         text: revoked.signed_by(&authority, days)?,
         secret: false,
     })

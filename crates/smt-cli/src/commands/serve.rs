@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use smt::engine::SessionInfo;
+use smt::ticket::EarlyData;
 use smt::tls::TlsError;
 use smt::{CloseReason, Engine, Event, SessionId};
 
@@ -15,7 +16,8 @@ use super::Error;
 use super::early::{ServerOptions, TicketFile};
 use super::options::{Transport, peer_name, suite_name};
 use super::policy::{Algorithms, Policy};
-use crate::output::{self, Printer, number};
+use super::upkeep::{Rate, Upkeep, and_before};
+use crate::output::{self, Printer, counted, number};
 use crate::stop::{LOOK_EVERY, Stop};
 
 const ABOUT: &str = "\
@@ -28,8 +30,8 @@ that it has revoked, and --allow keeps to those with certain names.
 
 The files given are looked at every second. When one changes, new handshakes use what it says, and sessions that exist \
 stay as they are: certificates can be renewed and authorities replaced without a pause. Write the new file beside the \
-old one and rename it into place. Sessions are resumed without certificates for up to two hours, but never past what \
---client-ca, --crl and --allow say at that time.";
+old one and rename it into place. What comes of it is told. Sessions are resumed without certificates for up to two \
+hours, but never past what --client-ca, --crl and --allow say at that time.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -54,8 +56,9 @@ Examples:
     taskset -c 1 smt serve --wait spin \\
         --cert certs/server.pem --key certs/server.key
 
-  Answer requests in the first packet, and let clients find the ticket in DNS:
-    smt serve --early --ticket-file ticket --cert certs/server.pem --key certs/server.key
+  Answer requests in the first packet; clients find the ticket in DNS:
+    smt serve --early --ticket-file ticket \\
+        --cert certs/server.pem --key certs/server.key
     smt ticket serve --ticket-file ticket --host server.example
 
   The same from any of several servers of this name, each with this line:
@@ -67,25 +70,31 @@ Examples:
 
 Exit status: 0 after Ctrl-C or SIGTERM, 1 if it cannot serve, 2 for wrong usage.
 
-JSON events: listening {address, datapath, protocol}; session {session, peer, remote, suite, early, resumed}; \
-confirmed {session, peer, resumed, forward_secret} after a session with early true; handshake_failed \
-{remote, text, untold}; closed {session, reason, rpcs, bytes}; summary {seconds, sessions, rpcs, bytes, ...}; error \
-{exit_status, text}. Bytes are those of requests.";
+JSON events: listening {address, datapath, protocol, early}; session {session, peer, remote, suite, early, resumed, \
+untold}; confirmed {session, peer, resumed, forward_secret} after a session with early true; handshake_failed \
+{remote, text, untold}; closed {session, reason, rpcs, bytes}; reloaded; reload_failed, ticket_file_failed and \
+register_failed {text}; summary {seconds, sessions, rpcs, bytes, early_rpcs, early_data, untold, ...}; error \
+{exit_status, text}. Bytes are those of requests. Of failed handshakes and of sessions with early true, ten a second \
+are told; untold is how many were not since the last.";
 
 /// How long sessions may take to end after Ctrl-C.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often the ticket in its file is compared with that of the moment.
-const LOOK_AT_TICKET: Duration = Duration::from_secs(1);
 /// Failed handshakes told per second; the others are counted.
 const MAX_FAILURES_PER_SECOND: u32 = 10;
+/// Sessions on a ticket told per second, of those whose clients have proven nothing yet.
+const MAX_STRANGERS_PER_SECOND: u32 = 10;
+
+/// Why --early may come to nothing.
+const EARLY_REFUSED: &str = "early requests will be refused: --client-ca asks who clients are, and nobody knows who \
+sends an early request; --anonymous-early takes them all the same";
 
 /// The arguments of `smt serve`.
 #[derive(Debug, Args)]
 #[command(about = "Answer every request with itself", long_about = ABOUT, after_help = EXAMPLES)]
 pub struct Arguments {
     /// Address and port to take sessions at; 0.0.0.0 is all IPv4 addresses, [::] all IPv6 ones, port 0 any free port
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:4433")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:4433", value_parser = address_and_port)]
     listen: SocketAddr,
     #[command(flatten)]
     policy: Policy,
@@ -109,39 +118,36 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         Algorithms { suites: transport.suites(), key_exchange: transport.key_exchange() };
     let early = arguments.early.early_data(|| arguments.policy.identity())?;
     let taken = early.clone();
-    let (tls, _watch) = arguments.policy.tls(algorithms, move |tls| match &taken {
+    let (tls, watch) = arguments.policy.tls(algorithms, move |tls| match &taken {
         Some(early) => tls.early_data(early.clone()),
         None => tls,
     })?;
+    let asks_who = tls.requires_identity();
     let mut engine = transport.builder(listen.ip()).server(listen.port(), tls).engine()?;
     let address = engine.listen_address().unwrap_or(listen);
-    let mut ticket_file = arguments.early.ticket_file.as_deref().map(TicketFile::new);
-    if let (Some(file), Some(early)) = (&mut ticket_file, &early) {
-        file.update(early)?;
+    let ticket_file = arguments.early.ticket_file.as_deref().map(TicketFile::new);
+    let mut upkeep = Upkeep::new(printer, watch, early.clone(), ticket_file)?;
+    let takes_early = early.is_some() && (arguments.early.anonymous_early || !asks_who);
+    if early.is_some() && !takes_early {
+        eprintln!("smt: {EARLY_REFUSED}");
     }
-    let mut looked_at = Instant::now();
     let carried = arguments.transport.datapath_text();
     printer.say(
         format!("listening at {address} ({carried}); Ctrl-C ends"),
         &json!({
             "event": "listening", "address": address, "datapath": engine.datapath_name(),
-            "protocol": arguments.transport.protocol,
+            "protocol": arguments.transport.protocol, "early": takes_early,
         }),
     )?;
     let mut service = Service::new(printer);
     while !stop.is_set() {
-        if let (Some(file), Some(early)) = (&mut ticket_file, &early)
-            && looked_at.elapsed() >= LOOK_AT_TICKET
-        {
-            file.update(early)?;
-            looked_at = Instant::now();
-        }
+        upkeep.look(Instant::now())?;
         let event = engine.next(Some(LOOK_EVERY)).map_err(Error::io("the datapath failed"))?;
         if let Some(event) = event {
             service.handle(&mut engine, event)?;
         }
     }
-    service.finish(engine)
+    service.finish(engine, early.as_ref())
 }
 
 /// What has been done, in all and per session.
@@ -153,40 +159,16 @@ struct Service {
     rpcs: u64,
     bytes: u64,
     early_rpcs: u64,
-    failures: Failures,
+    failures: Rate,
+    strangers: Rate,
 }
 
 struct Tally {
     number: u64,
+    /// Its beginning was told.
+    told: bool,
     rpcs: u64,
     bytes: u64,
-}
-
-/// Failed handshakes told in the second at hand, and those kept back.
-struct Failures {
-    second: Instant,
-    told: u32,
-    untold: u64,
-}
-
-impl Failures {
-    fn new(now: Instant) -> Failures {
-        Failures { second: now, told: 0, untold: 0 }
-    }
-
-    /// How many were not told since the last that was, if another one may be told now.
-    fn tell(&mut self, now: Instant) -> Option<u64> {
-        if now.duration_since(self.second) >= Duration::from_secs(1) {
-            self.second = now;
-            self.told = 0;
-        }
-        if self.told >= MAX_FAILURES_PER_SECOND {
-            self.untold += 1;
-            return None;
-        }
-        self.told += 1;
-        Some(std::mem::take(&mut self.untold))
-    }
 }
 
 impl Service {
@@ -200,7 +182,8 @@ impl Service {
             rpcs: 0,
             bytes: 0,
             early_rpcs: 0,
-            failures: Failures::new(start),
+            failures: Rate::new(MAX_FAILURES_PER_SECOND, start),
+            strangers: Rate::new(MAX_STRANGERS_PER_SECOND, start),
         }
     }
 
@@ -230,10 +213,7 @@ impl Service {
     /// Tells of failed handshakes, but not of more than so many per second: anybody can cause them.
     fn handshake_failed(&mut self, remote: SocketAddr, error: &TlsError) -> Result<(), Error> {
         let Some(untold) = self.failures.tell(Instant::now()) else { return Ok(()) };
-        let before = match untold {
-            0 => String::new(),
-            _ => format!(" ({} more before it)", number(untold)),
-        };
+        let before = and_before(untold);
         Ok(self.printer.say(
             format!("handshake with {remote} failed: {error}{before}"),
             &json!({
@@ -243,29 +223,40 @@ impl Service {
         )?)
     }
 
+    /// Tells of a session, but of those on a ticket not of more than so many per second: until they are
+    /// confirmed, anybody can cause them, from addresses that are not theirs.
     fn begin(&mut self, session: SessionId, info: &Arc<SessionInfo>) -> Result<(), Error> {
         self.total_sessions += 1;
-        let tally = Tally { number: self.total_sessions, rpcs: 0, bytes: 0 };
-        let (number, peer, suite) = (tally.number, peer_name(&info.peer), suite_name(info.suite));
-        self.sessions.insert(session, tally);
-        let remote = info.remote;
+        let untold = if info.early { self.strangers.tell(Instant::now()) } else { Some(0) };
+        let number = self.total_sessions;
+        self.sessions.insert(session, Tally { number, told: untold.is_some(), rpcs: 0, bytes: 0 });
+        untold.map_or(Ok(()), |untold| self.tell_begin(number, info, untold))
+    }
+
+    fn tell_begin(&self, number: u64, info: &SessionInfo, untold: u64) -> Result<(), Error> {
+        let (peer, suite, remote) = (peer_name(&info.peer), suite_name(info.suite), info.remote);
         let how = match (info.early, info.resumed) {
             (true, _) => ", on a ticket",
             (false, true) => ", resumed",
             (false, false) => "",
         };
+        let before = and_before(untold);
         Ok(self.printer.say(
-            format!("session {number}: {peer} at {remote}, {suite}{how}"),
+            format!("session {number}: {peer} at {remote}, {suite}{how}{before}"),
             &json!({
                 "event": "session", "session": number, "peer": peer, "remote": remote,
-                "suite": suite, "early": info.early, "resumed": info.resumed,
+                "suite": suite, "early": info.early, "resumed": info.resumed, "untold": untold,
             }),
         )?)
     }
 
     fn confirmed(&mut self, session: SessionId, info: &Arc<SessionInfo>) -> Result<(), Error> {
-        let Some(tally) = self.sessions.get(&session) else { return Ok(()) };
+        let Some(tally) = self.sessions.get_mut(&session) else { return Ok(()) };
+        let was_told = std::mem::replace(&mut tally.told, true);
         let (number, peer) = (tally.number, peer_name(&info.peer));
+        if !was_told {
+            self.tell_begin(number, info, 0)?;
+        }
         let secrecy = if info.forward_secret { "" } else { ", without forward secrecy" };
         Ok(self.printer.say(
             format!("session {number}: confirmed, {peer}{secrecy}"),
@@ -277,14 +268,16 @@ impl Service {
     }
 
     fn end(&mut self, session: SessionId, reason: CloseReason) -> Result<(), Error> {
-        let Some(tally) = self.sessions.remove(&session) else { return Ok(()) };
+        let Some(tally) = self.sessions.remove(&session).filter(|tally| tally.told) else {
+            return Ok(());
+        };
         let (tag, text) = match reason {
             CloseReason::Local => ("local", "closed here"),
             CloseReason::Peer => ("peer", "closed by the client"),
             CloseReason::Dead => ("dead", "the client no longer answers"),
             CloseReason::Violation => ("violation", "the client broke the protocol"),
         };
-        let Tally { number: session, rpcs, bytes } = tally;
+        let Tally { number: session, rpcs, bytes, .. } = tally;
         Ok(self.printer.say(
             format!("session {session}: {text}; {}", rpcs_and_bytes(rpcs, bytes)),
             &json!({
@@ -293,17 +286,29 @@ impl Service {
         )?)
     }
 
-    fn finish(self, mut engine: Engine) -> Result<(), Error> {
+    fn finish(self, mut engine: Engine, early: Option<&EarlyData>) -> Result<(), Error> {
         engine.close_all(PATIENCE).map_err(Error::io("the datapath failed"))?;
         let stats = *engine.stats();
         let seconds = self.start.elapsed().as_secs_f64();
         let done = rpcs_and_bytes(self.rpcs, self.bytes);
         let sessions = self.total_sessions;
+        let (offers, of_early) = early.map_or((Value::Null, String::new()), |early| {
+            let stats = early.stats();
+            let object = json!({
+                "accepted": stats.accepted, "refused": stats.refused, "replayed": stats.replayed,
+                "register_full": stats.register_full, "busy": stats.busy,
+                "register_unavailable": stats.register_unavailable,
+            });
+            let [accepted, refused] = [stats.accepted, stats.refused].map(number);
+            (object, format!("; early data accepted {accepted} times, refused {refused} times"))
+        });
         Ok(self.printer.say(
-            format!("served {sessions} sessions in {seconds:.1} s; {done}"),
+            format!("served {} in {seconds:.1} s; {done}{of_early}", counted(sessions, "session")),
             &json!({
                 "event": "summary", "seconds": seconds, "sessions": sessions, "rpcs": self.rpcs,
-                "bytes": self.bytes, "early_rpcs": self.early_rpcs, "handshakes_failed": stats.handshakes_failed,
+                "bytes": self.bytes, "early_rpcs": self.early_rpcs, "early_data": offers,
+                "handshakes_failed": stats.handshakes_failed,
+                "untold": self.failures.untold() + self.strangers.untold(),
                 "packets_received": stats.packets_received, "packets_sent": stats.packets_sent,
                 "packets_retransmitted": stats.packets_retransmitted,
             }),
@@ -312,7 +317,13 @@ impl Service {
 }
 
 fn rpcs_and_bytes(rpcs: u64, bytes: u64) -> String {
-    format!("{} RPCs, {} of requests", number(rpcs), output::bytes(bytes))
+    format!("{}, {} of requests", counted(rpcs, "RPC"), output::bytes(bytes))
+}
+
+/// Where to listen: an address, not a name, and a port.
+pub(super) fn address_and_port(text: &str) -> Result<SocketAddr, String> {
+    let mistake = "not an address and a port, such as 0.0.0.0:4433 or [::]:4433";
+    text.parse().map_err(|_| mistake.to_owned())
 }
 
 #[cfg(test)]
@@ -320,15 +331,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_told_at_a_limited_rate() {
-        let start = Instant::now();
-        let mut failures = Failures::new(start);
-        for _ in 0..MAX_FAILURES_PER_SECOND {
-            assert_eq!(failures.tell(start), Some(0));
+    fn addresses_to_listen_at_are_not_names() {
+        assert_eq!(address_and_port("[::]:7").map(|address| address.port()), Ok(7));
+        for nonsense in ["4433", "localhost:4433", "10.0.0.1", "::1:4433"] {
+            assert!(address_and_port(nonsense).is_err_and(|why| why.contains("0.0.0.0:4433")));
         }
-        assert_eq!([failures.tell(start), failures.tell(start)], [None, None]);
-        let later = start + Duration::from_secs(1);
-        assert_eq!(failures.tell(later), Some(2));
-        assert_eq!(failures.tell(later), Some(0));
     }
 }

@@ -14,6 +14,7 @@ use smt::tls::{ClientTls, Roots};
 use super::Error;
 use super::early::write_ticket;
 use super::options::{Client, DEFAULT_PORT, Transport, suite_name};
+use super::serve::address_and_port;
 use crate::output::{Printer, hex};
 use crate::stop::{LOOK_EVERY, Stop};
 
@@ -32,12 +33,18 @@ Examples:
 
   Get one of the server itself, or from DNS:
     smt ticket fetch 127.0.0.1 --ca certs/ca.pem --output ticket
-    smt ticket fetch server.example --dns 10.0.0.53 --ca certs/ca.pem --output ticket
+    smt ticket fetch server.example --dns 10.0.0.53 \\
+        --ca certs/ca.pem --output ticket
 
-  Publish the ticket that `smt serve` keeps in a file, as _4433._smt.server.example:
-    smt ticket serve --ticket-file ticket --host server.example --listen 10.0.0.53:53
+  Publish the ticket that `smt serve` keeps in a file, in DNS under the name
+  _4433._smt.server.example (clients ask for it with --ticket-dns):
+    smt ticket serve --ticket-file ticket --host server.example \\
+        --listen 10.0.0.53:53
 
-Exit status: 0 done, 1 failed (verify: the ticket is not to be trusted), 2 wrong usage, 3 no session with the server.";
+Exit status: 0 done, 1 failed (verify: the ticket is not to be trusted), 2 wrong usage, 3 no session with the server.
+
+JSON events: ticket, verified, fetched {id, not_before, not_after, kem, suite, alpn, max_early, certificates, bytes}, \
+times in seconds since 1970; listening {address, name}; error {exit_status, text}.";
 
 /// The arguments of `smt ticket`.
 #[derive(Debug, Args)]
@@ -95,7 +102,7 @@ enum Command {
         #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT)]
         port: u16,
         /// Address and port to answer DNS at, over UDP and TCP
-        #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:53")]
+        #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:53", value_parser = address_and_port)]
         listen: SocketAddr,
         #[command(flatten)]
         style: Style,

@@ -137,6 +137,11 @@ impl Endpoint {
         *self.lock().engine.stats()
     }
 
+    /// How often limits were hit that are not the protocol's.
+    pub fn limit_stats(&self) -> crate::engine::LimitStats {
+        self.lock().engine.limit_stats()
+    }
+
     /// Counters of the datapath.
     pub fn datapath_stats(&self) -> smt_datapath::DatapathStats {
         self.lock().engine.datapath_stats()

@@ -10,7 +10,8 @@ use smt_proto::{Body, RpcId, Time};
 use super::{ConnectId, Engine, Event};
 use crate::error::{CallError, ConnectError, StartError};
 
-/// Calls per connect that may be made before its session is there, those on their way included.
+/// Calls of one connect that may wait for its session at a time. Early ones under way are not among
+/// them, but come back to them if their attempt fails.
 pub const MAX_QUEUED_CALLS: usize = 1024;
 
 /// A call made before its session was there.
@@ -87,12 +88,11 @@ impl Engine {
         let Some(connect) = self.connects.get_mut(id) else { return };
         // A session that is gone makes room for that of the next attempt.
         let later = connect.takes != Takes::All || error == StartError::NoSession;
-        let later = later && connect.waiting.len() < MAX_QUEUED_CALLS;
-        if later {
-            connect.waiting.push(call);
-        } else {
-            self.call_failed(call.user, error.into());
+        if later && connect.waiting.len() < MAX_QUEUED_CALLS {
+            return connect.waiting.push(call);
         }
+        self.limits.queued_calls += u64::from(later);
+        self.call_failed(call.user, error.into());
     }
 
     /// The session of a connect takes more than before: starts what waits.

@@ -328,12 +328,15 @@ impl Engine {
         let event = match running.connect {
             Some(connect) => {
                 self.refill(session, &running.early);
+                let wants = self.handshakes.client.as_ref().is_some_and(ClientTls::wants_tickets);
                 let handshake = match running.tls {
-                    Some(Tls::Client(handshake)) => Some(handshake),
+                    Some(Tls::Client(handshake)) if wants => Some(handshake),
                     _ => None,
                 };
                 if let Some(asked) = self.connects.established(connect, session) {
-                    self.handshakes.posts.keep(session, handshake, asked.options.server_name);
+                    let name = asked.options.server_name;
+                    let kept = self.handshakes.posts.keep(session, handshake, name);
+                    self.limits.waiting_for_tickets += u64::from(!kept);
                 }
                 Event::Connected { connect, session, info }
             }

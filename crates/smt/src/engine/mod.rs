@@ -57,6 +57,7 @@ pub use calls::MAX_QUEUED_CALLS;
 pub use connects::ConnectOptions;
 pub use event::{ConnectId, Event, SessionInfo};
 pub use external::{ExternalOffer, TrafficSecrets};
+pub use post::MAX_WAITING_FOR_TICKETS;
 
 /// How long an adaptive engine busy-polls after the last packet before it sleeps.
 const ADAPTIVE_SPIN: Duration = Duration::from_micros(50);
@@ -68,6 +69,18 @@ pub struct CallOptions {
     pub deadline: Option<Duration>,
     /// The caller's own name for the call, returned in [`Event::Response`].
     pub user: u64,
+}
+
+/// How often an engine has come to limits that are not the protocol's
+/// ([`Stats`](smt_proto::Stats) counts those).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimitStats {
+    /// Calls that failed because [`MAX_QUEUED_CALLS`] waited for the same session.
+    pub queued_calls: u64,
+    /// A client's sessions that take no TLS tickets because [`MAX_WAITING_FOR_TICKETS`] others waited
+    /// for theirs.
+    pub waiting_for_tickets: u64,
 }
 
 /// An endpoint that the caller drives.
@@ -95,6 +108,7 @@ pub struct Engine {
     overruns: u64,
     /// TSO segments that it has refused so far.
     segment_errors: u64,
+    limits: LimitStats,
     /// Polls so far, for what only some of them do.
     polls: u32,
     path_looked_at: Time,
@@ -133,6 +147,7 @@ impl Engine {
             call_deadline,
             overruns: 0,
             segment_errors: 0,
+            limits: LimitStats::default(),
             polls: 0,
             path_looked_at: Time::ZERO,
             mtus: PathMtus::default(),
@@ -205,7 +220,7 @@ impl Engine {
     /// Queues a call for a session that is still being made: its request leaves right behind the
     /// client's Finished, one round trip before [`Event::Connected`]. [`Event::Response`] follows, or
     /// [`Event::EarlyCallFailed`]. The deadline counts from now. At most [`MAX_QUEUED_CALLS`] wait per
-    /// connect.
+    /// connect; what is more fails with [`StartError::NotReady`].
     pub fn call_queued(
         &mut self,
         connect: ConnectId,
@@ -330,6 +345,11 @@ impl Engine {
     /// Counters of the protocol.
     pub fn stats(&self) -> &Stats {
         self.core.stats()
+    }
+
+    /// How often the engine's own limits were hit.
+    pub fn limit_stats(&self) -> LimitStats {
+        self.limits
     }
 
     /// Counters of the datapath.

@@ -15,14 +15,16 @@ use crate::tls::ClientHandshake;
 const TLS_RECORDS: u8 = 1;
 /// The body is an SMT-ticket.
 const SMT_TICKET: u8 = 2;
-/// Sessions of a client that wait for tickets: each keeps its TLS handshake, some 20 KB, until the
-/// tickets come. Sessions beyond them are not resumed later.
-const MAX_WAITING_FOR_TICKETS: usize = 1024;
+/// Sessions of a client that wait for TLS tickets: each keeps its TLS handshake, some 20 KB, until
+/// they come. Sessions beyond them take none, and are not resumed later.
+pub const MAX_WAITING_FOR_TICKETS: usize = 1024;
 
 /// What clients keep until their servers' tickets have come.
 #[derive(Default)]
 pub(super) struct Posts {
     waiting: HashMap<SessionId, Waiting>,
+    /// How many of them have a TLS handshake.
+    handshakes: usize,
 }
 
 struct Waiting {
@@ -35,19 +37,30 @@ struct Waiting {
 pub(super) struct NewTicket(VerifiedTicket);
 
 impl Posts {
-    /// Keeps what tickets in a client's session are read by. `handshake` is none without TLS.
+    /// Keeps what tickets in a client's session are read by. `handshake` is none if there are no TLS
+    /// tickets to wait for. False if it could not be kept.
     pub(super) fn keep(
         &mut self,
         session: SessionId,
         handshake: Option<Box<ClientHandshake>>,
         server_name: String,
-    ) {
-        if self.waiting.len() < MAX_WAITING_FOR_TICKETS {
-            self.waiting.insert(session, Waiting { handshake, server_name });
-        }
+    ) -> bool {
+        let room = self.handshakes < MAX_WAITING_FOR_TICKETS;
+        let (kept, lost) = if room { (handshake, None) } else { (None, handshake) };
+        self.handshakes += usize::from(kept.is_some());
+        self.waiting.insert(session, Waiting { handshake: kept, server_name });
+        lost.is_none()
+    }
+
+    /// Gives a session's handshake away.
+    fn take(&mut self, session: SessionId) -> Option<Box<ClientHandshake>> {
+        let handshake = self.waiting.get_mut(&session)?.handshake.take()?;
+        self.handshakes -= 1;
+        Some(handshake)
     }
 
     pub(super) fn forget(&mut self, session: SessionId) {
+        drop(self.take(session));
         self.waiting.remove(&session);
     }
 }
@@ -92,10 +105,7 @@ impl Engine {
     }
 
     fn on_tls_tickets(&mut self, session: SessionId, bytes: Vec<u8>) {
-        let waiting = self.handshakes.posts.waiting.get_mut(&session);
-        let Some(mut handshake) = waiting.and_then(|waiting| waiting.handshake.take()) else {
-            return;
-        };
+        let Some(mut handshake) = self.handshakes.posts.take(session) else { return };
         let job = Box::new(move || {
             if let Err(error) = handshake.post(&bytes) {
                 tracing::debug!(%error, "TLS tickets refused");

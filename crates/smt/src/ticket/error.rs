@@ -20,7 +20,7 @@ pub enum TicketError {
         detail: &'static str,
     },
     /// The ticket is of a version that this implementation does not know.
-    #[error("the ticket has the unknown version {version}")]
+    #[error("this is no ticket, or one of a later release (its version is {version})")]
     UnknownVersion {
         /// The version in the ticket.
         version: u16,
@@ -50,7 +50,7 @@ pub enum TicketError {
         seconds: u64,
     },
     /// The ticket becomes valid in the future, by more than clocks may differ.
-    #[error("the ticket becomes valid only at {not_before} (now: {now}; are both clocks right?)")]
+    #[error("the ticket becomes valid only in {} s; are both clocks right?", .not_before.saturating_sub(*.now))]
     NotYetValid {
         /// This end's clock, in seconds since 1970.
         now: u64,
@@ -58,7 +58,7 @@ pub enum TicketError {
         not_before: u64,
     },
     /// The ticket, or the certificate that vouches for it, is no longer valid.
-    #[error("the ticket expired at {not_after} (now: {now})")]
+    #[error("the ticket expired {} s ago", .now.saturating_sub(*.not_after))]
     Expired {
         /// This end's clock, in seconds since 1970.
         now: u64,

@@ -48,7 +48,7 @@ impl ClientAuth {
     }
 }
 
-/// What is known of the work that certificates have made since a configuration was built.
+/// What certificates and tickets have made of work since a configuration was built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsStats {
@@ -58,11 +58,14 @@ pub struct TlsStats {
     /// [`MAX_VERIFIED_CHAINS`](super::MAX_VERIFIED_CHAINS) are, for at most
     /// [`MAX_VERIFIED_AGE_SECS`](super::MAX_VERIFIED_AGE_SECS)).
     pub chains_known: u64,
+    /// A client's: how often tickets were longer than
+    /// [`MAX_TLS_TICKETS_LEN`](super::MAX_TLS_TICKETS_LEN), so that it kept none of them.
+    pub tickets_too_long: u64,
 }
 
 impl TlsStats {
-    fn new((chains_checked, chains_known): (u64, u64)) -> Self {
-        Self { chains_checked, chains_known }
+    fn new((chains_checked, chains_known): (u64, u64), tickets_too_long: u64) -> Self {
+        Self { chains_checked, chains_known, tickets_too_long }
     }
 }
 
@@ -120,7 +123,9 @@ impl ClientTls {
     /// What has been done since this configuration was built, or [replaced](Self::replace).
     #[must_use]
     pub fn stats(&self) -> TlsStats {
-        TlsStats::new(self.state().verifier.checks())
+        let state = self.state();
+        let too_long = state.sessions.as_ref().map_or(0, ClientSessions::too_long);
+        TlsStats::new(state.verifier.checks(), too_long)
     }
 
     /// What new handshakes use.
@@ -227,7 +232,7 @@ impl ServerTls {
     /// What has been done since this configuration was built, or [replaced](Self::replace).
     #[must_use]
     pub fn stats(&self) -> TlsStats {
-        TlsStats::new(self.state().verifier.checks())
+        TlsStats::new(self.state().verifier.checks(), 0)
     }
 
     /// What new handshakes use.
@@ -361,8 +366,8 @@ impl ClientTlsBuilder {
         let sessions = self.resumption.then(ClientSessions::new);
         config.resumption = match &sessions {
             None => Resumption::disabled(),
-            Some(ClientSessions(store)) => {
-                Resumption::store(Arc::<ClientSessionMemoryCache>::clone(store))
+            Some(sessions) => {
+                Resumption::store(Arc::<ClientSessionMemoryCache>::clone(&sessions.store))
                     .tls12_resumption(Tls12Resumption::Disabled)
             }
         };

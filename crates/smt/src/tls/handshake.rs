@@ -145,7 +145,8 @@ impl ClientHandshake {
     /// after the handshake was done here and before it is dropped.
     ///
     /// # Errors
-    /// [`TlsError::Corrupt`] for bytes that are anything else; [`TlsError::Internal`] before the
+    /// [`TlsError::Corrupt`] for bytes that are anything else, or more than
+    /// [`MAX_TLS_TICKETS_LEN`](super::MAX_TLS_TICKETS_LEN); [`TlsError::Internal`] before the
     /// handshake is done. The session's keys are not TLS's and are good all the same; this object
     /// is of no further use.
     pub fn post(&mut self, bytes: &[u8]) -> Result<(), TlsError> {
@@ -154,6 +155,9 @@ impl ClientHandshake {
         }
         if self.connection.is_handshaking() {
             return Err(TlsError::internal("the handshake is not complete"));
+        }
+        if self.tls.sessions.as_ref().is_some_and(|sessions| !sessions.takes(bytes.len())) {
+            return Err(TlsError::corrupt("the server's TLS tickets are too long"));
         }
         let taken = advance(&mut self.connection, bytes).map_err(|failure| failure.error);
         let answers = matches!(&taken, Ok(Progress { send: Some(_), .. }));

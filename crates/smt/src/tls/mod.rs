@@ -53,7 +53,7 @@ pub use key_shares::{KeyShareStats, MAX_KEY_SHARE_AGE, MAX_KEY_SHARES, key_share
 pub(crate) use options::is_smt_alpn;
 pub use options::{DEFAULT_ALPN, KeyExchange};
 pub use peer::PeerIdentity;
-pub use sessions::MAX_TICKETED_SERVERS;
+pub use sessions::{MAX_TICKETED_SERVERS, MAX_TLS_TICKETS_LEN};
 pub use spiffe::SpiffeId;
 pub(crate) use ticket::Vouched;
 pub use ticket_keys::TICKET_KEY_ROTATION;

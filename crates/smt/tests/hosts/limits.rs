@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use smt::{CallError, Limits, StartError};
+use smt::engine::{MAX_QUEUED_CALLS, MAX_WAITING_FOR_TICKETS};
+use smt::tls::{ClientTls, ServerTls};
+use smt::{Builder, CallError, CallOptions, Event, Limits, StartError};
 use smt_testbed::{PairOptions, Trial, pair, test};
 
 use crate::bed::{
-    Ca, NAME, Server, client_builder, on_host, pattern, server_address, server_builder,
+    Ca, For, NAME, PORT, Server, client_builder, on_host, pattern, server_address, server_builder,
 };
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("too_large_message_is_a_typed_error", too_large),
         test("calls_beyond_the_peers_limit_wait", calls_wait),
+        test("calls_that_wait_for_a_session_are_bounded", queued_calls),
+        test("sessions_that_wait_for_tickets_are_bounded", waiting_for_tickets),
         test("garbage_is_counted_and_dropped", garbage),
     ]
 }
@@ -64,6 +68,73 @@ fn calls_wait() {
     })
     .join()
     .unwrap();
+}
+
+fn queued_calls() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let ca = Arc::new(Ca::new());
+    let address = server_address(&pair, false);
+    let server = Server::start(&pair.b, address, server_builder(&ca, address));
+    let (to, builder) = (server.address, client_builder(&ca, false));
+    pair.a
+        .run(move || {
+            let mut engine = builder.engine().unwrap();
+            let connect = engine.connect(to, NAME).unwrap();
+            let calls = MAX_QUEUED_CALLS as u64 + 3;
+            for user in 0..calls {
+                engine.call_queued(connect, "x", CallOptions { user, ..CallOptions::default() });
+            }
+            let (mut answered, mut refused) = (0, Vec::new());
+            while answered + refused.len() < calls as usize {
+                match engine.next(Some(Duration::from_secs(10))).unwrap().unwrap() {
+                    Event::Response { result, .. } => {
+                        assert_eq!(&*result.unwrap(), b"x");
+                        answered += 1;
+                    }
+                    Event::EarlyCallFailed { user, error } => {
+                        assert_eq!(error, CallError::NotStarted(StartError::NotReady));
+                        refused.push(user);
+                    }
+                    _ => {}
+                }
+            }
+            let first = MAX_QUEUED_CALLS as u64;
+            assert_eq!(refused, [first, first + 1, first + 2]);
+            assert_eq!(engine.limit_stats().queued_calls, 3);
+        })
+        .unwrap();
+}
+
+fn waiting_for_tickets() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let ca = Arc::new(Ca::new());
+    let address = server_address(&pair, false);
+    // Its clients wait for tickets as long as their sessions live.
+    let tls = ServerTls::builder(ca.identity(NAME, For::Server)).tickets(0).build().unwrap();
+    let builder = Builder::new().bind(address).server(PORT, tls);
+    let server = Server::start(&pair.b, address, builder);
+    let to = server.address;
+    pair.a
+        .run(move || {
+            let tls = ClientTls::builder(ca.roots()).build().unwrap();
+            let mut engine = Builder::new().client(tls).engine().unwrap();
+            let mut last = None;
+            for _ in 0..MAX_WAITING_FOR_TICKETS + 2 {
+                engine.connect(to, NAME).unwrap();
+                match engine.next(Some(Duration::from_secs(10))).unwrap().unwrap() {
+                    Event::Connected { session, .. } => last = Some(session),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(engine.limit_stats().waiting_for_tickets, 2);
+            // A session that takes none is one like the others.
+            engine.call(last.unwrap(), "y", CallOptions::default()).unwrap();
+            match engine.next(Some(Duration::from_secs(10))).unwrap().unwrap() {
+                Event::Response { result, .. } => assert_eq!(&*result.unwrap(), b"y"),
+                other => panic!("{other:?}"),
+            }
+        })
+        .unwrap();
 }
 
 fn garbage() {

@@ -35,8 +35,8 @@ JSON: {\"bench\": \"rekey\", size, calls, failed, updates_client, updates_server
 #[derive(Debug, Args)]
 #[command(about = "Measure what key updates cost the RPCs around them", long_about = ABOUT, after_help = AFTER)]
 pub struct Arguments {
-    /// Bytes of requests and of responses
-    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_values_t = [64, 1024, 16_384], value_parser = clap::value_parser!(u32).range(..=1 << 20))]
+    /// Bytes of requests and of responses [default: 64,1024,16384]
+    #[arg(long, value_name = "BYTES,...", hide_default_value = true, value_delimiter = ',', default_values_t = [64, 1024, 16_384], value_parser = clap::value_parser!(u32).range(..=1 << 20))]
     sizes: Vec<u32>,
     /// Key updates a second asked for in each direction
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

@@ -28,12 +28,12 @@ Makes two hosts out of network namespaces joined by a virtual Ethernet link (as 
 namespace), starts a server on one and a client on the other, with certificates on both sides and packets straight \
 over IP, and shows in some thirty seconds:
 
-  1. 10,000 echo RPCs of 64 B to 64 KB from both ends at once, every response compared
+  1. 10,000 echo RPCs of 64 B to 64 KB from both ends at once, all compared
   2. a message of 50 MB, compared by SHA-256
   3. the same with 5 % of the packets lost each way
   4. 10,000 RPCs more while both ends change their keys all the time
   5. what an eavesdropper on the link sees of a message
-  6. the first RPC of a session: with a full handshake, resumed, and in the first packet (0-RTT)
+  6. the first RPC of a session: full handshake, resumed, first packet (0-RTT)
   7. round-trip times of SMT, TCP and TLS 1.3 on TCP, side by side
 
 Nothing is left behind: the hosts vanish with the processes, keys are never written to disk, and the capture of step 5 \

@@ -47,7 +47,9 @@ impl MemoryRegister {
     }
 
     /// An empty register that was started at `start`: offers made until a window after it are
-    /// refused.
+    /// refused. With [`UNIX_EPOCH`](std::time::UNIX_EPOCH) it takes offers at once, which is right where
+    /// nothing can have been taken before: for an issuer that has just made its keys, and shares them
+    /// with nobody.
     #[must_use]
     pub fn started_at(capacity: usize, start: SystemTime) -> Self {
         let capacity = capacity.clamp(1, MAX_STRIKES);

@@ -255,12 +255,30 @@ fn tickets_are_bounded_per_server() {
     assert!(!resumes(&client, &server));
     let ClientState { config, sessions, .. } = &*client.state();
     assert_eq!(Arc::strong_count(config), 1);
-    let store = &sessions.as_ref().unwrap().0;
+    let store = &sessions.as_ref().unwrap().store;
     let name = rustls::pki_types::ServerName::try_from(SERVER).unwrap();
     let kept = std::iter::from_fn(|| {
         rustls::client::ClientSessionStore::take_tls13_ticket(store.as_ref(), &name)
     });
     assert_eq!(kept.count(), MAX_TICKETS);
+}
+
+#[test]
+fn tickets_that_are_too_long_are_not_kept() {
+    let ca = Ca::new("ca");
+    let (client, server) = mutual_pair(&ca);
+    for (len, too_long) in [(MAX_TLS_TICKETS_LEN, 0), (MAX_TLS_TICKETS_LEN + 1, 1)] {
+        let (mut handshake, flight) = ClientHandshake::start(&client, SERVER).unwrap();
+        let mut peer = ServerHandshake::new(&server);
+        let flight = peer.read_flight(&flight).send.unwrap();
+        let flight = handshake.read_flight(&flight).send.unwrap();
+        assert!(peer.read_flight(&flight).post.is_some());
+        // What is not too long is looked at, and found to be no ticket.
+        assert!(matches!(handshake.post(&vec![0; len]), Err(TlsError::Corrupt { .. })));
+        assert_eq!(client.stats().tickets_too_long, too_long);
+    }
+    assert!(!resumes(&client, &server));
+    assert!(resumes(&client, &server));
 }
 
 #[test]
