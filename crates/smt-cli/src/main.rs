@@ -83,8 +83,8 @@ fn wrong_usage(error: &clap::Error) -> ExitCode {
     if status != 0 && std::env::args_os().any(|argument| argument == "--json") {
         let text = error.render().to_string();
         let first = text.split("\n\n").next().unwrap_or_default();
-        let first = first.trim_start_matches("error: ").trim_end();
-        let object = json!({"event": "error", "exit_status": status, "text": first});
+        let words: Vec<&str> = first.trim_start_matches("error: ").split_whitespace().collect();
+        let object = json!({"event": "error", "exit_status": status, "text": words.join(" ")});
         let _ = Printer::new(true).object(&object);
     }
     let _ = error.print();

@@ -10,7 +10,7 @@ use smt::tls::Watch;
 
 use super::Error;
 use super::early::TicketFile;
-use crate::output::{Printer, number};
+use crate::output::{Printer, counted, number};
 
 /// How often all that is looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -110,8 +110,8 @@ impl Upkeep {
             let count = let_down - self.let_down;
             self.let_down = let_down;
             let text = format!(
-                "{} early requests refused, because --register does not answer or is full",
-                number(count)
+                "{} refused, because --register does not answer or is full",
+                counted(count, "early request")
             );
             self.warn("register_failed", text)?;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smt::engine::{MAX_QUEUED_CALLS, MAX_WAITING_FOR_TICKETS};
 use smt::tls::{ClientTls, ServerTls};
-use smt::{Builder, CallError, CallOptions, Event, Limits, StartError};
+use smt::{Builder, CallError, CallOptions, DatapathKind, Event, Limits, StartError};
 use smt_testbed::{PairOptions, Trial, pair, test};
 
 use crate::bed::{
@@ -111,13 +111,15 @@ fn waiting_for_tickets() {
     let address = server_address(&pair, false);
     // Its clients wait for tickets as long as their sessions live.
     let tls = ServerTls::builder(ca.identity(NAME, For::Server)).tickets(0).build().unwrap();
-    let builder = Builder::new().bind(address).server(PORT, tls);
+    // Over UDP an engine has ports for so many sessions with one server.
+    let builder = Builder::new().datapath(DatapathKind::Udp).bind(address).server(PORT, tls);
     let server = Server::start(&pair.b, address, builder);
     let to = server.address;
     pair.a
         .run(move || {
             let tls = ClientTls::builder(ca.roots()).build().unwrap();
-            let mut engine = Builder::new().client(tls).engine().unwrap();
+            let builder = Builder::new().datapath(DatapathKind::Udp).client(tls);
+            let mut engine = builder.engine().unwrap();
             let mut last = None;
             for _ in 0..MAX_WAITING_FOR_TICKETS + 2 {
                 engine.connect(to, NAME).unwrap();
