@@ -328,7 +328,44 @@ pub(super) fn address_and_port(text: &str) -> Result<SocketAddr, String> {
 
 #[cfg(test)]
 mod tests {
+    use smt::proto::crypto::SuiteId;
+    use smt::tls::PeerIdentity;
+
     use super::*;
+
+    fn on_a_ticket() -> Arc<SessionInfo> {
+        Arc::new(SessionInfo {
+            remote: ([192, 0, 2, 1], 4433).into(),
+            peer: PeerIdentity::default(),
+            suite: SuiteId::Aes128GcmSha256,
+            alpn: b"smt/1".to_vec(),
+            resumed: false,
+            early: true,
+            forward_secret: false,
+        })
+    }
+
+    #[test]
+    fn strangers_are_told_at_a_limited_rate_until_they_are_confirmed() {
+        let mut service = Service::new(Printer::new(true));
+        let sessions = u64::from(MAX_STRANGERS_PER_SECOND) + 2;
+        let told = |service: &Service, id: u64| {
+            service.sessions.get(&SessionId::from_bits(id)).map(|tally| tally.told)
+        };
+        service.strangers = Rate::new(MAX_STRANGERS_PER_SECOND, Instant::now() + FAR);
+        for id in 1..=sessions {
+            service.begin(SessionId::from_bits(id), &on_a_ticket()).unwrap();
+            assert_eq!(told(&service, id), Some(id <= u64::from(MAX_STRANGERS_PER_SECOND)));
+        }
+        assert_eq!((service.total_sessions, service.strangers.untold()), (sessions, 2));
+        service.confirmed(SessionId::from_bits(sessions), &on_a_ticket()).unwrap();
+        assert_eq!(told(&service, sessions), Some(true));
+        service.end(SessionId::from_bits(sessions), CloseReason::Peer).unwrap();
+        assert_eq!(told(&service, sessions), None);
+    }
+
+    /// Longer than any test takes: the second at hand does not end before.
+    const FAR: Duration = Duration::from_secs(3600);
 
     #[test]
     fn addresses_to_listen_at_are_not_names() {
