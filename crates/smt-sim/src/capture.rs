@@ -87,6 +87,7 @@ fn ip_header(packet: &Packet) -> [u8; IP_LEN] {
     header[0] = 0x45;
     header[1] = packet.priority.min(7) << 5 | if packet.marked { CE } else { ECT };
     header[2..4].copy_from_slice(&len.to_be_bytes());
+    header[4..6].copy_from_slice(&packet.ip_id.to_be_bytes());
     // Don't fragment.
     header[6] = 0x40;
     header[8] = HOP_LIMIT;

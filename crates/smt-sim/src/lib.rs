@@ -14,6 +14,7 @@ pub mod fault;
 pub mod host;
 pub mod log;
 pub mod net;
+pub mod nic;
 pub mod packet;
 pub mod plot;
 pub mod rack;

@@ -22,6 +22,8 @@ pub struct Packet {
     pub dst: HostId,
     /// Priority, 0..=7; 7 goes first.
     pub priority: u8,
+    /// IPv4 identification.
+    pub ip_id: u16,
     /// What switches hash for per-flow paths: the addresses and, where the sender sets an IPv6 flow
     /// label, what it says.
     pub flow: u64,

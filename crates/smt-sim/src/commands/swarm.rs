@@ -177,6 +177,10 @@ fn text(sum: &Sum, took: Duration) -> String {
     line("packets added", total.added.to_string());
     line("packets delivered", total.delivered.to_string());
     line("packets sent again", total.retransmitted.to_string());
+    let [segments, confirmed, given_up] = total.segments;
+    line("segments sent", segments.to_string());
+    line("cards found to work", confirmed.to_string());
+    line("cards given up", given_up.to_string());
     line("tags wrong", total.bad_tags.to_string());
     line("nonces used", total.nonces.to_string());
     line("handshakes begun again", total.retries.to_string());
@@ -224,6 +228,9 @@ fn as_json(sum: &Sum, took: Duration) -> serde_json::Value {
         "packets_added": total.added,
         "packets_delivered": total.delivered,
         "packets_retransmitted": total.retransmitted,
+        "segments_sent": total.segments[0],
+        "segments_confirmed": total.segments[1],
+        "segments_given_up": total.segments[2],
         "bad_tags": total.bad_tags,
         "nonces": total.nonces,
         "retries": total.retries,

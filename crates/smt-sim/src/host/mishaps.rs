@@ -53,6 +53,12 @@ impl Host {
                     self.endpoint.set_room(session, self.room);
                 }
             }
+            HostFaultKind::Segments { bytes } => {
+                self.segment_bytes = bytes as usize;
+                for session in self.endpoint.sessions() {
+                    self.set_segment_limit(session);
+                }
+            }
             HostFaultKind::UpdateKeys => {
                 for session in self.sessions.keys() {
                     self.endpoint.update_keys(*session);
@@ -66,6 +72,13 @@ impl Host {
             }
             HostFaultKind::RotateTickets => self.rotate_tickets(),
             HostFaultKind::Overrun => self.endpoint.receive_overrun(),
+        }
+    }
+
+    /// Tells the core of a session what the card takes.
+    pub(super) fn set_segment_limit(&mut self, session: SessionId) {
+        if self.config.nic.is_some() {
+            self.endpoint.set_segment_limit(session, self.segment_bytes);
         }
     }
 
@@ -108,6 +121,7 @@ impl Host {
         self.long.clear();
         self.working.clear();
         self.ring.clear();
+        self.cut.clear();
         self.trying.clear();
         self.agenda.crash();
         self.lose_tickets();
@@ -137,6 +151,10 @@ impl Host {
 fn add(past: &mut smt_proto::Stats, life: &smt_proto::Stats) {
     past.packets_sent += life.packets_sent;
     past.packets_received += life.packets_received;
+    past.tso_segments_sent += life.tso_segments_sent;
+    past.tso_segments_lost += life.tso_segments_lost;
+    past.tso_confirmed += life.tso_confirmed;
+    past.tso_given_up += life.tso_given_up;
     past.packets_retransmitted += life.packets_retransmitted;
     past.resends_sent += life.resends_sent;
     past.handshakes_started += life.handshakes_started;

@@ -35,8 +35,9 @@ pub use sessions::external;
 pub const SERVER_PORT: u16 = 4433;
 /// The first port that clients use; each session takes the next.
 pub const CLIENT_PORT: u16 = 40_000;
-/// The largest packet any host sends, in bytes.
+/// The largest packet any host sends, or segment, in bytes.
 const FRAME: usize = 9216;
+const SEGMENT_FRAME: usize = 65_535;
 
 /// Whether a host is at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +80,10 @@ pub struct Host {
     /// Packets that have arrived while it stands still.
     ring: VecDeque<Packet>,
     frame: Vec<u8>,
+    /// What its card has cut and not sent yet.
+    cut: VecDeque<Packet>,
+    /// The largest segment that its card takes now, in bytes.
+    segment_bytes: usize,
     next_port: u16,
     room: usize,
     sessions: BTreeMap<SessionId, Known>,
@@ -110,6 +115,8 @@ impl Host {
         registers: &Registers,
     ) -> Host {
         let config = scenario.hosts.get(id as usize).cloned().unwrap_or_default();
+        let frame_len = if config.nic.is_some() { SEGMENT_FRAME } else { FRAME };
+        let segment_bytes = config.segment_bytes as usize;
         let mut rng = Rng::new(scenario.seed).fork(0x686f_7374 ^ u64::from(id) << 40);
         let endpoint = Endpoint::new(core.clone(), Box::new(rng.fork(0)));
         rng.next_u64();
@@ -139,7 +146,9 @@ impl Host {
             short_keys: scenario.hosts_with_short_keys(),
             agenda: Agenda::default(),
             ring: VecDeque::new(),
-            frame: vec![0; FRAME],
+            frame: vec![0; frame_len],
+            cut: VecDeque::new(),
+            segment_bytes,
             next_port: CLIENT_PORT,
             sessions: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -297,6 +306,11 @@ impl Stack for Host {
         self.watch.report().begin(now, self.id);
         let local = self.clock.local(now);
         loop {
+            if let Some(next) = self.cut.pop_front() {
+                *packet = next;
+                self.note_sent(packet);
+                return true;
+            }
             let Some(sent) = self.endpoint.poll_transmit(local, &mut self.frame) else {
                 // A call that can no longer be sent ends here, and others may follow it.
                 self.drain();
@@ -311,6 +325,11 @@ impl Stack for Host {
             packet.dst = dst;
             packet.priority = sent.priority;
             packet.flow = u64::from(self.id) << 32 | u64::from(dst);
+            if let (Some(size), Some(nic)) = (sent.segment, self.config.nic) {
+                nic.cut(packet, size, &mut self.cut);
+                packet.reset();
+                continue;
+            }
             self.note_sent(packet);
             return true;
         }

@@ -16,7 +16,7 @@ impl Host {
         self.let_happen();
         let now = self.local();
         let remote = address(packet.src);
-        let meta = PacketMeta { remote, local: address(self.id).ip(), ip_id: None };
+        let meta = PacketMeta { remote, local: address(self.id).ip(), ip_id: Some(packet.ip_id) };
         let path = peek(&packet.bytes).ok().map(|(_, header)| Path {
             remote,
             remote_port: header.src_port,

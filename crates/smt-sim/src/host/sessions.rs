@@ -246,6 +246,7 @@ impl Host {
     }
 
     pub(super) fn on_established(&mut self, session: SessionId) {
+        self.set_segment_limit(session);
         let Some(known) = self.sessions.get_mut(&session) else { return };
         known.usable = true;
         known.established = true;

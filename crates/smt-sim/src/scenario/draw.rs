@@ -7,6 +7,7 @@ use super::{
 use crate::attack::Plan;
 use crate::fault::{Fault, Place, Rule};
 use crate::net::{NetConfig, Spread, Topology};
+use crate::nic::CARDS;
 use crate::packet::HostId;
 use crate::rng::Rng;
 
@@ -25,7 +26,8 @@ impl Scenario {
         let intruders = attack.as_ref().map_or(0, Plan::off_path_hosts);
         let net = draw_net(&mut root.fork(4), hosts + intruders);
         let host_faults = draw_host_faults(&mut root.fork(7), hosts, faults_stop_us);
-        let configs = draw_configs(&mut root.fork(5), hosts, &workload);
+        let mut configs = draw_configs(&mut root.fork(5), hosts, &workload);
+        draw_cards(&mut root.fork(9), &mut configs);
         if configs.iter().any(|host| host.failed_opens.is_some()) {
             // A message under a key that opens nothing more ends with its deadline.
             workload.deadline_ms = 200;
@@ -205,6 +207,19 @@ fn draw_config(rng: &mut Rng, calls: u32, room_for_one: u64) -> HostConfig {
     config
 }
 
+/// Cards that take segments, at some hosts of half of the runs.
+fn draw_cards(rng: &mut Rng, configs: &mut [HostConfig]) {
+    if rng.chance(0.5) {
+        return;
+    }
+    let one_kind = rng.chance(0.5).then(|| rng.pick(&CARDS).copied()).flatten();
+    for config in configs {
+        let nic = one_kind.or_else(|| rng.pick(&CARDS).copied());
+        config.nic = nic.filter(|_| rng.chance(0.8));
+        config.segment_bytes = *rng.pick(&[65_515, 65_515, 20_000, 6000]).unwrap_or(&65_515);
+    }
+}
+
 /// Windows and registers are small enough to matter.
 fn draw_early(rng: &mut Rng) -> Option<EarlyData> {
     rng.chance(0.6).then(|| EarlyData {
@@ -292,6 +307,9 @@ fn draw_host_faults(rng: &mut Rng, hosts: u32, stop_us: u64) -> Vec<HostFault> {
     add(rng, 0.15, 10, &|_| HostFaultKind::AskUpdate);
     add(rng, 0.1, 3, &|_| HostFaultKind::Overrun);
     add(rng, 0.1, 3, &|_| HostFaultKind::RotateTickets);
+    add(rng, 0.1, 4, &|rng| HostFaultKind::Segments {
+        bytes: *rng.pick(&[0, 0, 65_515, 10_000]).unwrap_or(&0),
+    });
     faults.sort_by_key(|fault| fault.at_us);
     faults
 }
@@ -306,7 +324,7 @@ mod tests {
 
     #[test]
     fn what_is_drawn_is_valid_and_differs_by_seed() {
-        let mut features = [0; 8];
+        let mut features = [0; 9];
         for seed in 0..1000 {
             let scenario = Scenario::draw(seed);
             scenario.validate().unwrap();
@@ -322,6 +340,7 @@ mod tests {
                 scenario.workload.large_share > 0.0,
                 scenario.hosts.iter().any(|host| host.retry_threshold < 4),
                 scenario.hosts.iter().any(|host| host.failed_opens.is_some()),
+                scenario.hosts.iter().any(|host| host.nic.is_some()),
             ]) {
                 *count += u32::from(there);
             }

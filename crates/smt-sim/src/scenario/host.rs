@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use smt_proto::{AeadLimits, Config, Limits};
 
+use crate::nic::Nic;
+
 /// A number that must lie in `LOW..=HIGH`; the error names the bounds.
 pub(super) fn bounded<'de, D, T, const LOW: u64, const HIGH: u64>(from: D) -> Result<T, D::Error>
 where
@@ -51,6 +53,12 @@ pub struct HostConfig {
     /// Largest SMT packet it sends, in bytes.
     #[serde(deserialize_with = "bounded::<_, _, 200, 9000>")]
     pub room: u32,
+    /// Its network card, if that takes segments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nic: Option<Nic>,
+    /// The largest segment that the card takes, in bytes.
+    #[serde(deserialize_with = "bounded::<_, _, 0, 65_515>")]
+    pub segment_bytes: u32,
     /// Bits of message ID it sends under.
     #[serde(deserialize_with = "bounded::<_, _, 40, 56>")]
     pub id_bits: u8,
@@ -134,6 +142,8 @@ impl Default for HostConfig {
         HostConfig {
             calls: 20,
             room: 1480,
+            nic: None,
+            segment_bytes: 65_515,
             id_bits: 48,
             padding: Padding::None,
             wake_delay_us: 100,

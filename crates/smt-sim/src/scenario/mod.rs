@@ -165,6 +165,12 @@ pub enum HostFaultKind {
         #[serde(deserialize_with = "host::bounded::<_, _, 200, 9000>")]
         bytes: u32,
     },
+    /// The largest segment that its card takes changes, if it has one that takes any.
+    Segments {
+        /// To this, in bytes; 0: none.
+        #[serde(deserialize_with = "host::bounded::<_, _, 0, 65_515>")]
+        bytes: u32,
+    },
     /// It wants the next epoch of all its sessions.
     UpdateKeys,
     /// It asks the peers of all its sessions for the next epoch.

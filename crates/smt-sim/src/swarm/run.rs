@@ -77,6 +77,9 @@ pub struct Report {
     pub early_requests: u64,
     /// Post-handshake messages that have arrived.
     pub posts: u64,
+    /// Segments that hosts have handed to their cards, how often one was found to arrive, and how often
+    /// they were given up.
+    pub segments: [u64; 3],
     /// Nonces that sealed something.
     pub nonces: u64,
     /// Packets whose tag was wrong.
@@ -318,6 +321,8 @@ impl Report {
         self.early_requests += stats.early_requests_received;
         self.posts += stats.posts_received;
         self.updates_asked += stats.key_updates_asked;
+        let seen = [stats.tso_segments_sent, stats.tso_confirmed, stats.tso_given_up];
+        self.segments.iter_mut().zip(seen).for_each(|(sum, seen)| *sum += seen);
         self.failed_opens += stats.limit_failed_opens;
         self.bad_tags += stats.dropped_bad_tag;
     }
