@@ -23,6 +23,7 @@ pub struct Stats {
     pub grants_fifo: u64,
     pub cutoffs_sent: u64,
     pub pacing_stalls: u64,
+    pub senders_stalled: u64,
     pub tso_segments_sent: u64,
     pub tso_segments_lost: u64,
     pub tso_confirmed: u64,

@@ -233,6 +233,7 @@ pub(super) fn chase(
     message.silences += 1;
     message.stalls += 1;
     if message.stalls >= STALLED {
+        cx.stats.senders_stalled += u64::from(message.promised() > 0);
         unschedule(message, cx, key);
     }
     true

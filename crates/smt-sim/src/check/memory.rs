@@ -31,7 +31,9 @@ pub fn excess(endpoint: &Endpoint, config: &Config) -> Option<String> {
     }
     let promised = endpoint.promised_bytes();
     let unscheduled = messages * (u64::from(limits.unscheduled) + OVERRUN);
-    let most = u64::from(config.receive_credit) + RESERVE + unscheduled;
+    // What senders owe that fell silent is promised to others, and counts again when they speak.
+    let back = endpoint.stats().senders_stalled.min(messages);
+    let most = (1 + back) * (u64::from(config.receive_credit) + RESERVE) + unscheduled;
     if promised > most {
         return Some(format!("{promised} bytes promised, {most} allowed for {messages} messages"));
     }
