@@ -3,8 +3,8 @@
 //! ```text
 //! cargo build --release -p smt-datapath --example pingpong
 //! pingpong loopback [raw|packet|udp|tcp] [size] [count]    two threads, 127.0.0.1 and 127.0.0.2
-//! pingpong serve    <address> [raw|packet|udp|tcp]         echo at <address>, port 7000
-//! pingpong ping     <address> <server> [raw|packet|udp|tcp] [size] [count]
+//! pingpong serve    <address> [raw|packet|xdp|xdp-generic|udp|tcp]         echo at <address>, port 7000
+//! pingpong ping     <address> <server> [raw|packet|xdp|xdp-generic|udp|tcp] [size] [count]
 //! ```
 //!
 //! A message of `size` bytes, headers of 52 bytes not counted, crosses in as many packets as it takes,
@@ -32,7 +32,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use smt_datapath::{Datapath, Kind, OpenOptions, Opened, TxMeta, open};
+use smt_datapath::{Datapath, Kind, OpenOptions, Opened, TxMeta, XdpHook, XdpOptions, open};
 
 const PORT: u16 = 7000;
 /// Bytes of a DATA header.
@@ -76,7 +76,7 @@ fn run() -> Outcome<()> {
 }
 
 /// What carries the messages: a datapath, or TCP if `None`.
-type Carrier = Option<Kind>;
+type Carrier = Option<OpenOptions>;
 
 #[derive(Clone, Copy)]
 struct Options {
@@ -87,10 +87,17 @@ struct Options {
 
 impl Options {
     fn parse(args: &[&str]) -> Outcome<Self> {
+        let of = |kind| OpenOptions { kind, ..OpenOptions::default() };
+        let xdp = |hook| {
+            let xdp = XdpOptions { hook, ..XdpOptions::default() };
+            OpenOptions { xdp, ..of(Kind::Xdp) }
+        };
         let carrier = match args.first() {
-            None | Some(&"raw") => Some(Kind::Raw),
-            Some(&"packet") => Some(Kind::Packet),
-            Some(&"udp") => Some(Kind::Udp),
+            None | Some(&"raw") => Some(of(Kind::Raw)),
+            Some(&"packet") => Some(of(Kind::Packet)),
+            Some(&"xdp") => Some(xdp(XdpHook::Auto)),
+            Some(&"xdp-generic") => Some(xdp(XdpHook::Generic)),
+            Some(&"udp") => Some(of(Kind::Udp)),
             Some(&"tcp") => None,
             Some(other) => return Err(format!("no datapath is called {other}").into()),
         };
@@ -108,11 +115,11 @@ enum Server {
 
 impl Server {
     fn at(carrier: Carrier, bind: IpAddr) -> Outcome<Self> {
-        let Some(kind) = carrier else {
+        let Some(options) = carrier else {
             return Ok(Self::Tcp(TcpListener::bind((bind, PORT))?));
         };
         let listen = Some(PORT);
-        let options = OpenOptions { kind, bind, listen, client: false, ..OpenOptions::default() };
+        let options = OpenOptions { bind, listen, client: false, ..options };
         Ok(Self::Packets(open(options)?))
     }
 
@@ -220,10 +227,10 @@ fn echo_packets(mut opened: Opened) -> io::Result<()> {
 
 fn ping(options: Options, bind: IpAddr, server: IpAddr) -> Outcome<()> {
     let Options { carrier, size, count } = options;
-    let Some(kind) = carrier else { return ping_stream(options, server) };
-    let mut opened = open(OpenOptions { kind, bind, ..OpenOptions::default() })?;
+    let Some(carrier) = carrier else { return ping_stream(options, server) };
+    let mut opened = open(OpenOptions { bind, ..carrier })?;
     let datapath = opened.datapath.as_mut();
-    let dst = SocketAddr::new(server, if kind == Kind::Udp { PORT } else { 0 });
+    let dst = SocketAddr::new(server, if carrier.kind == Kind::Udp { PORT } else { 0 });
     let usable = usable(datapath, server)?;
     let mut times = Vec::new();
     let (mut arrival, mut lost) = (Arrival::default(), 0);

@@ -38,6 +38,48 @@ pub enum OpenError {
     /// The address to bind belongs to none of this host's interfaces.
     #[error("no interface of this host has the address {0}")]
     AddressNotAvailable(IpAddr),
+    /// AF_XDP is for processes with more rights than raw sockets need.
+    #[error(
+        "the XDP datapath needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW, on the machine itself and not \
+         in a user namespace alone. Grant them to the program: `sudo setcap \
+         cap_bpf,cap_net_admin,cap_net_raw+ep {program}`. Or do without: use another datapath \
+         (`--datapath raw`)",
+        program = program.display()
+    )]
+    MissingXdpPrivilege {
+        /// The program that lacks them.
+        program: PathBuf,
+    },
+    /// The kernel was built without AF_XDP or BPF, or is too old.
+    #[error(
+        "this kernel has no AF_XDP (it takes Linux 5.9 or newer with CONFIG_XDP_SOCKETS and \
+         CONFIG_BPF_SYSCALL): use another datapath (`--datapath raw`)"
+    )]
+    NoXdp,
+    /// No Ethernet device has the address to bind, or with a wildcard, it is not clear which is
+    /// meant.
+    #[error(
+        "the XDP datapath works on one Ethernet device, and {0} does not tell which: bind an address \
+         of the device (loopback has none), or use another datapath (`--datapath raw`)"
+    )]
+    NoDevice(IpAddr),
+    /// Another program is attached to the device, or another socket bound to its queues.
+    #[error(
+        "the XDP hook of device {device} is taken by another process (`ip link show {device}` tells \
+         by which program): one process at a time can use it. Use another datapath beside it \
+         (`--datapath raw`)"
+    )]
+    DeviceBusy {
+        /// The device.
+        device: String,
+    },
+    /// Packet memory shared with the kernel counts as locked, of which the process may not have so
+    /// much.
+    #[error(
+        "the process may not lock as much memory as AF_XDP shares with the kernel: raise the limit \
+         (`ulimit -l`, or LimitMEMLOCK= of a service) to 64 MB or more, or grant CAP_IPC_LOCK"
+    )]
+    LockedMemory,
     /// Every block of client ports is owned.
     #[error(
         "no client ports are free: all {} blocks of {} are owned",
@@ -63,9 +105,17 @@ impl OpenError {
 
     /// `CAP_NET_RAW` is missing from the program that runs.
     pub(crate) fn missing_privilege() -> Self {
-        let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("<program>"));
-        Self::MissingPrivilege { program }
+        Self::MissingPrivilege { program: program() }
     }
+
+    /// What XDP needs is missing from the program that runs.
+    pub(crate) fn missing_xdp_privilege() -> Self {
+        Self::MissingXdpPrivilege { program: program() }
+    }
+}
+
+fn program() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("<program>"))
 }
 
 #[cfg(test)]
@@ -81,5 +131,9 @@ mod tests {
             assert!(text.contains(part), "{text}");
         }
         assert!(text.contains(&program), "{text}");
+        let text = OpenError::missing_xdp_privilege().to_string();
+        for part in ["CAP_BPF", "setcap cap_bpf,cap_net_admin,cap_net_raw+ep", "--datapath raw"] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 }

@@ -8,6 +8,8 @@
 //!   the packets of its ports alone.
 //! - *packet*: the same packets, sent as whole frames by a packet socket. Devices that can are handed
 //!   segments to cut ([`Datapath::tso`]).
+//! - *xdp*: the same packets, past the kernel's stack: AF_XDP on one device. Needs `CAP_BPF` and
+//!   `CAP_NET_ADMIN` as well.
 //! - *udp*: the same bytes as the payload of UDP, for hosts without privileges.
 //!
 //! [`memory`] joins two endpoints of one process. Around any of them go decorators: [`fault`]
@@ -30,10 +32,12 @@ mod segment;
 mod socket;
 mod sys;
 mod udp;
+mod xdp;
 
 pub use datapath::{Caps, Datapath, DatapathStats, PathError, PathErrorKind, RxMeta, TxMeta};
 pub use error::OpenError;
 pub use open::{CLASS_SELECTORS, Kind, OpenOptions, Opened, PRIORITIES, open};
+pub use xdp::{XdpHook, XdpOptions};
 
 /// IP protocol number of SMT unless configured otherwise (RFC 3692; `docs/spec.md`, 2).
 pub const DEFAULT_PROTOCOL: u8 = 253;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
 use crate::ports::{FIRST_BLOCK, PortClaim};
+use crate::xdp::{self, XdpOptions};
 use crate::{DEFAULT_PROTOCOL, Datapath, OpenError, packet, raw, udp};
 
 /// Which datapath to open.
@@ -17,6 +18,11 @@ pub enum Kind {
     /// `ethtool -k`). What it sends passes no output hook of the host (nftables) and no IPsec
     /// policy. Needs `CAP_NET_RAW`.
     Packet,
+    /// AF_XDP: straight to and from the device of the address bound to. What it
+    /// sends and receives passes neither hooks of the host (nftables, but for `ingress`) nor packet
+    /// captures. Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_NET_RAW`, and a device of which no other
+    /// process has taken the XDP hook.
+    Xdp,
     /// UDP, for hosts without privileges.
     Udp,
 }
@@ -36,6 +42,8 @@ pub struct OpenOptions {
     pub protocol: u8,
     /// The DSCP (6 bits) that packets of each priority carry; `None` leaves them unmarked.
     pub dscp: Option<[u8; PRIORITIES]>,
+    /// Of effect with [`Kind::Xdp`] alone.
+    pub xdp: XdpOptions,
 }
 
 /// Priority levels of packets.
@@ -55,6 +63,7 @@ impl Default for OpenOptions {
             client: true,
             protocol: DEFAULT_PROTOCOL,
             dscp: Some(CLASS_SELECTORS),
+            xdp: XdpOptions::default(),
         }
     }
 }
@@ -78,17 +87,18 @@ const FOREIGN_PROTOCOLS: [u8; 15] = [0, 1, 2, 6, 17, 41, 43, 44, 50, 51, 58, 59,
 /// # Errors
 /// See [`OpenError`].
 pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
-    let OpenOptions { kind, bind, listen, client, protocol, dscp } = options;
+    let OpenOptions { kind, bind, listen, client, protocol, dscp, xdp: _ } = options;
     match kind {
-        Kind::Raw | Kind::Packet if FOREIGN_PROTOCOLS.contains(&protocol) => {
+        Kind::Raw | Kind::Packet | Kind::Xdp if FOREIGN_PROTOCOLS.contains(&protocol) => {
             Err(OpenError::ForeignProtocol(protocol))
         }
-        Kind::Raw | Kind::Packet => {
+        Kind::Raw | Kind::Packet | Kind::Xdp => {
             let claim = PortClaim::new(protocol, listen, client)?;
             let ports = claim.ports();
             Ok(Opened {
                 datapath: match kind {
                     Kind::Packet => Box::new(packet::open(protocol, bind, claim, dscp)?),
+                    Kind::Xdp => Box::new(xdp::open(&options, claim)?),
                     _ => Box::new(raw::open(protocol, bind, claim, dscp)?),
                 },
                 listen: ports.listen.map(|port| SocketAddr::new(bind, port)),

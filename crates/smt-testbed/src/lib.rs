@@ -57,4 +57,4 @@ pub use delay::{DelayLink, DelayStats};
 pub use harness::{Trial, main, test};
 pub use namespace::{Namespace, loopback};
 pub use pair::{Pair, PairOptions, Wire, pair};
-pub use privilege::{enter, is_privileged};
+pub use privilege::{enter, is_privileged, may_use_bpf};

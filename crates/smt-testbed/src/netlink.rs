@@ -45,6 +45,8 @@ pub(crate) struct NewLink<'a> {
     pub(crate) mtu: u32,
     /// Most segments the stack may hand over as one packet; the kernel's own bound if `None`.
     pub(crate) max_segments: Option<u32>,
+    /// Queues in each direction; as the kernel sets them if `None`.
+    pub(crate) queues: Option<u32>,
 }
 
 /// A netlink socket in the namespace of the thread that opened it.
@@ -311,6 +313,8 @@ fn attributes(link: &NewLink<'_>) -> Vec<LinkAttribute> {
     ];
     attributes.extend(link.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
     attributes.extend(link.max_segments.map(LinkAttribute::GsoMaxSegs));
+    attributes.extend(link.queues.map(LinkAttribute::NumTxQueues));
+    attributes.extend(link.queues.map(LinkAttribute::NumRxQueues));
     attributes
 }
 

@@ -51,11 +51,19 @@ pub struct PairOptions {
     /// An IPv4 network, with the bits of its prefix, that `b` believes to lie behind `a`: packets that `a` sends
     /// under addresses in it are plausible, and answers to them go to `a`, which drops them. None unless set.
     pub behind_a: Option<(Ipv4Addr, u8)>,
+    /// Queues of each end of a [`Wire::Veth`] in each direction. As the kernel sets them (one) unless set.
+    pub queues: Option<u32>,
 }
 
 impl Default for PairOptions {
     fn default() -> Self {
-        PairOptions { mtu: 1500, wire: Wire::Veth, static_neighbours: true, behind_a: None }
+        PairOptions {
+            mtu: 1500,
+            wire: Wire::Veth,
+            static_neighbours: true,
+            behind_a: None,
+            queues: None,
+        }
     }
 }
 
@@ -145,6 +153,7 @@ impl Pair {
             mtu: options.mtu,
             // The forwarder sends frames as it got them, so they have to be of a size that fits.
             max_segments: delayed.then_some(1),
+            queues: options.queues,
         };
         let a = link(&self.a_name, &self.a, Some(self.a_mac));
         let b = link(&self.b_name, &self.b, Some(self.b_mac));

@@ -10,6 +10,7 @@ use nix::unistd::{getegid, geteuid};
 const CAP_NET_ADMIN: u64 = 1 << 12;
 const CAP_NET_RAW: u64 = 1 << 13;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_BPF: u64 = 1 << 39;
 const NEEDED: u64 = CAP_NET_ADMIN | CAP_NET_RAW | CAP_SYS_ADMIN;
 
 /// Gives this process the right to make test hosts.
@@ -49,6 +50,15 @@ pub fn is_privileged() -> bool {
         .ok()
         .and_then(|status| effective_capabilities(&status))
         .is_some_and(|held| held & NEEDED == NEEDED)
+}
+
+/// Whether this process may load BPF programs and attach them to devices, which no user namespace gives the right
+/// to. Tests that need it run as root; elsewhere they say that they were not run.
+pub fn may_use_bpf() -> bool {
+    let read = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+    let is_whole = read("uid_map").split_whitespace().eq(["0", "0", "4294967295"]);
+    let needed = CAP_BPF | CAP_NET_ADMIN;
+    is_whole && effective_capabilities(&read("status")).is_some_and(|held| held & needed == needed)
 }
 
 /// The effective capability set in the text of a /proc/PID/status file.

@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::tls::pool::PoolConfig;
 use crate::tls::{ClientTls, ServerTls};
 
-pub use smt_datapath::{CLASS_SELECTORS, Kind as DatapathKind};
+pub use smt_datapath::{CLASS_SELECTORS, Kind as DatapathKind, XdpHook, XdpOptions};
 
 /// How an [`Engine`] waits for packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +91,7 @@ pub struct Builder {
     datapath: DatapathKind,
     protocol: u8,
     dscp: Option<[u8; PRIORITIES]>,
+    xdp: XdpOptions,
     pub(crate) wait: Wait,
     core: Config,
     pub(crate) connect_timeout: Duration,
@@ -112,6 +113,7 @@ impl Default for Builder {
             datapath: DatapathKind::Raw,
             protocol: smt_datapath::DEFAULT_PROTOCOL,
             dscp: Some(smt_datapath::CLASS_SELECTORS),
+            xdp: XdpOptions::default(),
             wait: Wait::default(),
             core: Config::default(),
             connect_timeout: Duration::from_secs(5),
@@ -196,6 +198,14 @@ impl Builder {
     #[must_use]
     pub fn dscp(mut self, dscp: Option<[u8; PRIORITIES]>) -> Self {
         self.dscp = dscp;
+        self
+    }
+
+    /// Where the XDP program runs and the like; of effect with [`DatapathKind::Xdp`] alone. By default
+    /// the kernel does the best that the device can.
+    #[must_use]
+    pub fn xdp(mut self, xdp: XdpOptions) -> Self {
+        self.xdp = xdp;
         self
     }
 
@@ -295,6 +305,7 @@ impl Builder {
             client,
             protocol: self.protocol,
             dscp: self.dscp,
+            xdp: self.xdp,
         })?;
         self.engine_over(opened)
     }

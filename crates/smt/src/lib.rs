@@ -33,7 +33,9 @@ mod error;
 pub mod ticket;
 pub mod tls;
 
-pub use builder::{BindError, Builder, CLASS_SELECTORS, DatapathKind, Faults, Wait};
+pub use builder::{
+    BindError, Builder, CLASS_SELECTORS, DatapathKind, Faults, Wait, XdpHook, XdpOptions,
+};
 pub use endpoint::{Call, Connecting, EarlyCall, Endpoint, Incoming, Session};
 pub use engine::{CallOptions, ConnectOptions, Engine, Event};
 pub use error::{CallError, CloseReason, ConnectError, ErrorReply, StartError, UpdateError};

@@ -53,6 +53,15 @@ impl RawAddress {
     }
 }
 
+/// Bytes of an address of `family`, if it is one of IP's.
+pub(crate) fn len(family: i32) -> Option<usize> {
+    match family {
+        libc::AF_INET => Some(LEN_V4),
+        libc::AF_INET6 => Some(LEN_V6),
+        _ => None,
+    }
+}
+
 /// Reads a `sockaddr_in` or `sockaddr_in6`.
 pub(crate) fn decode(raw: &[u8]) -> Option<SocketAddr> {
     let family = u16::from_ne_bytes(*raw.first_chunk()?);

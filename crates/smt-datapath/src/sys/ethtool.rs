@@ -8,12 +8,24 @@ const SIOCETHTOOL: u64 = 0x8946;
 const GET_SET_INFO: u32 = 0x37;
 const GET_STRINGS: u32 = 0x1b;
 const GET_FEATURES: u32 = 0x3a;
+const GET_CHANNELS: u32 = 0x3c;
 /// The string set with the names of features.
 const FEATURES: u32 = 4;
 /// Bytes of a name, in words.
 const NAME_WORDS: usize = 8;
 /// Most features a kernel may name; those of today have some sixty.
 const MAX_FEATURES: usize = 4096;
+
+/// Receive queues that the device called `name` in the network namespace of `socket` uses; 1 if it
+/// does not tell.
+pub(crate) fn rx_queues(socket: &UdpSocket, name: &str) -> u32 {
+    // The command, four maxima, then how many there are: receive, send, other and combined ones.
+    let mut channels = [GET_CHANNELS, 0, 0, 0, 0, 0, 0, 0, 0];
+    match request(socket, name, &mut channels) {
+        Ok(()) => channels[5].saturating_add(channels[8]).max(1),
+        Err(_) => 1,
+    }
+}
 
 /// Names of the features that are switched on at the device called `name` in the network namespace of
 /// `socket`, which may be any.
@@ -56,7 +68,7 @@ fn request(socket: &UdpSocket, name: &str, words: &mut [u32]) -> io::Result<()> 
     }
     request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
     // SAFETY: the name ends with a zero, and the data leads to `words`, which outlive the call. The
-    // kernel writes no further than they reach: one word per bit of the mask asked for, as many
+    // kernel writes no further than they reach: the nine words of channels, one word per bit of the mask asked for, as many
     // blocks of features as `words` says there is room for, and names of which no kernel has as
     // many as `MAX_FEATURES`.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };

@@ -3,7 +3,12 @@
 
 pub(crate) mod address;
 pub(crate) mod batch;
+pub(crate) mod bpf;
 pub(crate) mod control;
+pub(crate) mod device;
 pub(crate) mod ethtool;
 mod fixed;
 pub(crate) mod option;
+pub(crate) mod ring;
+pub(crate) mod umem;
+pub(crate) mod xsk;

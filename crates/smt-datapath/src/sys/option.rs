@@ -36,6 +36,66 @@ pub(crate) fn get(socket: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
     check(result).map(|()| value)
 }
 
+/// Sets an option whose value is a C structure.
+///
+/// # Safety
+/// Every address in it must lead to what the option takes it for, for as long as the option says.
+pub(crate) unsafe fn set_struct<T>(
+    socket: impl AsFd,
+    level: i32,
+    name: i32,
+    value: &T,
+) -> io::Result<()> {
+    // SAFETY: pointer and length describe `value`, which outlives the call; the kernel reads it. The
+    // caller answers for addresses in it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            (&raw const *value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    };
+    check(result)
+}
+
+/// Reads an option whose value is a C structure of integers. A kernel that knows fewer fields
+/// leaves the last ones as they are.
+pub(crate) fn get_struct<T: Integers>(
+    socket: impl AsFd,
+    level: i32,
+    name: i32,
+    value: &mut T,
+) -> io::Result<()> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: pointer and length describe `value`, which outlives the call; the kernel writes at
+    // most `len` bytes, and any bytes are integers.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            (&raw mut *value).cast(),
+            &raw mut len,
+        )
+    };
+    check(result)
+}
+
+/// C structures of nothing but integers, so that any bytes are a value.
+///
+/// # Safety
+/// They must be.
+pub(crate) unsafe trait Integers {}
+
+// SAFETY: linux/if_xdp.h.
+unsafe impl Integers for libc::xdp_options {}
+// SAFETY: as above.
+unsafe impl Integers for libc::xdp_mmap_offsets {}
+// SAFETY: as above.
+unsafe impl Integers for libc::xdp_statistics {}
+
 /// Bytes of sent packets, by true size, that no device has finished with.
 pub(crate) fn unsent(socket: impl AsFd) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;

@@ -25,6 +25,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         let name = format!("{}_faults", kind(datapath));
         tests.push(test(&name, move || faults(datapath)));
     }
+    tests.extend(xdp());
     tests.push(test("both_ends_call_at_once", both_ends));
     tests.push(test("peer_identity", peer_identity));
     tests.push(test("large_message_with_loss", large_message_with_loss));
@@ -34,10 +35,30 @@ pub(crate) fn tests() -> Vec<Trial> {
     tests
 }
 
+/// The same over AF_XDP, which has no loopback.
+fn xdp() -> impl Iterator<Item = Trial> {
+    let may_run = smt_testbed::may_use_bpf();
+    if !may_run {
+        eprintln!(
+            "NOT RUN: calls over the XDP datapath, which needs CAP_BPF and CAP_NET_ADMIN on the \
+             machine itself: run them as root"
+        );
+    }
+    let mut tests = vec![test("xdp_faults", || faults(DatapathKind::Xdp))];
+    for v6 in [false, true] {
+        for mtu in [1280, 1500, 9000] {
+            let name = format!("xdp_{}_mtu_{mtu}", if v6 { "v6" } else { "v4" });
+            tests.push(test(&name, move || sizes_over_pair(DatapathKind::Xdp, v6, mtu)));
+        }
+    }
+    tests.into_iter().map(move |test| test.with_ignored_flag(!may_run))
+}
+
 fn kind(datapath: DatapathKind) -> &'static str {
     match datapath {
         DatapathKind::Raw => "raw",
         DatapathKind::Packet => "packet",
+        DatapathKind::Xdp => "xdp",
         DatapathKind::Udp => "udp",
     }
 }

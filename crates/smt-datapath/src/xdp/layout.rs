@@ -1,0 +1,95 @@
+//! How packet memory is divided, which depends on how long packets of a device can be.
+
+use crate::link::header::{ETHERNET_LEN, MAX_LEN};
+
+/// Bytes before a received packet that the kernel keeps for itself (`XDP_PACKET_HEADROOM`).
+const RX_HEADROOM: usize = 256;
+/// Where an SMT packet begins in a frame to send: Ethernet and IPv6 headers fit before it, and its
+/// payload is aligned.
+pub(super) const TX_HEADROOM: usize = 64;
+const SMALL_CHUNK: usize = 2048;
+/// The kernel takes no larger ones without huge pages.
+const LARGE_CHUNK: usize = 4096;
+/// Most pieces that the kernel makes one packet of (`MAX_SKB_FRAGS` + 1).
+const MAX_PIECES: usize = 17;
+/// Chunks to send from, and places in those rings.
+const TX_CHUNKS: u32 = 2048;
+/// Chunks to receive into: of one queue, of all of them together, and of one of very many.
+const MAX_RX_CHUNKS: u32 = 2048;
+const ALL_RX_CHUNKS: u32 = 8192;
+const MIN_RX_CHUNKS: u32 = 256;
+
+const _: () = assert!(MAX_LEN <= TX_HEADROOM);
+
+/// How the packet memory of a queue is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// Bytes of a chunk.
+    pub(super) chunk_len: usize,
+    /// Chunks to receive into; a power of two.
+    pub(super) rx_chunks: u32,
+    /// Chunks to send from; a power of two.
+    pub(super) tx_chunks: u32,
+    /// Adjacent chunks that one packet is sent from.
+    pub(super) chunks_per_frame: usize,
+    /// Longest IP packet, in bytes, that can be sent and received.
+    pub(super) max_ip_packet: usize,
+}
+
+impl Layout {
+    /// For a device whose IP packets have up to `mtu` bytes, on which `queues` queues are used.
+    /// Without `multi_chunk` each packet has to fit one chunk.
+    pub(super) fn new(mtu: usize, queues: usize, multi_chunk: bool) -> Self {
+        let fits = |chunk: usize| chunk - RX_HEADROOM - ETHERNET_LEN;
+        let chunk_len = if mtu <= fits(SMALL_CHUNK) { SMALL_CHUNK } else { LARGE_CHUNK };
+        let most = if multi_chunk { MAX_PIECES * fits(chunk_len) } else { fits(chunk_len) };
+        let max_ip_packet = mtu.min(most).min(65_535);
+        let queues = u32::try_from(queues.max(1)).unwrap_or(u32::MAX).next_power_of_two();
+        Self {
+            chunk_len,
+            rx_chunks: (ALL_RX_CHUNKS / queues).clamp(MIN_RX_CHUNKS, MAX_RX_CHUNKS),
+            tx_chunks: TX_CHUNKS,
+            chunks_per_frame: (TX_HEADROOM + max_ip_packet).div_ceil(chunk_len),
+            max_ip_packet,
+        }
+    }
+
+    /// Whether packets of `mtu` bytes take several chunks.
+    pub(super) fn needs_multi_chunk(mtu: usize) -> bool {
+        Self::new(mtu, 1, false).max_ip_packet < mtu.min(65_535)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_fit_their_chunks() {
+        let layout = |mtu, multi| Layout::new(mtu, 1, multi);
+        assert_eq!(layout(1500, false).chunk_len, 2048);
+        assert_eq!(layout(1500, false).chunks_per_frame, 1);
+        assert_eq!(layout(1778, false), layout(1778, true));
+        assert_eq!(layout(1779, false).chunk_len, 4096);
+        assert_eq!(layout(9000, false).max_ip_packet, 3826);
+        assert_eq!(layout(9000, true).max_ip_packet, 9000);
+        assert_eq!(layout(9000, true).chunks_per_frame, 3);
+        assert_eq!(layout(65_536, true).max_ip_packet, 65_042);
+        for mtu in [1280, 1500, 1778, 1779, 3826, 3827, 9000, 65_535] {
+            let layout = layout(mtu, Layout::needs_multi_chunk(mtu));
+            assert!(
+                TX_HEADROOM + layout.max_ip_packet <= layout.chunks_per_frame * layout.chunk_len
+            );
+            assert!(layout.chunks_per_frame <= MAX_PIECES);
+        }
+        assert!(!Layout::needs_multi_chunk(3826) && Layout::needs_multi_chunk(3827));
+    }
+
+    #[test]
+    fn many_queues_share_the_memory() {
+        let chunks = |queues| Layout::new(1500, queues, false).rx_chunks;
+        assert_eq!((chunks(0), chunks(1), chunks(4), chunks(5)), (2048, 2048, 2048, 1024));
+        assert_eq!((chunks(16), chunks(64)), (512, 256));
+        assert!(chunks(7).is_power_of_two());
+    }
+}

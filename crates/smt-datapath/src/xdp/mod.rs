@@ -1,0 +1,466 @@
+//! SMT over AF_XDP: packets between this process and a device, past the kernel's stack.
+//!
+//! One device, that of the address bound to, with all its receive queues. A program attached to it
+//! ([`program`]) takes our packets as they come in; they are read where the device or its driver
+//! put them. Packets to hosts behind that device are written straight into memory that it sends
+//! from, through its first queue.
+//!
+//! Everything else goes through a raw socket beside ([`crate::raw`]): packets to other devices and
+//! to this host itself, those to neighbours whose Ethernet address the kernel has still to find out
+//! (it does so because it sends them), and what the program lets pass. That socket also hears what
+//! the network says of packets, and its existence keeps the kernel from answering ours with "no
+//! such protocol".
+
+mod asm;
+mod attach;
+mod frames;
+mod layout;
+mod program;
+mod queue;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFlags, epoll};
+
+use self::attach::{Attached, attach};
+use self::layout::TX_HEADROOM;
+use self::program::Ours;
+use self::queue::{Place, Queue};
+use crate::link::header;
+use crate::link::netlink::Netlink;
+use crate::link::paths::Paths;
+use crate::ports::PortClaim;
+use crate::raw::{self, Native};
+use crate::socket::{SocketDatapath, wait_for};
+use crate::sys::bpf::Hook;
+use crate::sys::device::{self, Device};
+use crate::{
+    Caps, Datapath, DatapathStats, OpenError, OpenOptions, PRIORITIES, PathError, PathErrorKind,
+    RxMeta, TxMeta,
+};
+
+/// Packets taken between flushes; as many as the raw socket takes.
+const TX_BURST: usize = crate::socket::TX_BURST;
+const RX_BURST: usize = 64;
+/// Turns of `recv` of which one looks at the raw socket first, so that it never starves.
+const RAW_TURNS: u32 = 32;
+/// How often the raw socket is looked at in turns that find nothing else. It costs a system call
+/// there, and the queues cost none.
+const RAW_PACE: Duration = Duration::from_micros(50);
+/// How soon packets that the kernel did not take are offered again.
+const STALL_PACE: Duration = Duration::from_micros(200);
+
+/// Where the XDP program is to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpHook {
+    /// In the device's driver, or in the stack if the driver cannot.
+    #[default]
+    Auto,
+    /// In the driver.
+    Driver,
+    /// In the stack, with any device.
+    Generic,
+}
+
+/// What to do differently with [`Kind::Xdp`](crate::Kind::Xdp).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct XdpOptions {
+    /// Where the program runs.
+    pub hook: XdpHook,
+    /// Have packets copied even if the driver could do without.
+    pub copy: bool,
+    /// Have the device's queues handled in this process's calls, for this many microseconds at a
+    /// time (`SO_PREFER_BUSY_POLL`), instead of by interrupts.
+    pub busy_poll_us: Option<u32>,
+}
+
+/// Attaches to the device of `options.bind`.
+pub(crate) fn open(options: &OpenOptions, claim: PortClaim) -> Result<XdpDatapath, OpenError> {
+    let OpenOptions { bind, protocol, dscp, xdp, .. } = *options;
+    let ports = claim.ports();
+    // First: whatever passes the program has somewhere to go.
+    let raw = raw::open(protocol, bind, claim, dscp)?;
+    let device = choose_device(bind)?;
+    let mtu = Netlink::open()
+        .and_then(|mut netlink| netlink.device(device.index))
+        .map_err(OpenError::io("ask the kernel for the device's MTU"))?
+        .mtu;
+    let addresses = match bind.is_unspecified() {
+        false => vec![bind],
+        true => {
+            device.addresses.iter().copied().filter(|a| a.is_ipv4() == bind.is_ipv4()).collect()
+        }
+    };
+    let ours = Ours { protocol, addresses, ports };
+    let attached = attach(&device.name, device.index, mtu, &ours, xdp)?;
+    let paths = Paths::open(protocol).map_err(OpenError::io("watch routes and neighbours"))?;
+    let epoll =
+        epoll_over(&attached, raw.fd()).map_err(OpenError::io("make an epoll descriptor"))?;
+    let header = if bind.is_ipv4() { header::V4_LEN } else { header::V6_LEN };
+    let max_packet = attached.layout.max_ip_packet - header;
+    let rx_capacity = attached.queues.iter().map(Queue::rx_capacity).sum();
+    let caps = Caps {
+        name: match (attached.hook, attached.queues.iter().all(Queue::is_zero_copy)) {
+            (Hook::Generic, _) => "xdp-generic",
+            (Hook::Driver, false) => "xdp",
+            (Hook::Driver, true) => "xdp-zerocopy",
+        },
+        max_packet,
+        tx_burst: TX_BURST,
+        rx_burst: RX_BURST,
+        rx_capacity,
+        ..raw.caps()
+    };
+    Ok(XdpDatapath {
+        raw,
+        attached,
+        paths,
+        device,
+        local: Some(bind).filter(|bind| !bind.is_unspecified()),
+        traffic_classes: dscp.unwrap_or_default().map(|dscp| dscp << 2),
+        caps,
+        epoll,
+        lent: Lent::Nothing,
+        lost: vec![0; max_packet],
+        queued: 0,
+        stalled: None,
+        burst: Vec::with_capacity(RX_BURST),
+        places: Vec::with_capacity(RX_BURST),
+        burst_is_raw: false,
+        next_queue: 0,
+        turns: 0,
+        raw_looked_at: Instant::now(),
+        raw_left_out: false,
+        stats: DatapathStats::default(),
+    })
+}
+
+/// The device that has the address, or for a wildcard the only one there is or else the one of the
+/// default route.
+fn choose_device(bind: IpAddr) -> Result<Device, OpenError> {
+    let mut devices = device::devices().map_err(OpenError::io("list the devices"))?;
+    devices.retain(|device| device.is_ethernet);
+    let of = |address: IpAddr| {
+        devices.iter().find(|device| device.addresses.contains(&address)).cloned()
+    };
+    if !bind.is_unspecified() {
+        return of(bind).ok_or(OpenError::NoDevice(bind));
+    }
+    let mut usable = devices.iter().filter(|device| {
+        device.is_up && device.addresses.iter().any(|a| a.is_ipv4() == bind.is_ipv4())
+    });
+    match (usable.next(), usable.next()) {
+        (Some(device), None) => Ok(device.clone()),
+        _ => default_source(bind).and_then(of).ok_or(OpenError::NoDevice(bind)),
+    }
+}
+
+/// Our address towards the rest of the world.
+fn default_source(any: IpAddr) -> Option<IpAddr> {
+    let outside: SocketAddr = match any {
+        IpAddr::V4(_) => ([192, 0, 2, 1], 9).into(),
+        IpAddr::V6(_) => ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(outside).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
+fn epoll_over(attached: &Attached, raw: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let queues = attached.queues.iter().map(AsFd::as_fd);
+    for fd in queues.chain([raw]) {
+        epoll::add(&epoll, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+    }
+    Ok(epoll)
+}
+
+/// What the caller of `frame` has.
+#[derive(Clone, Copy, Debug)]
+enum Lent {
+    Nothing,
+    /// A frame of the first queue.
+    Frame(usize),
+    /// Memory that leads nowhere: all frames are on their way.
+    Lost,
+}
+
+/// A packet of the current burst: the queue it came in on, where, and what of it is SMT's.
+struct Packet {
+    queue: usize,
+    place: Place,
+    payload: Range<usize>,
+    meta: RxMeta,
+}
+
+/// The XDP program, its sockets and the raw socket beside.
+pub(crate) struct XdpDatapath {
+    raw: SocketDatapath<Native>,
+    attached: Attached,
+    paths: Paths,
+    device: Device,
+    /// The address bound to, unless it is the wildcard.
+    local: Option<IpAddr>,
+    /// Traffic class octets by priority.
+    traffic_classes: [u8; PRIORITIES],
+    caps: Caps,
+    epoll: OwnedFd,
+    lent: Lent,
+    lost: Vec<u8>,
+    /// Packets since the last flush, the raw socket's included.
+    queued: usize,
+    /// The kernel has left packets in the ring; when to offer them again.
+    stalled: Option<Instant>,
+    burst: Vec<Packet>,
+    /// Empty between calls.
+    places: Vec<Place>,
+    /// The current burst is the raw socket's.
+    burst_is_raw: bool,
+    /// The queue to begin with, so that none starves.
+    next_queue: usize,
+    turns: u32,
+    /// When the raw socket was looked at.
+    raw_looked_at: Instant,
+    /// It was left out since then.
+    raw_left_out: bool,
+    stats: DatapathStats,
+}
+
+impl XdpDatapath {
+    /// Receives a burst from the queues; returns how many packets it has.
+    fn receive(&mut self) -> usize {
+        self.burst.clear();
+        let count = self.attached.queues.len();
+        for offset in 0..count {
+            let index = (self.next_queue + offset) % count;
+            let room = RX_BURST - self.burst.len();
+            let queue = &mut self.attached.queues[index];
+            if queue.receive(room, |place| self.places.push(place)) == 0 {
+                continue;
+            }
+            self.stats.rx_overruns += queue.newly_dropped();
+            for place in self.places.drain(..) {
+                // The stack would drop what does not parse too.
+                let Some(found) = header::parse(queue.received(&place)) else { continue };
+                let len = found.payload.len();
+                self.stats.rx_packets += 1;
+                self.stats.rx_bytes += len as u64;
+                let src = scoped(found.src, self.device.index);
+                let meta = RxMeta { src, dst: found.dst, len, ip_id: found.ip_id };
+                self.burst.push(Packet { queue: index, place, payload: found.payload, meta });
+            }
+        }
+        self.next_queue = (self.next_queue + 1) % count.max(1);
+        self.burst.len()
+    }
+
+    /// Receives a burst from the raw socket.
+    fn receive_raw(&mut self, now: Instant) -> io::Result<usize> {
+        self.raw_looked_at = now;
+        self.raw_left_out = false;
+        let count = self.raw.recv()?;
+        self.burst_is_raw = count > 0;
+        Ok(count)
+    }
+
+    /// Sends the packet in `frame` of the first queue, if it goes to a host behind the device whose
+    /// Ethernet address is known.
+    fn send(&mut self, frame: usize, meta: &TxMeta) -> bool {
+        let src = self.local.or(meta.src);
+        let Some(path) = self.paths.next(meta.dst.ip(), src) else { return false };
+        let headers = path.template.len();
+        let ip_packet = headers - header::ETHERNET_LEN + meta.len;
+        let scope = match meta.dst {
+            SocketAddr::V6(dst) => dst.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        let is_ours = path.device == self.device.index && [0, path.device].contains(&scope);
+        if !is_ours || ip_packet > path.mtu {
+            return false;
+        }
+        let class = self.traffic_classes[usize::from(meta.priority).min(PRIORITIES - 1)];
+        let Some(queue) = self.attached.queues.first_mut() else { return false };
+        let start = TX_HEADROOM - headers;
+        path.template.write(meta.len, class, &mut queue.frame_mut(frame)[start..TX_HEADROOM]);
+        if !queue.send(frame, start..TX_HEADROOM + meta.len) {
+            return false;
+        }
+        self.lent = Lent::Nothing;
+        self.stats.tx_packets += 1;
+        self.stats.tx_bytes += meta.len as u64;
+        true
+    }
+
+    /// Sends the packet in `frame` of the first queue by the raw socket; the frame stays lent.
+    fn send_raw(&mut self, frame: usize, meta: TxMeta) {
+        let Some(queue) = self.attached.queues.first_mut() else { return };
+        let packet = &queue.frame_mut(frame)[TX_HEADROOM..TX_HEADROOM + meta.len];
+        // It takes as many packets between flushes as this datapath does.
+        match self.raw.frame() {
+            Some(room) => {
+                room[..meta.len].copy_from_slice(packet);
+                self.raw.commit(meta);
+            }
+            None => self.stats.tx_errors += 1,
+        }
+    }
+
+    fn flush_queue(&mut self) {
+        let Some(queue) = self.attached.queues.first_mut() else { return };
+        self.stalled = if queue.flush() { None } else { Some(Instant::now() + STALL_PACE) };
+    }
+}
+
+impl Datapath for XdpDatapath {
+    fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    fn frame(&mut self) -> Option<&mut [u8]> {
+        if self.queued == TX_BURST {
+            return None;
+        }
+        let queue = self.attached.queues.first_mut()?;
+        if let Lent::Nothing = self.lent {
+            self.lent = match queue.take_frame() {
+                Some(frame) => Lent::Frame(frame),
+                None => Lent::Lost,
+            };
+        }
+        match self.lent {
+            Lent::Frame(frame) => {
+                let end = TX_HEADROOM + self.caps.max_packet;
+                Some(&mut queue.frame_mut(frame)[TX_HEADROOM..end])
+            }
+            Lent::Nothing | Lent::Lost => Some(&mut self.lost),
+        }
+    }
+
+    fn commit(&mut self, meta: TxMeta) {
+        assert!(self.queued < TX_BURST, "commit without a frame");
+        assert!(meta.len <= self.caps.max_packet, "packet of {} bytes", meta.len);
+        self.queued += 1;
+        match self.lent {
+            Lent::Frame(frame) => {
+                if !self.send(frame, &meta) {
+                    self.send_raw(frame, meta);
+                }
+            }
+            Lent::Lost => {
+                self.stats.tx_errors += 1;
+                self.lent = Lent::Nothing;
+            }
+            Lent::Nothing => panic_without_frame(),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.queued = 0;
+        // First, since what goes to a new destination is left to the kernel before the rest.
+        if self.raw.has_queued() {
+            self.raw.flush()?;
+        }
+        self.flush_queue();
+        self.paths.update();
+        Ok(())
+    }
+
+    fn backlog(&self) -> usize {
+        self.attached.queues.first().map_or(0, Queue::backlog) + self.raw.backlog()
+    }
+
+    fn recv(&mut self) -> io::Result<usize> {
+        if self.stalled.is_some_and(|due| due <= Instant::now()) {
+            self.flush_queue();
+        }
+        self.burst_is_raw = false;
+        self.turns = self.turns.wrapping_add(1);
+        if !self.turns.is_multiple_of(RAW_TURNS) {
+            let count = self.receive();
+            if count > 0 {
+                return Ok(count);
+            }
+            let now = Instant::now();
+            if now.duration_since(self.raw_looked_at) >= RAW_PACE {
+                return self.receive_raw(now);
+            }
+            self.raw_left_out = true;
+            return Ok(0);
+        }
+        match self.receive_raw(Instant::now())? {
+            0 => Ok(self.receive()),
+            count => Ok(count),
+        }
+    }
+
+    fn packet(&mut self, index: usize) -> (RxMeta, &mut [u8]) {
+        if self.burst_is_raw {
+            return self.raw.packet(index);
+        }
+        let packet = &self.burst[index];
+        let bytes = self.attached.queues[packet.queue].received(&packet.place);
+        (packet.meta, &mut bytes[packet.payload.clone()])
+    }
+
+    fn path_error(&mut self) -> Option<PathError> {
+        let error = self.raw.path_error()?;
+        if matches!(error.kind, PathErrorKind::MtuChanged(_)) {
+            self.paths.forget(error.dst.ip());
+        }
+        Some(error)
+    }
+
+    fn path_mtu(&mut self, dst: IpAddr) -> io::Result<usize> {
+        self.raw.path_mtu(dst)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        // Whoever watches by edges would miss a packet of the raw socket for good.
+        let look = self.raw_left_out.then(|| self.raw_looked_at + RAW_PACE);
+        self.stalled.into_iter().chain(look).min()
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let until_due = self.next_due().map(|due| due.saturating_duration_since(Instant::now()));
+        let timeout = timeout.into_iter().chain(until_due).min();
+        wait_for(self.epoll.as_fd(), PollFlags::IN, timeout)?;
+        // Looks for errors on the raw socket.
+        self.raw.wait(Some(Duration::ZERO))
+    }
+
+    fn stats(&self) -> DatapathStats {
+        let (own, raw) = (self.stats, self.raw.stats());
+        DatapathStats {
+            tx_packets: own.tx_packets + raw.tx_packets,
+            tx_bytes: own.tx_bytes + raw.tx_bytes,
+            tx_errors: own.tx_errors + raw.tx_errors,
+            rx_packets: own.rx_packets + raw.rx_packets,
+            rx_bytes: own.rx_bytes + raw.rx_bytes,
+            rx_overruns: own.rx_overruns + raw.rx_overruns,
+            path_lookups: self.paths.lookups(),
+            ..own
+        }
+    }
+}
+
+#[cold]
+#[allow(clippy::panic)]
+fn panic_without_frame() -> ! {
+    panic!("commit without a frame")
+}
+
+/// A sender's address, with the device where it means nothing without.
+fn scoped(ip: IpAddr, ifindex: u32) -> SocketAddr {
+    match ip {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, 0, 0, ifindex).into(),
+        ip => SocketAddr::new(ip, 0),
+    }
+}

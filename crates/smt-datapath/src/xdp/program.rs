@@ -1,0 +1,326 @@
+//! The XDP program: packets of ours go to the AF_XDP socket of the queue they came in on, and
+//! everything else on its usual way.
+//!
+//! *Ours* is what the raw datapath would receive as well, in its plainest form: Ethernet, IPv4
+//! without options or fragments, or IPv6 without extension headers, our protocol number, an address
+//! and a port of ours. Every other packet passes untouched, other forms of ours among them (tagged
+//! with a VLAN, fragmented, to an address that the host got later): the stack brings those to the
+//! raw socket beside. So does what comes in on a queue without a socket.
+
+use std::net::IpAddr;
+
+use super::asm::{Assembler, Label, Register, When, Width};
+use crate::ports::{BLOCK_LEN, Ports};
+use crate::sys::bpf::Instruction;
+
+/// Addresses a program looks for at most; packets to further ones pass.
+pub(super) const MAX_ADDRESSES: usize = 32;
+
+/// Offsets of `struct xdp_md`.
+const CONTEXT_DATA: i16 = 0;
+const CONTEXT_DATA_END: i16 = 4;
+const CONTEXT_QUEUE: i16 = 16;
+/// bpf_redirect_map
+const REDIRECT_MAP: i32 = 51;
+
+const ETHERNET: i16 = 14;
+const ETHERTYPE: i16 = 12;
+const ETHERTYPE_V4: u16 = 0x0800;
+const ETHERTYPE_V6: u16 = 0x86dd;
+const V4_HEADER: i16 = 20;
+const V6_HEADER: i16 = 40;
+/// Bytes of the SMT header that are read: its ports.
+const PORTS: i16 = 4;
+
+/// What becomes of a packet (`enum xdp_action`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub(super) enum Verdict {
+    /// It is dropped.
+    #[cfg(test)]
+    Drop = 1,
+    /// It goes to the stack.
+    Pass = 2,
+}
+
+/// Which packets are ours.
+#[derive(Clone, Debug)]
+pub(super) struct Ours {
+    /// IP protocol number.
+    pub(super) protocol: u8,
+    /// Addresses that packets are sent to; at most [`MAX_ADDRESSES`] count.
+    pub(super) addresses: Vec<IpAddr>,
+    /// SMT ports that they are sent to.
+    pub(super) ports: Ports,
+}
+
+/// Writes the program. `map` is this process's descriptor of the map of sockets by queue;
+/// `without_socket` becomes of packets of ours on a queue that has none there.
+pub(super) fn program(ours: &Ours, map: i32, without_socket: Verdict) -> Vec<Instruction> {
+    use Register::{R0, R1, R2, R3, R4, R5};
+
+    let mut code = Assembler::default();
+    if ours.addresses.is_empty() || ours.ports == Ports::default() {
+        // The kernel refuses instructions that cannot be reached.
+        code.set(R0, Verdict::Pass as i32);
+        code.exit();
+        return code.finish();
+    }
+    let (v4, v6) = (code.label(), code.label());
+    let (port, take, pass) = (code.label(), code.label(), code.label());
+
+    code.load(Width::B4, R2, R1, CONTEXT_DATA);
+    code.load(Width::B4, R3, R1, CONTEXT_DATA_END);
+    // Both kinds are at least as long as the shorter: one check for the Ethernet header too.
+    require(&mut code, ETHERNET + V4_HEADER + PORTS, pass);
+    code.load(Width::B2, R5, R2, ETHERTYPE);
+    code.jump_if_value(R5, When::Equal, be16(ETHERTYPE_V4), v4);
+    code.jump_if_value(R5, When::Equal, be16(ETHERTYPE_V6), v6);
+    code.jump_to(pass);
+
+    code.place(v4);
+    code.load(Width::B1, R5, R2, ETHERNET);
+    code.jump_if_value(R5, When::NotEqual, 0x45, pass);
+    // More fragments, or a fragment's offset.
+    code.load(Width::B2, R5, R2, ETHERNET + 6);
+    code.and(R5, be16(0x3fff));
+    code.jump_if_value(R5, When::NotEqual, 0, pass);
+    code.load(Width::B1, R5, R2, ETHERNET + 9);
+    code.jump_if_value(R5, When::NotEqual, ours.protocol.into(), pass);
+    code.load(Width::B2, R5, R2, ETHERNET + V4_HEADER + 2);
+    code.load(Width::B4, R4, R2, ETHERNET + 16);
+    for address in ours.addresses.iter().take(MAX_ADDRESSES) {
+        if let IpAddr::V4(address) = address {
+            code.jump_if_value(R4, When::Equal, u32::from_ne_bytes(address.octets()), port);
+        }
+    }
+    code.jump_to(pass);
+
+    code.place(v6);
+    require(&mut code, ETHERNET + V6_HEADER + PORTS, pass);
+    code.load(Width::B1, R5, R2, ETHERNET + 6);
+    code.jump_if_value(R5, When::NotEqual, ours.protocol.into(), pass);
+    code.load(Width::B2, R5, R2, ETHERNET + V6_HEADER + 2);
+    for address in ours.addresses.iter().take(MAX_ADDRESSES) {
+        if let IpAddr::V6(address) = address {
+            let next = code.label();
+            for (word, offset) in address.octets().chunks_exact(4).zip((24..).step_by(4)) {
+                let word = word.first_chunk().map_or(0, |word| u32::from_ne_bytes(*word));
+                code.load(Width::B4, R4, R2, ETHERNET + offset);
+                code.jump_if_value(R4, When::NotEqual, word, next);
+            }
+            code.jump_to(port);
+            code.place(next);
+        }
+    }
+    code.jump_to(pass);
+
+    code.place(port);
+    code.swap_be16(R5);
+    if let Some(listen) = ours.ports.listen {
+        code.jump_if_value(R5, When::Equal, listen.into(), take);
+    }
+    if let Some(base) = ours.ports.block {
+        code.and(R5, (!(BLOCK_LEN - 1)).into());
+        code.jump_if_value(R5, When::Equal, base.into(), take);
+    }
+    code.jump_to(pass);
+
+    code.place(take);
+    code.load(Width::B4, R2, R1, CONTEXT_QUEUE);
+    code.load_map(R1, map);
+    code.set(R3, without_socket as i32);
+    code.call(REDIRECT_MAP);
+    code.exit();
+
+    code.place(pass);
+    code.set(R0, Verdict::Pass as i32);
+    code.exit();
+    code.finish()
+}
+
+/// Goes to `pass` unless the packet (R2 to R3) has `len` bytes. Uses R4.
+fn require(code: &mut Assembler, len: i16, pass: Label) {
+    code.copy(Register::R4, Register::R2);
+    code.add(Register::R4, len.into());
+    code.jump_if(Register::R4, When::Above, Register::R3, pass);
+}
+
+/// What a load of two bytes in network order yields.
+fn be16(value: u16) -> u32 {
+    value.to_be().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write as _};
+    use std::os::fd::{AsRawFd, OwnedFd};
+
+    use super::*;
+    use crate::sys::bpf;
+
+    const TAKEN: u32 = Verdict::Drop as u32;
+    const PASSED: u32 = Verdict::Pass as u32;
+
+    fn ours() -> Ours {
+        Ours {
+            protocol: 253,
+            addresses: ["192.0.2.1", "192.0.2.77", "2001:db8::1", "2001:db8::2"]
+                .map(|address| address.parse().unwrap())
+                .to_vec(),
+            ports: Ports { listen: Some(7000), block: Some(40_000) },
+        }
+    }
+
+    /// Loads the program, with an empty map, so that packets of ours get another verdict than
+    /// those that pass. `None`, and a word on standard error, without the right to.
+    fn load(ours: &Ours) -> Option<(OwnedFd, OwnedFd)> {
+        let loaded = bpf::socket_map("smt-test", 4).and_then(|map| {
+            let program = program(ours, map.as_raw_fd(), Verdict::Drop);
+            match bpf::load_xdp("smt-test", &program, true) {
+                Ok(program) => Ok((program, map)),
+                Err((error, _)) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+                Err((error, log)) => panic!("{error}: {log}"),
+            }
+        });
+        match loaded {
+            Ok(loaded) => Some(loaded),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+                // Not by a macro: the harness would keep it to itself.
+                let text = b"NOT RUN: XDP programs on this kernel (needs CAP_BPF, CAP_NET_ADMIN)\n";
+                io::stderr().write_all(text).unwrap();
+                None
+            }
+        }
+    }
+
+    fn frame(ethertype: u16, ip: &[u8], to: u16, payload: usize) -> Vec<u8> {
+        let mut frame = vec![2; 12];
+        frame.extend(ethertype.to_be_bytes());
+        frame.extend(ip);
+        frame.extend(9u16.to_be_bytes());
+        frame.extend(to.to_be_bytes());
+        frame.extend(vec![0; payload]);
+        frame
+    }
+
+    fn v4_header(dst: &str) -> Vec<u8> {
+        let mut header = vec![0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, 253, 0, 0, 10, 0, 0, 9];
+        header.extend(dst.parse::<std::net::Ipv4Addr>().unwrap().octets());
+        header
+    }
+
+    fn v6_header(dst: &str) -> Vec<u8> {
+        let mut header = vec![0x60, 0, 0, 0, 0, 24, 253, 64];
+        header.extend([9; 16]);
+        header.extend(dst.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        header
+    }
+
+    #[test]
+    fn plain_packets_to_our_ports_are_taken() {
+        let Some((program, _map)) = load(&ours()) else { return };
+        let run = |frame: &[u8]| bpf::run_xdp(&program, frame).unwrap();
+        for port in [7000, 40_000, 40_031] {
+            for address in ["192.0.2.1", "192.0.2.77"] {
+                assert_eq!(run(&frame(0x0800, &v4_header(address), port, 24)), TAKEN, "{port}");
+            }
+            for address in ["2001:db8::1", "2001:db8::2"] {
+                assert_eq!(run(&frame(0x86dd, &v6_header(address), port, 24)), TAKEN, "{port}");
+            }
+        }
+        // The shortest that has a port, and the longest.
+        assert_eq!(run(&frame(0x0800, &v4_header("192.0.2.1"), 7000, 0)), TAKEN);
+        assert_eq!(run(&frame(0x86dd, &v6_header("2001:db8::1"), 7000, 0)), TAKEN);
+        assert_eq!(run(&frame(0x0800, &v4_header("192.0.2.1"), 7000, 1452)), TAKEN);
+        // Marked DF or not, with any traffic class, flow label and identification.
+        let mut header = v4_header("192.0.2.1");
+        (header[1], header[4], header[6]) = (0xe0, 77, 0);
+        assert_eq!(run(&frame(0x0800, &header, 7000, 24)), TAKEN);
+        let mut header = v6_header("2001:db8::1");
+        (header[0], header[1], header[3]) = (0x6e, 0x05, 9);
+        assert_eq!(run(&frame(0x86dd, &header, 7000, 24)), TAKEN);
+    }
+
+    #[test]
+    fn everything_else_passes() {
+        let Some((program, _map)) = load(&ours()) else { return };
+        let passes = |what: &str, frame: &[u8]| {
+            assert_eq!(bpf::run_xdp(&program, frame).unwrap(), PASSED, "{what}");
+        };
+        let v4 = |change: fn(&mut Vec<u8>)| {
+            let mut header = v4_header("192.0.2.1");
+            change(&mut header);
+            frame(0x0800, &header, 7000, 24)
+        };
+        let v6 = |change: fn(&mut Vec<u8>)| {
+            let mut header = v6_header("2001:db8::1");
+            change(&mut header);
+            frame(0x86dd, &header, 7000, 24)
+        };
+        for port in [0, 6999, 7001, 39_999, 40_032, 0x581b] {
+            passes("another port", &frame(0x0800, &v4_header("192.0.2.1"), port, 24));
+            passes("another port", &frame(0x86dd, &v6_header("2001:db8::1"), port, 24));
+        }
+        passes("TCP", &v4(|header| header[9] = 6));
+        passes("UDP", &v6(|header| header[6] = 17));
+        passes("protocol 254", &v4(|header| header[9] = 254));
+        passes("hop-by-hop options", &v6(|header| header[6] = 0));
+        passes("IPv6 fragment", &v6(|header| header[6] = 44));
+        passes("IPv4 options", &v4(|header| header[0] = 0x46));
+        passes("IPv4 header too short", &v4(|header| header[0] = 0x44));
+        passes("another version", &v4(|header| header[0] = 0x65));
+        passes("first fragment", &v4(|header| header[6] = 0x20));
+        passes("later fragment", &v4(|header| header[7] = 1));
+        passes("last fragment", &v4(|header| header[6] = 0x1f));
+        passes("another address", &v4(|header| header[19] = 2));
+        passes("another address", &v4(|header| header[16] = 193));
+        for byte in [24, 27, 28, 32, 36, 38] {
+            let mut header = v6_header("2001:db8::1");
+            header[byte] ^= 0x80;
+            passes("another address", &frame(0x86dd, &header, 7000, 24));
+        }
+        let plain = v4(|_| ());
+        for ethertype in [0x8100, 0x88a8, 0x0806, 0x0008] {
+            let mut other = plain.clone();
+            other[12..14].copy_from_slice(&u16::to_be_bytes(ethertype));
+            passes("another Ethernet type", &other);
+        }
+        let mut tagged = plain.clone();
+        tagged.splice(12..12, [0x81, 0, 0, 5]);
+        passes("VLAN", &tagged);
+        for len in 14..38 {
+            passes("too short", &plain[..len]);
+        }
+        let plain = v6(|_| ());
+        for len in 14..58 {
+            passes("too short", &plain[..len]);
+        }
+    }
+
+    #[test]
+    fn without_addresses_or_ports_nothing_is_taken() {
+        for ours in
+            [Ours { ports: Ports::default(), ..ours() }, Ours { addresses: Vec::new(), ..ours() }]
+        {
+            let Some((program, _map)) = load(&ours) else { return };
+            for packet in [
+                frame(0x0800, &v4_header("192.0.2.1"), 7000, 24),
+                frame(0x86dd, &v6_header("2001:db8::1"), 40_000, 24),
+            ] {
+                assert_eq!(bpf::run_xdp(&program, &packet).unwrap(), PASSED);
+            }
+        }
+    }
+
+    #[test]
+    fn the_most_addresses_load_and_further_ones_pass() {
+        let nth = |n: usize| format!("2001:db8::{n:x}");
+        let addresses = (1..=MAX_ADDRESSES + 1).map(|n| nth(n).parse().unwrap()).collect();
+        let Some((program, _map)) = load(&Ours { addresses, ..ours() }) else { return };
+        let run =
+            |n| bpf::run_xdp(&program, &frame(0x86dd, &v6_header(&nth(n)), 7000, 24)).unwrap();
+        assert_eq!((run(1), run(MAX_ADDRESSES), run(MAX_ADDRESSES + 1)), (TAKEN, TAKEN, PASSED));
+    }
+}
