@@ -23,7 +23,7 @@ pub enum Event {
         offer: Option<Vec<u8>>,
     },
     /// A client's early data is refused. Its early calls go again by themselves when the handshake is
-    /// complete; this server has run none of them.
+    /// complete. What has come of their responses, from a server that lost its memory since, is dropped.
     EarlyRefused {
         /// Which session.
         session: SessionId,

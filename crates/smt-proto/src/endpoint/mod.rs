@@ -338,7 +338,8 @@ impl Endpoint {
         found.register_update(direction, secret)
     }
 
-    /// Bytes of the response to a call that have arrived and opened, without a hole from the start.
+    /// Bytes of the response to a call that have arrived and opened, without a hole from the start. They
+    /// become no fewer, except those of an early call with [`Event::EarlyRefused`]: it begins anew.
     pub fn response_prefix(&self, rpc: RpcId) -> &[u8] {
         self.sessions.get(rpc.session).map_or(&[], |session| session.response_prefix(rpc.number))
     }

@@ -1,10 +1,18 @@
-//! What is here of a message is always the beginning of the right one, and never becomes less.
+//! What is here of a message is always the beginning of the right one, and never becomes less, unless a
+//! server takes back that it took early data.
 
 use super::pattern::{self, Side};
 use super::{CallId, Rule, Watch};
 use crate::packet::HostId;
 
 impl Watch {
+    /// What has come of the response of a call was dropped, as may be with early data alone.
+    pub fn prefix_begins_anew(&mut self, id: CallId) {
+        if let Some(call) = self.calls.get_mut(id as usize) {
+            call.prefix = 0;
+        }
+    }
+
     /// Checks what has come of the response of a call.
     pub fn prefix(&mut self, host: HostId, id: CallId, prefix: &[u8]) {
         let Some(call) = self.calls.get_mut(id as usize) else { return };

@@ -217,6 +217,15 @@ impl Host {
         self.agenda.add(at, Task::Call(again));
     }
 
+    /// A server that had taken early data says that it has not, as one that was started again does:
+    /// what came of responses is dropped (spec 5.7).
+    pub(super) fn prefixes_begin_anew(&mut self, session: SessionId) {
+        let calls = self.started.iter().filter(|(_, rpc)| rpc.session == session);
+        let calls: Vec<CallId> = calls.map(|(call, _)| *call).collect();
+        let mut watch = self.watch.report();
+        calls.into_iter().for_each(|call| watch.prefix_begins_anew(call));
+    }
+
     /// Looks at what has come of some long responses.
     pub(super) fn look_at_prefixes(&mut self) {
         if self.long.is_empty() {

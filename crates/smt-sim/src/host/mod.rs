@@ -252,7 +252,7 @@ impl Host {
             Event::Response { user, result, .. } => {
                 self.on_response(u32::try_from(user).unwrap_or(u32::MAX), result, ended);
             }
-            Event::EarlyRefused { .. } => {}
+            Event::EarlyRefused { session } => self.prefixes_begin_anew(session),
             Event::Post { session, body } => self.on_post(session, &body),
             Event::KeyUpdateWanted { session } => self.register_next(session),
         }

@@ -332,7 +332,8 @@ impl Engine {
         self.core.progress(rpc)
     }
 
-    /// Bytes of a call's response that are here already, decrypted, without a hole from the start.
+    /// Bytes of a call's response that are here already, decrypted, without a hole from the start. Those of
+    /// an early call begin anew if the server takes back, restarted for instance, that it took early data.
     pub fn response_prefix(&self, rpc: RpcId) -> &[u8] {
         self.core.response_prefix(rpc)
     }
