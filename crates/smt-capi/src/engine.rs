@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use smt::{Body, Builder, DatapathKind, Engine, SessionId, Stats};
 
-use crate::abi::{CLIENT, RAW, SERVER, UDP, smt_counters, smt_engine, smt_options};
+use crate::abi::{CLIENT, PACKET, RAW, SERVER, UDP, smt_counters, smt_engine, smt_options};
 use crate::border::{self, Out};
 use crate::handles::Handles;
 use crate::status::Failure;
@@ -95,8 +95,9 @@ fn build(options: &smt_options, bind: IpAddr) -> Result<Engine, Failure> {
     builder = match datapath {
         RAW => builder.datapath(DatapathKind::Raw),
         UDP => builder.datapath(DatapathKind::Udp),
+        PACKET => builder.datapath(DatapathKind::Packet),
         other => {
-            let text = format!("options->datapath is {other}, not SMT_RAW or SMT_UDP");
+            let text = format!("options->datapath is {other}, not SMT_RAW, SMT_UDP or SMT_PACKET");
             return Err(Failure::invalid(text));
         }
     };

@@ -198,7 +198,9 @@ impl Datapath for PacketDatapath {
         let place = self.place();
         let path = match has_scope(meta.dst) {
             true => None,
-            false => self.paths.next(meta.dst.ip(), self.local.or(meta.src)),
+            false => {
+                self.paths.next(meta.dst.ip(), self.local.or(meta.src), meta.segment.is_some())
+            }
         };
         let limit = path.as_ref().map_or(0, |path| match meta.segment {
             Some(_) => path.segment_limit,
@@ -266,7 +268,7 @@ impl Datapath for PacketDatapath {
     }
 
     fn tso(&mut self, dst: IpAddr) -> usize {
-        self.paths.segment_limit(dst, self.local)
+        self.paths.segment_limit(dst)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         test("a_neighbours_new_address_is_followed", a_neighbours_new_address_is_followed),
         test("a_link_that_goes_down_comes_back", a_link_that_goes_down_comes_back),
         test("a_smaller_mtu_is_told", a_smaller_mtu_is_told),
+        test("a_wildcard_knows_of_segments", a_wildcard_knows_of_segments),
         test("gateways_are_followed", gateways_are_followed),
         test("strangers_cost_no_look_up", strangers_cost_no_look_up),
     ])
@@ -265,6 +266,34 @@ fn a_smaller_mtu_is_told() {
     ends.send(&fits, None);
     assert!(ends.receive(1)[0].1 == fits);
     assert_eq!(ends.a.datapath.stats().tx_errors, 2);
+}
+
+fn a_wildcard_knows_of_segments() {
+    let pair = bed(Wire::Macvlan);
+    let mut ends = Ends::new(&pair, false);
+    let any = Ipv4Addr::UNSPECIFIED.into();
+    let options = OpenOptions { kind: Kind::Packet, bind: any, ..OpenOptions::default() };
+    ends.a = pair.a.run(|| open(options).unwrap()).unwrap();
+    ends.warm_up();
+    assert!(ends.a.datapath.tso(ends.to) > 0);
+    // A change of addresses has the path looked up anew, and takes no segment.
+    pair.a.add_address(&pair.a_name, [10, 7, 0, 1].into(), 24).unwrap();
+    for round in 0..50 {
+        let sent = ends.data(20_000, round);
+        ends.send(&sent, Some(1428));
+        let (meta, received) = ends.receive(1).remove(0);
+        assert_eq!((meta.src.ip(), meta.len), (pair.a_v4.into(), sent.len()));
+        assert!(received[HEADER..] == sent[HEADER..]);
+    }
+    let start = Instant::now();
+    while ends.a.datapath.stats().path_lookups < 2 {
+        assert!(start.elapsed() < PATIENCE);
+        let sent = ends.data(20_000, 0);
+        ends.send(&sent, Some(1428));
+        ends.receive(1);
+    }
+    let stats = ends.a.datapath.stats();
+    assert_eq!((stats.tx_segment_errors, stats.tx_errors), (0, 0));
 }
 
 fn gateways_are_followed() {

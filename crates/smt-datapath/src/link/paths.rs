@@ -5,17 +5,23 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::Mac;
 use super::device::Device;
 use super::header::{Ends, Template};
-use super::netlink::{Change, Netlink};
+use super::netlink::{Change, Netlink, Route};
 
 /// Destinations known at once; one more, and all are looked up anew.
 pub(crate) const MAX_PATHS: usize = 4096;
+/// Devices kept in mind for having refused a segment; one more, and all may try again.
+const MAX_REFUSING: usize = 64;
 /// Packets to a new destination that are left to the kernel, which resolves its neighbour with
 /// the first: who is sent a packet or two (a flood's invented senders) is not worth a look-up.
 const INTRODUCTIONS: u8 = 2;
 /// How often changes are asked for.
 const PACE: Duration = Duration::from_millis(1);
+/// After a change of more than a neighbour it takes this long until the next is asked for: a host
+/// whose routes change all the time must not look up every packet.
+const CALM: Duration = Duration::from_millis(20);
 /// How long an answer is believed: a learned path MTU expires without notice.
 const LIFETIME: Duration = Duration::from_secs(10);
 /// Hop limit unless the route asks for another (RFC 1700).
@@ -40,6 +46,15 @@ enum Entry {
     Known(Known),
 }
 
+impl Entry {
+    /// The next packet has it looked up anew.
+    fn forget(&mut self) {
+        if matches!(self, Self::Known(_)) {
+            *self = Self::New(0);
+        }
+    }
+}
+
 struct Known {
     /// `None`: all its packets are left to the kernel.
     path: Option<Path>,
@@ -51,11 +66,19 @@ struct Known {
     is_used: bool,
 }
 
+/// A destination, and the address that its packets come from if the sender wants a certain one.
+type Key = (IpAddr, Option<IpAddr>);
+
 /// The ways to all destinations in use.
 pub(crate) struct Paths {
     netlink: Netlink,
     protocol: u8,
-    entries: HashMap<(IpAddr, Option<IpAddr>), Entry>,
+    entries: HashMap<Key, Entry>,
+    /// The segment limits last found, which outlive what is to be looked up anew.
+    limits: HashMap<IpAddr, usize>,
+    /// The path used last, which the next packet is likely to take: found without a look into the
+    /// table.
+    last: Option<(Key, Path)>,
     devices: HashMap<u32, Device>,
     /// Devices that have refused a segment.
     refusing: HashSet<u32>,
@@ -75,6 +98,8 @@ impl Paths {
             netlink: Netlink::open()?,
             protocol,
             entries: HashMap::new(),
+            limits: HashMap::new(),
+            last: None,
             devices: HashMap::new(),
             refusing: HashSet::new(),
             lookups: 0,
@@ -84,62 +109,71 @@ impl Paths {
     }
 
     /// The path of the next packet from `src` to `dst`. `None`: the kernel is to send it, by a raw
-    /// socket.
-    pub(crate) fn next(&mut self, dst: IpAddr, src: Option<IpAddr>) -> Option<&Path> {
+    /// socket; a segment, which the kernel cannot send, finds a path whenever there is one.
+    pub(crate) fn next(
+        &mut self,
+        dst: IpAddr,
+        src: Option<IpAddr>,
+        is_segment: bool,
+    ) -> Option<&Path> {
         let key = (dst, src);
-        match self.entries.get_mut(&key) {
-            Some(Entry::Known(_)) => {}
-            Some(Entry::New(left)) if *left > 0 => {
-                *left -= 1;
-                return None;
-            }
-            Some(Entry::New(_)) => {
-                let known = self.look_up(dst, src);
-                self.entries.insert(key, Entry::Known(known));
-            }
-            None => {
-                if self.entries.len() == MAX_PATHS {
-                    self.entries.clear();
-                }
-                self.entries.insert(key, Entry::New(INTRODUCTIONS - 1));
-                return None;
-            }
+        if self.last.as_ref().is_none_or(|(last, _)| *last != key) {
+            self.last = None;
+            let path = self.find(key, is_segment)?;
+            self.last = Some((key, path));
+        }
+        self.last.as_ref().map(|(_, path)| path)
+    }
+
+    /// Looks into the table, and asks the kernel if it is time to.
+    fn find(&mut self, key: Key, is_segment: bool) -> Option<Path> {
+        if self.entries.len() == MAX_PATHS && !self.entries.contains_key(&key) {
+            self.entries.clear();
+            self.limits.clear();
+        }
+        let entry = self.entries.entry(key).or_insert(Entry::New(INTRODUCTIONS));
+        if let Entry::New(left @ 1..) = entry {
+            *left -= 1;
+            return None;
+        }
+        if let Entry::New(_) = entry {
+            let known = self.look_up(key);
+            self.limits.insert(key.0, known.path.as_ref().map_or(0, |path| path.segment_limit));
+            self.entries.insert(key, Entry::Known(known));
         }
         match self.entries.get_mut(&key) {
             Some(Entry::Known(known)) => {
                 known.is_used = true;
-                let is_stale = std::mem::take(&mut known.is_stale);
-                known.path.as_ref().filter(|_| !is_stale)
+                let is_kernels = known.is_stale && !is_segment;
+                known.is_stale &= is_segment;
+                known.path.clone().filter(|_| !is_kernels)
             }
             _ => None,
         }
     }
 
-    /// What [`Path::segment_limit`] is towards `dst`, by what is known.
-    pub(crate) fn segment_limit(&self, dst: IpAddr, src: Option<IpAddr>) -> usize {
-        match self.entries.get(&(dst, src)) {
-            Some(Entry::Known(Known { path: Some(path), .. })) => path.segment_limit,
-            _ => 0,
-        }
+    /// What [`Path::segment_limit`] is towards `dst`, by what was found last.
+    pub(crate) fn segment_limit(&self, dst: IpAddr) -> usize {
+        self.limits.get(&dst).copied().unwrap_or(0)
     }
 
     /// The device refused a segment: it gets no more.
     pub(crate) fn refuse_segments(&mut self, device: u32) {
-        self.refusing.insert(device);
-        for entry in self.entries.values_mut() {
-            if let Entry::Known(Known { path: Some(path), .. }) = entry
-                && path.device == device
-            {
-                path.segment_limit = 0;
-            }
+        if self.refusing.len() == MAX_REFUSING {
+            self.refusing.clear();
         }
+        self.refusing.insert(device);
+        self.last = None;
+        self.limits.clear();
+        self.entries.values_mut().for_each(Entry::forget);
     }
 
     /// Looks `dst` up anew with the next packet.
     pub(crate) fn forget(&mut self, dst: IpAddr) {
+        self.last = None;
         for ((ip, _), entry) in &mut self.entries {
-            if *ip == dst && matches!(entry, Entry::Known(_)) {
-                *entry = Entry::New(0);
+            if *ip == dst {
+                entry.forget();
             }
         }
     }
@@ -152,20 +186,37 @@ impl Paths {
             return;
         }
         self.asked = now;
-        let Self { netlink, entries, devices, .. } = self;
-        netlink.changes(|change| match change {
-            Change::Neighbour(ip) => {
-                forget_known(entries, |known| known.next_hop == Some(ip));
-            }
-            Change::Everything => {
-                devices.clear();
-                forget_known(entries, |_| true);
+        let mut is_unrest = false;
+        let Self { netlink, entries, devices, last, .. } = self;
+        netlink.changes(|change| {
+            *last = None;
+            match change {
+                Change::Neighbour(ip) => {
+                    for entry in entries.values_mut() {
+                        if matches!(entry, Entry::Known(known) if known.next_hop == Some(ip)) {
+                            entry.forget();
+                        }
+                    }
+                }
+                Change::Everything => {
+                    is_unrest = true;
+                    devices.clear();
+                    entries.values_mut().for_each(Entry::forget);
+                }
             }
         });
+        if is_unrest {
+            self.asked = now + CALM;
+        }
         if now.duration_since(self.swept) >= LIFETIME {
             self.swept = now;
-            self.entries.retain(|_, entry| matches!(entry, Entry::Known(known) if known.is_used));
-            forget_known(&mut self.entries, |_| true);
+            let last = self.last.take().map(|(key, _)| key);
+            self.entries.retain(|key, entry| {
+                matches!(entry, Entry::Known(known) if known.is_used || last == Some(*key))
+            });
+            self.entries.values_mut().for_each(Entry::forget);
+            let entries = &self.entries;
+            self.limits.retain(|ip, _| entries.keys().any(|(dst, _)| dst == ip));
         }
     }
 
@@ -174,34 +225,39 @@ impl Paths {
         self.lookups
     }
 
-    /// Asks the kernel. What it cannot answer it is left to deal with.
-    fn look_up(&mut self, dst: IpAddr, src: Option<IpAddr>) -> Known {
+    /// Asks the kernel; what it cannot answer it is left to deal with.
+    fn look_up(&mut self, (dst, src): Key) -> Known {
         self.lookups += 1;
-        let nothing = Known { path: None, next_hop: None, is_stale: false, is_used: true };
-        let Ok(route) = self.netlink.route(dst, src) else { return nothing };
-        let (Some(device), Some(src)) = (route.device, route.src) else { return nothing };
-        let next_hop = route.gateway.unwrap_or(dst);
-        let nothing = Known { next_hop: Some(next_hop), ..nothing };
-        let Ok(Some(neighbour)) = self.netlink.neighbour(device, next_hop) else { return nothing };
-        let Some(device) = self.device(device) else { return nothing };
-        let Some(src_mac) = device.mac.filter(|_| device.is_up) else { return nothing };
+        let mut known = Known { path: None, next_hop: None, is_stale: false, is_used: true };
+        if let Ok(route) = self.netlink.route(dst, src)
+            && let Some(device) = route.device
+        {
+            let next_hop = route.gateway.unwrap_or(dst);
+            known.next_hop = Some(next_hop);
+            if let Ok(Some(neighbour)) = self.netlink.neighbour(device, next_hop) {
+                known.is_stale = neighbour.is_stale;
+                known.path = self.path(dst, &route, device, neighbour.mac);
+            }
+        }
+        known
+    }
+
+    /// The path by `route`'s device `index` and the neighbour `dst_mac`, if the device is Ethernet.
+    fn path(&mut self, dst: IpAddr, route: &Route, index: u32, dst_mac: Mac) -> Option<Path> {
+        let protocol = self.protocol;
+        let refuses = self.refusing.contains(&index);
+        let device = self.device(index).filter(|device| device.is_up)?;
         let mtu = route.mtu.map_or(device.mtu, |mtu| mtu.min(device.mtu));
-        let (index, limit) = (device.index, device.segment_limit(dst.is_ipv6(), mtu));
         let ends = Ends {
-            src_mac,
-            dst_mac: neighbour.mac,
-            src,
+            src_mac: device.mac?,
+            dst_mac,
+            src: route.src?,
             dst,
-            protocol: self.protocol,
+            protocol,
             hop_limit: route.hop_limit.unwrap_or(HOP_LIMIT),
         };
-        let path = Template::new(ends).map(|template| Path {
-            device: index,
-            template,
-            mtu,
-            segment_limit: if self.refusing.contains(&index) { 0 } else { limit },
-        });
-        Known { path, is_stale: neighbour.is_stale, ..nothing }
+        let segment_limit = if refuses { 0 } else { device.segment_limit(dst.is_ipv6(), mtu) };
+        Some(Path { device: index, template: Template::new(ends)?, mtu, segment_limit })
     }
 
     fn device(&mut self, index: u32) -> Option<&Device> {
@@ -210,18 +266,6 @@ impl Paths {
             self.devices.insert(index, device);
         }
         self.devices.get(&index)
-    }
-}
-
-/// Has those of which `which` is true looked up anew.
-fn forget_known(
-    entries: &mut HashMap<(IpAddr, Option<IpAddr>), Entry>,
-    which: impl Fn(&Known) -> bool,
-) {
-    for entry in entries.values_mut() {
-        if matches!(entry, Entry::Known(known) if which(known)) {
-            *entry = Entry::New(0);
-        }
     }
 }
 
@@ -234,14 +278,23 @@ mod tests {
         let mut paths = Paths::open(253).unwrap();
         let ip = |number: usize| IpAddr::from([192, 0, (number >> 8) as u8, number as u8]);
         for number in 0..MAX_PATHS {
-            assert!(paths.next(ip(number), None).is_none());
+            assert!(paths.next(ip(number), None, false).is_none());
         }
         assert_eq!(paths.entries.len(), MAX_PATHS);
-        assert!(paths.next(ip(0), None).is_none());
+        assert!(paths.next(ip(0), None, false).is_none());
         assert_eq!(paths.entries.len(), MAX_PATHS);
-        assert!(paths.next(ip(MAX_PATHS), None).is_none());
+        assert!(paths.next(ip(MAX_PATHS), None, false).is_none());
         assert_eq!(paths.entries.len(), 1);
         assert_eq!(paths.lookups(), 0);
+    }
+
+    #[test]
+    fn refusing_devices_are_limited() {
+        let mut paths = Paths::open(253).unwrap();
+        (0..MAX_REFUSING as u32).for_each(|device| paths.refuse_segments(device));
+        assert_eq!(paths.refusing.len(), MAX_REFUSING);
+        paths.refuse_segments(1000);
+        assert_eq!(paths.refusing, HashSet::from([1000]));
     }
 
     #[test]
@@ -249,12 +302,12 @@ mod tests {
         let mut paths = Paths::open(253).unwrap();
         let ip = IpAddr::from([127, 0, 0, 1]);
         for _ in 0..10 {
-            assert!(paths.next(ip, None).is_none());
+            assert!(paths.next(ip, None, false).is_none());
         }
         assert_eq!(paths.lookups(), 1);
-        assert_eq!(paths.segment_limit(ip, None), 0);
+        assert_eq!(paths.segment_limit(ip), 0);
         paths.forget(ip);
-        assert!(paths.next(ip, None).is_none());
+        assert!(paths.next(ip, None, false).is_none());
         assert_eq!(paths.lookups(), 2);
     }
 }

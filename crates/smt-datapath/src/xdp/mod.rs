@@ -271,7 +271,7 @@ impl XdpDatapath {
     /// Ethernet address is known.
     fn send(&mut self, frame: usize, meta: &TxMeta) -> bool {
         let src = self.local.or(meta.src);
-        let Some(path) = self.paths.next(meta.dst.ip(), src) else { return false };
+        let Some(path) = self.paths.next(meta.dst.ip(), src, false) else { return false };
         let headers = path.template.len();
         let ip_packet = headers - header::ETHERNET_LEN + meta.len;
         let scope = match meta.dst {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smt::datapath::fault::Rules;
 use smt::{Builder, DatapathKind, Faults};
-use smt_testbed::{PairOptions, Trial, loopback, pair, test};
+use smt_testbed::{PairOptions, Trial, Wire, loopback, pair, test};
 
 use crate::bed::{
     Ca, NAME, Server, client_builder, echo_one, on_host, pattern, server_address, server_builder,
@@ -26,6 +26,15 @@ pub(crate) fn tests() -> Vec<Trial> {
         tests.push(test(&name, move || faults(datapath)));
     }
     tests.extend(xdp());
+    for (v6, wire, name) in [
+        (false, Wire::Macvlan, "packet_v4_macvlan"),
+        (true, Wire::Macvlan, "packet_v6_macvlan"),
+        // Whose segments the device promises to cut, and then refuses.
+        (false, Wire::MacvlanOnVeth, "packet_v4_macvlan_on_veth"),
+    ] {
+        let options = PairOptions { wire, ..PairOptions::default() };
+        tests.push(test(name, move || sizes_over(DatapathKind::Packet, v6, options)));
+    }
     tests.push(test("both_ends_call_at_once", both_ends));
     tests.push(test("peer_identity", peer_identity));
     tests.push(test("large_message_with_loss", large_message_with_loss));
@@ -78,7 +87,11 @@ async fn call_all_sizes(builder: Builder, address: std::net::SocketAddr) {
 }
 
 fn sizes_over_pair(datapath: DatapathKind, v6: bool, mtu: u32) {
-    let pair = pair(PairOptions { mtu, ..PairOptions::default() }).unwrap();
+    sizes_over(datapath, v6, PairOptions { mtu, ..PairOptions::default() });
+}
+
+fn sizes_over(datapath: DatapathKind, v6: bool, options: PairOptions) {
+    let pair = pair(options).unwrap();
     let ca = Arc::new(Ca::new());
     let address = server_address(&pair, v6);
     let server = Server::start(&pair.b, address, server_builder(&ca, address).datapath(datapath));
