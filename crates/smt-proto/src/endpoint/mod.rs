@@ -405,8 +405,8 @@ impl Endpoint {
 
     /// Tells the largest SMT packet, header included, that the device towards the peer of a session takes
     /// as a segment and cuts into packets by itself ([`Transmit::segment`]), in bytes; 0, as at first:
-    /// none. Whether segments arrive is found out by sending one (spec 4.3.1). Nothing comes of it over
-    /// IPv6, nor where packets are larger than records.
+    /// none. Whether segments arrive is found out by sending one (spec 4.3.1), and remembered while the
+    /// limit is 0. Nothing comes of it over IPv6, nor where packets are larger than records.
     pub fn set_segment_limit(&mut self, session: SessionId, bytes: usize) {
         if let Some(session) = self.sessions.get_mut(session) {
             session.set_segment_limit(bytes);

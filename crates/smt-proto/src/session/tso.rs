@@ -52,7 +52,7 @@ struct Watched {
 /// Segments on the path of a session whose device takes them.
 #[derive(Debug)]
 pub(crate) struct Tso {
-    /// Largest SMT packet that may be handed to the device as a segment, in bytes.
+    /// Largest SMT packet that may be handed to the device as a segment, in bytes; 0: none, for now.
     limit: usize,
     state: State,
     /// Segments lost since one arrived.
@@ -91,6 +91,7 @@ impl Tso {
     pub(crate) fn allowance(&mut self, now: Time, packet: u32) -> Option<u32> {
         let most = u32::try_from(self.limit.saturating_sub(DATA_LEN)).unwrap_or(u32::MAX);
         match self.state {
+            _ if most == 0 => None,
             State::Confirmed => Some(most),
             State::Probing => None,
             State::Off { until } if now < until => None,
@@ -208,8 +209,9 @@ impl Session {
         // Of an IPv6 segment only two packets could be told apart: not worth a form of its own.
         let limit = if self.path.remote.is_ipv6() { 0 } else { limit.min(MAX_SEGMENT) };
         match &mut self.tso {
-            _ if limit <= DATA_LEN => self.tso = None,
+            // What was learned stays: a datapath may not know the way for a moment.
             Some(tso) => tso.limit = limit,
+            None if limit == 0 => {}
             None => self.tso = Some(alloc::boxed::Box::new(Tso::new(limit))),
         }
     }

@@ -214,7 +214,9 @@ impl Engine {
         options: CallOptions,
     ) -> Result<RpcId, StartError> {
         let deadline = self.now() + options.deadline.unwrap_or(self.call_deadline);
-        self.core.start_call(session, body.into(), deadline, options.user)
+        let body = body.into();
+        self.before_message(session, body.len());
+        self.core.start_call(session, body, deadline, options.user)
     }
 
     /// Queues a call for a session that is still being made: its request leaves right behind the
@@ -248,7 +250,9 @@ impl Engine {
 
     /// Answers a request. False if nobody waits for the answer any more.
     pub fn reply(&mut self, rpc: RpcId, body: impl Into<Bytes>) -> bool {
-        self.core.reply(rpc, body.into())
+        let body = body.into();
+        self.before_message(rpc.session, body.len());
+        self.core.reply(rpc, body)
     }
 
     /// Answers a request with an error. Codes from 256 on are the application's own.

@@ -20,6 +20,8 @@ const SHORT_BURST: usize = 4;
 const MAX_BUSY_POLLS: u32 = 64;
 /// Polls of a spinning caller of which one looks at timers.
 pub(super) const LEAN_POLLS: u32 = 8;
+/// Bytes of a message that may be more than a packet.
+const WORTH_A_SEGMENT: usize = 1024;
 /// How often the error queue and the datapath's counters are looked at.
 const PATH_PACE: Duration = Duration::from_micros(200);
 
@@ -181,6 +183,14 @@ impl Engine {
         }
     }
 
+    /// A message of `len` bytes is about to be sent in a session: the datapath may know the way now, or
+    /// another one.
+    pub(super) fn before_message(&mut self, session: SessionId, len: usize) {
+        if len >= WORTH_A_SEGMENT && self.caps.tx_segment > 0 {
+            self.tell_segment_limit(session);
+        }
+    }
+
     /// Tells the core what the device towards a session's peer takes as a TSO segment.
     fn tell_segment_limit(&mut self, session: SessionId) {
         if let Some(path) = self.core.path(session) {
@@ -200,10 +210,7 @@ impl Engine {
                 }
                 CoreEvent::EarlyRefused { session } => self.on_early_refused(session),
                 CoreEvent::Post { session, body } => self.on_post(session, &body),
-                CoreEvent::Established { session } => {
-                    self.tell_segment_limit(session);
-                    self.on_established(session);
-                }
+                CoreEvent::Established { session } => self.on_established(session),
                 CoreEvent::HandshakeFailed { session, error } => {
                     self.on_handshake_failed(session, error);
                 }

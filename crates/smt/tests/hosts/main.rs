@@ -10,6 +10,7 @@ mod failures;
 mod lifecycle;
 mod limits;
 mod shared;
+mod tso;
 
 use std::process::ExitCode;
 
@@ -20,5 +21,6 @@ fn main() -> ExitCode {
     tests.extend(lifecycle::tests());
     tests.extend(limits::tests());
     tests.extend(shared::tests());
+    tests.extend(tso::tests());
     smt_testbed::main(tests)
 }
