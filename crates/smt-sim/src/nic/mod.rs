@@ -1,5 +1,7 @@
 //! Network cards that cut segments into packets (TSO), and those that should and do not. All that they
-//! know of SMT is where a TCP header would end.
+//! know of SMT is where a TCP header would end. Cards that seal records as well: [`offload`].
+
+pub mod offload;
 
 use std::collections::VecDeque;
 
