@@ -6,6 +6,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -32,23 +33,23 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut tests = vec![
-        test("every_size_crosses_past_the_stack", every_size_crosses_past_the_stack),
-        test("jumbo_packets_cross_in_pieces", jumbo_packets_cross_in_pieces),
-        test("bursts_stay_whole_and_in_order", bursts_stay_whole_and_in_order),
-        test("foreign_traffic_passes", foreign_traffic_passes),
-        test("other_datapaths_work_beside", other_datapaths_work_beside),
-        test("neighbours_are_resolved", neighbours_are_resolved),
-        test("this_host_and_wildcards_are_served", this_host_and_wildcards_are_served),
-        test("overruns_are_counted", overruns_are_counted),
-        test("links_go_down_and_up", links_go_down_and_up),
-        test("every_queue_is_used", every_queue_is_used),
-        test("waiting_ends_with_a_packet", waiting_ends_with_a_packet),
-        test("nobody_there_is_reported", nobody_there_is_reported),
-        test("a_killed_process_leaves_nothing", a_killed_process_leaves_nothing),
-        test("a_device_has_one_owner", a_device_has_one_owner),
-        test("missing_capabilities_are_told", missing_capabilities_are_told),
-        test("loopback_is_no_device", loopback_is_no_device),
-        test("busy_polling_carries_packets", busy_polling_carries_packets),
+        beside("every_size_crosses_past_the_stack", every_size_crosses_past_the_stack),
+        beside("jumbo_packets_cross_in_pieces", jumbo_packets_cross_in_pieces),
+        beside("bursts_stay_whole_and_in_order", bursts_stay_whole_and_in_order),
+        beside("foreign_traffic_passes", foreign_traffic_passes),
+        beside("other_datapaths_work_beside", other_datapaths_work_beside),
+        beside("neighbours_are_resolved", neighbours_are_resolved),
+        beside("this_host_and_wildcards_are_served", this_host_and_wildcards_are_served),
+        beside("overruns_are_counted", overruns_are_counted),
+        beside("links_go_down_and_up", links_go_down_and_up),
+        beside("every_queue_is_used", every_queue_is_used),
+        beside("waiting_ends_with_a_packet", waiting_ends_with_a_packet),
+        beside("nobody_there_is_reported", nobody_there_is_reported),
+        alone("a_killed_process_leaves_nothing", a_killed_process_leaves_nothing),
+        beside("a_device_has_one_owner", a_device_has_one_owner),
+        alone("missing_capabilities_are_told", missing_capabilities_are_told),
+        beside("loopback_is_no_device", loopback_is_no_device),
+        beside("busy_polling_carries_packets", busy_polling_carries_packets),
     ];
     if !smt_testbed::may_use_bpf() {
         eprintln!(
@@ -58,6 +59,26 @@ fn main() -> ExitCode {
         tests = tests.into_iter().map(|test| test.with_ignored_flag(true)).collect::<Vec<Trial>>();
     }
     smt_testbed::main(tests)
+}
+
+/// Held by tests that start processes: until it runs its program, a new process has the descriptors
+/// of all tests, and so their ports and devices.
+static PROCESSES: RwLock<()> = RwLock::new(());
+
+/// A test that starts no processes.
+fn beside(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
+    test(name, || {
+        let _guard = PROCESSES.read();
+        body();
+    })
+}
+
+/// A test that starts processes.
+fn alone(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
+    test(name, || {
+        let _guard = PROCESSES.write();
+        body();
+    })
 }
 
 fn options(bind: IpAddr, hook: XdpHook) -> OpenOptions {
