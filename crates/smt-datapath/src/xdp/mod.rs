@@ -18,6 +18,7 @@ mod layout;
 mod program;
 mod queue;
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::ops::Range;
@@ -51,6 +52,9 @@ const RAW_TURNS: u32 = 32;
 /// How often the raw socket is looked at in turns that find nothing else. It costs a system call
 /// there, and the queues cost none.
 const RAW_PACE: Duration = Duration::from_micros(50);
+/// Such turns in a row of which one looks at the clock for that: this takes longer than a look at the
+/// queues.
+const CLOCK_TURNS: u32 = 16;
 /// How soon packets that the kernel did not take are offered again.
 const STALL_PACE: Duration = Duration::from_micros(200);
 
@@ -135,6 +139,8 @@ pub(crate) fn open(options: &OpenOptions, claim: PortClaim) -> Result<XdpDatapat
         turns: 0,
         raw_looked_at: Instant::now(),
         raw_left_out: false,
+        empty_turns: 0,
+        due_was_told: Cell::new(false),
         stats: DatapathStats::default(),
     })
 }
@@ -227,6 +233,10 @@ pub(crate) struct XdpDatapath {
     raw_looked_at: Instant,
     /// It was left out since then.
     raw_left_out: bool,
+    /// Turns in a row that found nothing in the queues.
+    empty_turns: u32,
+    /// Since the last such turn.
+    due_was_told: Cell<bool>,
     stats: DatapathStats,
 }
 
@@ -382,11 +392,18 @@ impl Datapath for XdpDatapath {
         if !self.turns.is_multiple_of(RAW_TURNS) {
             let count = self.receive();
             if count > 0 {
+                self.empty_turns = 0;
                 return Ok(count);
             }
-            let now = Instant::now();
-            if now.duration_since(self.raw_looked_at) >= RAW_PACE {
-                return self.receive_raw(now);
+            // Whoever asked when to come again may have slept since.
+            let was_asked = self.due_was_told.replace(false);
+            let looks_at_clock = was_asked || self.empty_turns.is_multiple_of(CLOCK_TURNS);
+            self.empty_turns = self.empty_turns.wrapping_add(1);
+            if looks_at_clock {
+                let now = Instant::now();
+                if now.duration_since(self.raw_looked_at) >= RAW_PACE {
+                    return self.receive_raw(now);
+                }
             }
             self.raw_left_out = true;
             return Ok(0);
@@ -425,6 +442,7 @@ impl Datapath for XdpDatapath {
     fn next_due(&self) -> Option<Instant> {
         // Whoever watches by edges would miss a packet of the raw socket for good.
         let look = self.raw_left_out.then(|| self.raw_looked_at + RAW_PACE);
+        self.due_was_told.set(true);
         self.stalled.into_iter().chain(look).min()
     }
 
