@@ -135,7 +135,8 @@ enum {
 enum {
     SMT_RAW = 0,        /* an IP protocol of its own; needs CAP_NET_RAW */
     SMT_UDP = 1,        /* the same packets in UDP; needs no privilege */
-    SMT_PACKET = 2      /* as SMT_RAW, sent by packet sockets, segmented by devices that can */
+    SMT_PACKET = 2,     /* as SMT_RAW, sent by packet sockets, segmented by devices that can */
+    SMT_XDP = 3         /* as SMT_RAW, past the kernel's stack (AF_XDP), for one process per device */
 };
 
 typedef struct smt_options {
@@ -146,7 +147,7 @@ typedef struct smt_options {
     size_t bind_len;                /* bytes at `bind` */
     uint32_t roles;                 /* SMT_CLIENT, SMT_SERVER or both, joined by | */
     uint16_t port;                  /* a server's SMT port; 0: any free one */
-    uint8_t datapath;               /* SMT_RAW, SMT_UDP or SMT_PACKET */
+    uint8_t datapath;               /* SMT_RAW, SMT_UDP, SMT_PACKET or SMT_XDP */
     uint8_t protocol;               /* IP protocol number of all but SMT_UDP; 0: 253 */
     uint64_t call_deadline_us;      /* deadline of calls that name none; 0: 10 s */
 } smt_options;

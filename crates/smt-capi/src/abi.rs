@@ -16,6 +16,7 @@ pub(crate) const SERVER: u32 = 2;
 pub(crate) const RAW: u8 = 0;
 pub(crate) const UDP: u8 = 1;
 pub(crate) const PACKET: u8 = 2;
+pub(crate) const XDP: u8 = 3;
 
 pub(crate) const UPDATES_DERIVED: u16 = 0;
 pub(crate) const UPDATES_REGISTERED: u16 = 1;

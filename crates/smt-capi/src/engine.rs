@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use smt::{Body, Builder, DatapathKind, Engine, SessionId, Stats};
 
-use crate::abi::{CLIENT, PACKET, RAW, SERVER, UDP, smt_counters, smt_engine, smt_options};
+use crate::abi::{CLIENT, PACKET, RAW, SERVER, UDP, XDP, smt_counters, smt_engine, smt_options};
 use crate::border::{self, Out};
 use crate::handles::Handles;
 use crate::status::Failure;
@@ -96,8 +96,11 @@ fn build(options: &smt_options, bind: IpAddr) -> Result<Engine, Failure> {
         RAW => builder.datapath(DatapathKind::Raw),
         UDP => builder.datapath(DatapathKind::Udp),
         PACKET => builder.datapath(DatapathKind::Packet),
+        XDP => builder.datapath(DatapathKind::Xdp),
         other => {
-            let text = format!("options->datapath is {other}, not SMT_RAW, SMT_UDP or SMT_PACKET");
+            let text = format!(
+                "options->datapath is {other}, not SMT_RAW, SMT_UDP, SMT_PACKET or SMT_XDP"
+            );
             return Err(Failure::invalid(text));
         }
     };

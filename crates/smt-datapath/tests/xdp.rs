@@ -42,6 +42,9 @@ fn main() -> ExitCode {
         beside("this_host_and_wildcards_are_served", this_host_and_wildcards_are_served),
         beside("overruns_are_counted", overruns_are_counted),
         beside("links_go_down_and_up", links_go_down_and_up),
+        beside("a_smaller_mtu_is_told", a_smaller_mtu_is_told),
+        beside("priorities_are_marked", priorities_are_marked),
+        beside("segments_arrive_whole_by_the_stack", segments_arrive_whole_by_the_stack),
         beside("every_queue_is_used", every_queue_is_used),
         beside("waiting_ends_with_a_packet", waiting_ends_with_a_packet),
         beside("nobody_there_is_reported", nobody_there_is_reported),
@@ -449,6 +452,77 @@ fn links_go_down_and_up() {
                 arrived |= server.datapath.packet(index).1 == sent;
             }
         }
+    }
+}
+
+fn a_smaller_mtu_is_told() {
+    for hook in HOOKS {
+        let pair = pair(PairOptions::default()).unwrap();
+        let (a, b) = addresses(&pair)[0];
+        let mut server = server(&pair.b, b, hook);
+        let mut client = client(&pair.a, a, hook);
+        introduce(&mut client, &mut server, b);
+        pair.a.set_mtu(&pair.a_name, 1400).unwrap();
+        let from = client.client_ports.start;
+        let start = Instant::now();
+        // The change is noticed after a while.
+        let error = loop {
+            assert!(start.elapsed() < PATIENCE, "{:?}", client.datapath.stats());
+            send(&mut client, b, &packet(from, PORT, 1381, 1));
+            client.datapath.wait(Some(Duration::from_millis(1))).unwrap();
+            if let Some(error) = client.datapath.path_error() {
+                break error;
+            }
+        };
+        assert_eq!((error.dst.ip(), error.kind), (b, PathErrorKind::MtuChanged(1400)));
+        while server.datapath.recv().unwrap() > 0 {}
+        round_trip(&mut client, &mut server, b, 1380);
+    }
+}
+
+fn priorities_are_marked() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let (a, b) = addresses(&pair)[0];
+    let table = [0, 1, 2, 10, 20, 30, 46, 63];
+    let xdp = OpenOptions { dscp: Some(table), ..options(a, XdpHook::Auto) };
+    let mut client = pair.a.run(|| open(xdp).unwrap()).unwrap();
+    let any = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(253))).unwrap();
+    let socket = pair.b.run(any).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let dst = SocketAddr::new(b, 0);
+    // By the stack at first, then past it.
+    for _ in 0..2 {
+        for priority in 0..8u8 {
+            client.datapath.frame().unwrap()[..64].fill(1);
+            client.datapath.commit(TxMeta { dst, src: None, len: 64, priority, segment: None });
+            client.datapath.flush().unwrap();
+            let mut buffer = [0; 256];
+            assert_eq!((&socket).read(&mut buffer).unwrap(), 84);
+            assert_eq!(buffer[1], table[usize::from(priority)] << 2);
+        }
+    }
+}
+
+/// What a peer's device was to cut, and nothing on the way did, is longer than a chunk.
+fn segments_arrive_whole_by_the_stack() {
+    let wire = smt_testbed::Wire::Macvlan;
+    let pair = pair(PairOptions { wire, ..PairOptions::default() }).unwrap();
+    for (a, b) in addresses(&pair) {
+        let mut server = server(&pair.b, b, XdpHook::Auto);
+        let options = OpenOptions { kind: Kind::Packet, bind: a, ..OpenOptions::default() };
+        let mut client = pair.a.run(|| open(options).unwrap()).unwrap();
+        introduce(&mut client, &mut server, b);
+        let mut sent = packet(client.client_ports.start, PORT, 52 + 20 * 1408, 1);
+        sent[12] = 13 << 4;
+        let dst = SocketAddr::new(b, 0);
+        assert!(client.datapath.tso(b) >= sent.len());
+        client.datapath.frame().unwrap()[..sent.len()].copy_from_slice(&sent);
+        let meta = TxMeta { dst, src: None, len: sent.len(), priority: 7, segment: Some(1408) };
+        client.datapath.commit(meta);
+        client.datapath.flush().unwrap();
+        let received = receive(&mut server, 1).remove(0).2;
+        // The checksum is the device's.
+        assert!(received[..16] == sent[..16] && received[18..] == sent[18..]);
     }
 }
 

@@ -83,6 +83,7 @@ fn numbers_are_the_headers() {
         ("RAW", RAW.into()),
         ("UDP", UDP.into()),
         ("PACKET", PACKET.into()),
+        ("XDP", XDP.into()),
         ("AES_128_GCM_SHA256", 0x1301),
         ("AES_256_GCM_SHA384", 0x1302),
         ("CHACHA20_POLY1305_SHA256", 0x1303),

@@ -12,6 +12,7 @@ pub(super) enum Register {
     R3,
     R4,
     R5,
+    R6,
 }
 
 /// Width of a load, in bytes.
@@ -43,6 +44,7 @@ const JMP: u8 = 0x05;
 const JMP32: u8 = 0x06;
 const REGISTER: u8 = 0x08;
 const ADD: u8 = 0x00;
+const SUB: u8 = 0x10;
 const AND: u8 = 0x50;
 const MOV: u8 = 0xb0;
 const TO_BE: u8 = 0xdc;
@@ -95,6 +97,11 @@ impl Assembler {
     /// `to` += `value`.
     pub(super) fn add(&mut self, to: Register, value: i32) {
         self.emit(ALU64 | ADD, to as u8, 0, value);
+    }
+
+    /// `to` -= `from`.
+    pub(super) fn subtract(&mut self, to: Register, from: Register) {
+        self.emit(ALU64 | SUB | REGISTER, to as u8 | (from as u8) << 4, 0, 0);
     }
 
     /// `to` &= `value`, of the low 32 bits; the others become 0.
@@ -202,6 +209,7 @@ mod tests {
         code.copy(Register::R4, Register::R2);
         code.set(Register::R0, 2);
         code.add(Register::R4, 38);
+        code.subtract(Register::R3, Register::R6);
         code.and(Register::R5, 0xffe0);
         code.swap_be16(Register::R5);
         code.call(51);
@@ -214,6 +222,7 @@ mod tests {
             (0xbf, 0x24),
             (0xb7, 0x00),
             (0x07, 0x04),
+            (0x1f, 0x63),
             (0x54, 0x05),
             (0xdc, 0x05),
             (0x85, 0x00),

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::layout::Layout;
-use super::program::{Ours, Verdict, program};
+use super::program::{Frames, Ours, Verdict, program};
 use super::queue::Queue;
 use super::{XdpHook, XdpOptions};
 use crate::OpenError;
@@ -32,51 +32,80 @@ pub(super) struct Attached {
     _link: OwnedFd,
 }
 
-/// Attaches to the device `name`, whose packets have up to `mtu` bytes.
+/// The device to attach to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) name: &'a str,
+    pub(super) ifindex: u32,
+    /// Longest IP packet, in bytes.
+    pub(super) mtu: usize,
+}
+
+/// Attaches to a device.
 pub(super) fn attach(
-    name: &str,
-    ifindex: u32,
-    mtu: usize,
+    target: Target<'_>,
     ours: &Ours,
     options: XdpOptions,
 ) -> Result<Attached, OpenError> {
-    let map = bpf::socket_map(NAME, MAX_QUEUES)
-        .map_err(|error| refused("make an XDP socket map", error))?;
-    let (link, hook) = attach_program(name, ifindex, ours, &map, options.hook)?;
-    let several = Layout::needs_multi_chunk(mtu);
     let told = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
-        .map_or(1, |socket| ethtool::rx_queues(&socket, name).min(MAX_QUEUES));
-    let mut layout = Layout::new(mtu, told as usize, several);
+        .map_or(1, |socket| ethtool::rx_queues(&socket, target.name).min(MAX_QUEUES));
+    let layout = |multi_chunk| Layout::new(target.mtu, told as usize, multi_chunk);
+    if Layout::needs_multi_chunk(target.mtu) {
+        match attach_with(target, layout(true), ours, options) {
+            // The kernel (before 6.6) or the driver takes only packets of one chunk.
+            Err(Refusal::Queue(0, XskError { step: Step::Bind, .. })) => {}
+            result => return result.map_err(|refusal| refusal.explain(target.name)),
+        }
+    }
+    attach_with(target, layout(false), ours, options)
+        .map_err(|refusal| refusal.explain(target.name))
+}
+
+/// Why attaching failed.
+enum Refusal {
+    /// A queue's socket, or its binding.
+    Queue(u32, XskError),
+    Other(OpenError),
+}
+
+fn attach_with(
+    target: Target<'_>,
+    layout: Layout,
+    ours: &Ours,
+    options: XdpOptions,
+) -> Result<Attached, Refusal> {
+    let Target { name, ifindex, .. } = target;
+    let map = bpf::socket_map(NAME, MAX_QUEUES)
+        .map_err(|error| Refusal::Other(refused("make an XDP socket map", error)))?;
+    let (link, hook) =
+        attach_program(target, layout, ours, &map, options.hook).map_err(Refusal::Other)?;
     let mut queues = Vec::new();
-    while queues.len() < MAX_QUEUES as usize {
+    for number in 0..MAX_QUEUES {
         let binding = Binding {
             ifindex,
-            queue: queues.len() as u32,
-            multi_chunk: layout.chunks_per_frame > 1,
+            queue: number,
+            multi_chunk: layout.multi_chunk,
             copy: options.copy || hook == Hook::Generic,
         };
-        match open_queue(layout, binding) {
-            Ok(queue) => {
-                if let Some(micros) = options.busy_poll_us {
-                    let micros = i32::try_from(micros).unwrap_or(i32::MAX);
-                    queue.busy_poll(micros).map_err(OpenError::io("poll the device busily"))?;
-                }
-                bpf::set_socket(&map, binding.queue, &queue)
-                    .map_err(OpenError::io("register an AF_XDP socket"))?;
-                queues.push(queue);
-            }
+        let queue = match open_queue(layout, binding) {
+            Ok(queue) => queue,
             // The device has no more.
             Err(XskError { step: Step::Bind, source })
-                if binding.queue > 0 && source.raw_os_error() == Some(libc::EINVAL) =>
+                if number > 0 && source.raw_os_error() == Some(libc::EINVAL) =>
             {
                 break;
             }
-            // The kernel (before 6.6) or the driver takes only packets of one chunk.
-            Err(XskError { step: Step::Bind, .. }) if binding.queue == 0 && binding.multi_chunk => {
-                layout = Layout::new(mtu, 1, false);
-            }
-            Err(error) => return Err(socket_refused(name, error)),
+            Err(error) => return Err(Refusal::Queue(number, error)),
+        };
+        if let Some(micros) = options.busy_poll_us {
+            let micros = i32::try_from(micros).unwrap_or(i32::MAX);
+            queue
+                .busy_poll(micros)
+                .map_err(|error| Refusal::Other(refused("poll the device busily", error)))?;
         }
+        bpf::set_socket(&map, number, &queue)
+            .map_err(|error| Refusal::Other(refused("register an AF_XDP socket", error)))?;
+        queues.push(queue);
     }
     tracing::debug!(
         device = name,
@@ -90,17 +119,22 @@ pub(super) fn attach(
 
 /// Loads the program and attaches it where `hook` says, or else where the device lets it.
 fn attach_program(
-    name: &str,
-    ifindex: u32,
+    target: Target<'_>,
+    layout: Layout,
     ours: &Ours,
     map: &OwnedFd,
     hook: XdpHook,
 ) -> Result<(OwnedFd, Hook), OpenError> {
-    let instructions = program(ours, map.as_raw_fd(), Verdict::Pass);
-    // Packets in pieces: with kernels before 5.18 there are none.
-    let program = bpf::load_xdp(NAME, &instructions, true)
+    let load = |pieces| {
+        let max_len = u32::try_from(layout.max_frame()).unwrap_or(u32::MAX);
+        let frames = Frames { max_len, pieces };
+        let instructions = program(ours, frames, map.as_raw_fd(), Verdict::Pass);
+        bpf::load_xdp(NAME, &instructions, pieces)
+    };
+    // With kernels before 5.18 no frame comes in pieces.
+    let program = load(true)
         .or_else(|(error, log)| match error.raw_os_error() {
-            Some(libc::EINVAL) => bpf::load_xdp(NAME, &instructions, false),
+            Some(libc::EINVAL) => load(false),
             _ => Err((error, log)),
         })
         .map_err(|(error, log)| {
@@ -114,10 +148,10 @@ fn attach_program(
     };
     let mut last = io::Error::from(io::ErrorKind::Unsupported);
     for hook in hooks {
-        match bpf::attach_xdp(&program, ifindex, *hook) {
+        match bpf::attach_xdp(&program, target.ifindex, *hook) {
             Ok(link) => return Ok((link, *hook)),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) => {
-                return Err(OpenError::DeviceBusy { device: name.to_owned() });
+                return Err(OpenError::DeviceBusy { device: target.name.to_owned() });
             }
             Err(error) => last = error,
         }
@@ -149,14 +183,19 @@ fn refused(what: &'static str, error: io::Error) -> OpenError {
     }
 }
 
-fn socket_refused(device: &str, error: XskError) -> OpenError {
-    let XskError { step, source } = error;
-    match (step, source.raw_os_error()) {
-        (Step::Memory, Some(libc::ENOBUFS)) => OpenError::LockedMemory,
-        (Step::Bind, Some(libc::EBUSY)) => OpenError::DeviceBusy { device: device.to_owned() },
-        (Step::Socket, _) => refused("open an AF_XDP socket", source),
-        (Step::Memory, _) => refused("share packet memory with the kernel", source),
-        (Step::Rings, _) => refused("set up the rings of an AF_XDP socket", source),
-        (Step::Bind, _) => refused("bind an AF_XDP socket to the device", source),
+impl Refusal {
+    fn explain(self, device: &str) -> OpenError {
+        let XskError { step, source } = match self {
+            Self::Other(error) => return error,
+            Self::Queue(_, error) => error,
+        };
+        match (step, source.raw_os_error()) {
+            (Step::Memory, Some(libc::ENOBUFS)) => OpenError::LockedMemory,
+            (Step::Bind, Some(libc::EBUSY)) => OpenError::DeviceBusy { device: device.to_owned() },
+            (Step::Socket, _) => refused("open an AF_XDP socket", source),
+            (Step::Memory, _) => refused("share packet memory with the kernel", source),
+            (Step::Rings, _) => refused("set up the rings of an AF_XDP socket", source),
+            (Step::Bind, _) => refused("bind an AF_XDP socket to the device", source),
+        }
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Layout {
     pub(super) chunks_per_frame: usize,
     /// Longest IP packet, in bytes, that can be sent and received.
     pub(super) max_ip_packet: usize,
+    /// Packets may come in several chunks.
+    pub(super) multi_chunk: bool,
 }
 
 impl Layout {
@@ -51,7 +53,14 @@ impl Layout {
             tx_chunks: TX_CHUNKS,
             chunks_per_frame: (TX_HEADROOM + max_ip_packet).div_ceil(chunk_len),
             max_ip_packet,
+            multi_chunk: max_ip_packet > fits(chunk_len),
         }
+    }
+
+    /// Longest frame that a socket takes.
+    pub(super) fn max_frame(&self) -> usize {
+        let pieces = if self.multi_chunk { MAX_PIECES } else { 1 };
+        pieces * (self.chunk_len - RX_HEADROOM)
     }
 
     /// Whether packets of `mtu` bytes take several chunks.
@@ -81,6 +90,7 @@ mod tests {
                 TX_HEADROOM + layout.max_ip_packet <= layout.chunks_per_frame * layout.chunk_len
             );
             assert!(layout.chunks_per_frame <= MAX_PIECES);
+            assert!(layout.max_ip_packet + ETHERNET_LEN <= layout.max_frame());
         }
         assert!(!Layout::needs_multi_chunk(3826) && Layout::needs_multi_chunk(3827));
     }

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFlags, epoll};
 
-use self::attach::{Attached, attach};
+use self::attach::{Attached, Target, attach};
 use self::layout::TX_HEADROOM;
 use self::program::Ours;
 use self::queue::{Place, Queue};
@@ -100,7 +100,8 @@ pub(crate) fn open(options: &OpenOptions, claim: PortClaim) -> Result<XdpDatapat
         }
     };
     let ours = Ours { protocol, addresses, ports };
-    let attached = attach(&device.name, device.index, mtu, &ours, xdp)?;
+    let target = Target { name: &device.name, ifindex: device.index, mtu };
+    let attached = attach(target, &ours, xdp)?;
     let paths = Paths::open(protocol).map_err(OpenError::io("watch routes and neighbours"))?;
     let epoll =
         epoll_over(&attached, raw.fd()).map_err(OpenError::io("make an epoll descriptor"))?;

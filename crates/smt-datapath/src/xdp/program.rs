@@ -5,7 +5,8 @@
 //! without options or fragments, or IPv6 without extension headers, our protocol number, an address
 //! and a port of ours. Every other packet passes untouched, other forms of ours among them (tagged
 //! with a VLAN, fragmented, to an address that the host got later): the stack brings those to the
-//! raw socket beside. So does what comes in on a queue without a socket.
+//! raw socket beside. So does what comes in on a queue without a socket, and frames too long for one
+//! (segments that were not cut on their way, among machines of one host).
 
 use std::net::IpAddr;
 
@@ -20,8 +21,9 @@ pub(super) const MAX_ADDRESSES: usize = 32;
 const CONTEXT_DATA: i16 = 0;
 const CONTEXT_DATA_END: i16 = 4;
 const CONTEXT_QUEUE: i16 = 16;
-/// bpf_redirect_map
+// Functions of the kernel: bpf_redirect_map, bpf_xdp_get_buff_len.
 const REDIRECT_MAP: i32 = 51;
+const FRAME_LEN: i32 = 188;
 
 const ETHERNET: i16 = 14;
 const ETHERTYPE: i16 = 12;
@@ -54,10 +56,24 @@ pub(super) struct Ours {
     pub(super) ports: Ports,
 }
 
+/// Which frames the sockets take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frames {
+    /// Bytes of the longest.
+    pub(super) max_len: u32,
+    /// They may lie in several pieces (Linux 5.18): only the kernel knows how long they are.
+    pub(super) pieces: bool,
+}
+
 /// Writes the program. `map` is this process's descriptor of the map of sockets by queue;
 /// `without_socket` becomes of packets of ours on a queue that has none there.
-pub(super) fn program(ours: &Ours, map: i32, without_socket: Verdict) -> Vec<Instruction> {
-    use Register::{R0, R1, R2, R3, R4, R5};
+pub(super) fn program(
+    ours: &Ours,
+    frames: Frames,
+    map: i32,
+    without_socket: Verdict,
+) -> Vec<Instruction> {
+    use Register::{R0, R1, R2, R3, R4, R5, R6};
 
     let mut code = Assembler::default();
     if ours.addresses.is_empty() || ours.ports == Ports::default() {
@@ -69,6 +85,7 @@ pub(super) fn program(ours: &Ours, map: i32, without_socket: Verdict) -> Vec<Ins
     let (v4, v6) = (code.label(), code.label());
     let (port, take, pass) = (code.label(), code.label(), code.label());
 
+    code.copy(R6, R1);
     code.load(Width::B4, R2, R1, CONTEXT_DATA);
     code.load(Width::B4, R3, R1, CONTEXT_DATA_END);
     // Both kinds are at least as long as the shorter: one check for the Ethernet header too.
@@ -127,7 +144,14 @@ pub(super) fn program(ours: &Ours, map: i32, without_socket: Verdict) -> Vec<Ins
     code.jump_to(pass);
 
     code.place(take);
-    code.load(Width::B4, R2, R1, CONTEXT_QUEUE);
+    if frames.pieces {
+        code.call(FRAME_LEN);
+        code.copy(R3, R0);
+    } else {
+        code.subtract(R3, R2);
+    }
+    code.jump_if_value(R3, When::Above, frames.max_len, pass);
+    code.load(Width::B4, R2, R6, CONTEXT_QUEUE);
     code.load_map(R1, map);
     code.set(R3, without_socket as i32);
     code.call(REDIRECT_MAP);
@@ -159,6 +183,7 @@ mod tests {
     use super::*;
     use crate::sys::bpf;
 
+    const FRAMES: Frames = Frames { max_len: 1800, pieces: true };
     const TAKEN: u32 = Verdict::Drop as u32;
     const PASSED: u32 = Verdict::Pass as u32;
 
@@ -175,9 +200,13 @@ mod tests {
     /// Loads the program, with an empty map, so that packets of ours get another verdict than
     /// those that pass. `None`, and a word on standard error, without the right to.
     fn load(ours: &Ours) -> Option<(OwnedFd, OwnedFd)> {
+        load_for(ours, FRAMES)
+    }
+
+    fn load_for(ours: &Ours, frames: Frames) -> Option<(OwnedFd, OwnedFd)> {
         let loaded = bpf::socket_map("smt-test", 4).and_then(|map| {
-            let program = program(ours, map.as_raw_fd(), Verdict::Drop);
-            match bpf::load_xdp("smt-test", &program, true) {
+            let program = program(ours, frames, map.as_raw_fd(), Verdict::Drop);
+            match bpf::load_xdp("smt-test", &program, frames.pieces) {
                 Ok(program) => Ok((program, map)),
                 Err((error, _)) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
                 Err((error, log)) => panic!("{error}: {log}"),
@@ -296,6 +325,23 @@ mod tests {
         let plain = v6(|_| ());
         for len in 14..58 {
             passes("too short", &plain[..len]);
+        }
+    }
+
+    #[test]
+    fn frames_too_long_for_a_socket_pass() {
+        for pieces in [false, true] {
+            let frames = Frames { max_len: 1514, pieces };
+            let Some((program, _map)) = load_for(&ours(), frames) else { return };
+            let run = |len: usize| {
+                let frame = frame(0x0800, &v4_header("192.0.2.1"), 7000, len - 38);
+                bpf::run_xdp(&program, &frame).unwrap()
+            };
+            assert_eq!((run(1514), run(1515), run(3000)), (TAKEN, PASSED, PASSED));
+            if pieces {
+                // Longer than a page.
+                assert_eq!(run(9000), PASSED);
+            }
         }
     }
 
