@@ -44,7 +44,7 @@ fn options_that_cannot_be_are_refused() {
         ("size 8192", |options| options.size = 8192),
         ("roles", |options| options.roles = 4),
         ("roles", |options| options.roles = 0),
-        ("datapath", |options| options.datapath = 2),
+        ("datapath", |options| options.datapath = 200),
         ("port", |options| (options.roles, options.port) = (CLIENT, 4433)),
     ];
     for (words, change) in cases {
