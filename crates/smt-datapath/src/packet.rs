@@ -268,7 +268,7 @@ impl Datapath for PacketDatapath {
     }
 
     fn tso(&mut self, dst: IpAddr) -> usize {
-        self.paths.segment_limit(dst)
+        self.paths.segment_limit(dst, self.local)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -122,8 +122,7 @@ fn segments_arrive_whole() {
     for is_ipv6 in [false, true] {
         let pair = bed(Wire::Macvlan);
         let mut ends = Ends::new(&pair, is_ipv6);
-        assert_eq!(ends.a.datapath.tso(ends.to), 0);
-        ends.warm_up();
+        // Asked before anything was sent, as long as the kernel knows the neighbour.
         let limit = ends.a.datapath.tso(ends.to);
         assert!(limit > 60_000, "{limit}");
         assert!(limit <= ends.a.datapath.caps().tx_segment);

@@ -1,6 +1,7 @@
-//! Round-trip times of one RPC at a time between two hosts joined by veth, both ends spinning:
+//! Round-trip times of one RPC at a time between two hosts joined by veth or macvlan (which takes TSO segments), both
+//! ends spinning:
 //!
-//! `cargo bench -p smt --bench rtt -- [raw|udp] [SIZE ...]`
+//! `cargo bench -p smt --bench rtt -- [raw|packet|udp] [macvlan] [SIZE ...]`
 //!
 //! Needs no root. Prints, for each size, the median and the tail in nanoseconds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a bench")]
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use smt::tls::{ClientTls, Identity, Roots, ServerTls};
 use smt::{Builder, CallOptions, DatapathKind, Event, Wait};
-use smt_testbed::{PairOptions, enter, pair};
+use smt_testbed::{PairOptions, Wire, enter, pair};
 
 fn tls() -> (ServerTls, ClientTls) {
     let ca_key = KeyPair::generate().unwrap();
@@ -42,19 +43,20 @@ fn pin(core: usize) {
 fn main() {
     enter().unwrap();
     let mut kind = DatapathKind::Raw;
-    let mut sizes = Vec::new();
+    let (mut sizes, mut wire) = (Vec::new(), Wire::Veth);
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "raw" => kind = DatapathKind::Raw,
             "packet" => kind = DatapathKind::Packet,
             "udp" => kind = DatapathKind::Udp,
+            "macvlan" => wire = Wire::Macvlan,
             other => sizes.extend(other.parse::<usize>()),
         }
     }
     if sizes.is_empty() {
         sizes = vec![64, 1024, 8192, 16_384, 65_536];
     }
-    let pair = pair(PairOptions::default()).unwrap();
+    let pair = pair(PairOptions { wire, ..PairOptions::default() }).unwrap();
     let (server_tls, client_tls) = tls();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);

@@ -127,19 +127,14 @@ impl Paths {
 
     /// Looks into the table, and asks the kernel if it is time to.
     fn find(&mut self, key: Key, is_segment: bool) -> Option<Path> {
-        if self.entries.len() == MAX_PATHS && !self.entries.contains_key(&key) {
-            self.entries.clear();
-            self.limits.clear();
-        }
-        let entry = self.entries.entry(key).or_insert(Entry::New(INTRODUCTIONS));
-        if let Entry::New(left @ 1..) = entry {
-            *left -= 1;
-            return None;
-        }
-        if let Entry::New(_) = entry {
-            let known = self.look_up(key);
-            self.limits.insert(key.0, known.path.as_ref().map_or(0, |path| path.segment_limit));
-            self.entries.insert(key, Entry::Known(known));
+        self.make_room(key);
+        match self.entries.entry(key).or_insert(Entry::New(INTRODUCTIONS)) {
+            Entry::New(left @ 1..) => {
+                *left -= 1;
+                return None;
+            }
+            Entry::New(_) => self.look_up(key),
+            Entry::Known(_) => {}
         }
         match self.entries.get_mut(&key) {
             Some(Entry::Known(known)) => {
@@ -152,9 +147,21 @@ impl Paths {
         }
     }
 
-    /// What [`Path::segment_limit`] is towards `dst`, by what was found last.
-    pub(crate) fn segment_limit(&self, dst: IpAddr) -> usize {
+    /// What [`Path::segment_limit`] is towards `dst`: as it was found last, or looked up now.
+    pub(crate) fn segment_limit(&mut self, dst: IpAddr, src: Option<IpAddr>) -> usize {
+        if !self.limits.contains_key(&dst) {
+            self.make_room((dst, src));
+            self.look_up((dst, src));
+        }
         self.limits.get(&dst).copied().unwrap_or(0)
+    }
+
+    /// Makes room for one more entry in a full table.
+    fn make_room(&mut self, key: Key) {
+        if self.entries.len() == MAX_PATHS && !self.entries.contains_key(&key) {
+            self.entries.clear();
+            self.limits.clear();
+        }
     }
 
     /// The device refused a segment: it gets no more.
@@ -225,9 +232,10 @@ impl Paths {
         self.lookups
     }
 
-    /// Asks the kernel; what it cannot answer it is left to deal with.
-    fn look_up(&mut self, (dst, src): Key) -> Known {
+    /// Asks the kernel, and keeps the answer. What it cannot answer it is left to deal with.
+    fn look_up(&mut self, key: Key) {
         self.lookups += 1;
+        let (dst, src) = key;
         let mut known = Known { path: None, next_hop: None, is_stale: false, is_used: true };
         if let Ok(route) = self.netlink.route(dst, src)
             && let Some(device) = route.device
@@ -239,7 +247,8 @@ impl Paths {
                 known.path = self.path(dst, &route, device, neighbour.mac);
             }
         }
-        known
+        self.limits.insert(dst, known.path.as_ref().map_or(0, |path| path.segment_limit));
+        self.entries.insert(key, Entry::Known(known));
     }
 
     /// The path by `route`'s device `index` and the neighbour `dst_mac`, if the device is Ethernet.
@@ -305,7 +314,7 @@ mod tests {
             assert!(paths.next(ip, None, false).is_none());
         }
         assert_eq!(paths.lookups(), 1);
-        assert_eq!(paths.segment_limit(ip), 0);
+        assert_eq!(paths.segment_limit(ip, None), 0);
         paths.forget(ip);
         assert!(paths.next(ip, None, false).is_none());
         assert_eq!(paths.lookups(), 2);
