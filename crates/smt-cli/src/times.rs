@@ -29,6 +29,14 @@ impl Times {
         }
     }
 
+    /// Adds all of another's.
+    pub fn merge(&mut self, other: &Times) {
+        if let (Some(histogram), Some(other)) = (&mut self.histogram, &other.histogram) {
+            // Both have the same bounds, so nothing can be out of them.
+            let _ = histogram.add(other);
+        }
+    }
+
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.histogram.as_ref().map_or(0, Histogram::len)
@@ -73,5 +81,9 @@ mod tests {
         let told =
             [times.min_ns(), times.quantile_ns(0.5), times.quantile_ns(0.99), times.max_ns()];
         assert_eq!(told, [1, 50, 99, 100]);
+        let mut both = Times::default();
+        both.add(Duration::from_nanos(200));
+        both.merge(&times);
+        assert_eq!((both.count(), both.max_ns()), (101, 200));
     }
 }

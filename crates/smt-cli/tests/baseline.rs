@@ -51,7 +51,7 @@ impl Drop for StopAtEnd<'_> {
 }
 
 fn plan(size: usize, wait: Wait) -> Plan {
-    Plan { size, warmup: 3, count: 2, wait }
+    Plan::counted(size, 3, 2, wait)
 }
 
 fn tcp_echoes() {

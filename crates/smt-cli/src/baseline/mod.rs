@@ -1,4 +1,5 @@
-//! What SMT is compared with: the same ping-pong RPC over plain TCP ([`tcp`]) and over TLS 1.3 on TCP ([`tls`]).
+//! What SMT is compared with: the same ping-pong RPC over plain TCP ([`tcp`]) and over TLS 1.3 on TCP ([`tls`]), and
+//! over SMT itself ([`smt`]). Many RPCs at a time go over a fleet of connections, or over one ([`fleet`]).
 //!
 //! Each is meant to be as fast as a careful programmer would make it: no delayed segments, buffers allocated once,
 //! one system call to send a small message and one to receive it, and both ends waiting in the same way as SMT's
@@ -8,12 +9,29 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
+use crate::commands::Error;
+pub(crate) use rounds::Rounds;
+
+mod buffered;
+mod connection;
+pub mod fleet;
 mod pipe;
+mod rounds;
+pub mod smt;
 pub mod tcp;
 pub mod tls;
 
 /// The largest message, in bytes without its length.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
+/// Requests up to this many bytes are echoed where several may be outstanding; of longer ones, which are there to fill
+/// the link in one direction, come back [`RECEIPT_BYTES`].
+pub const ECHO_UP_TO: usize = 64 << 10;
+
+/// Bytes of the response to a request that is not echoed: its first.
+pub const RECEIPT_BYTES: usize = 8;
 
 /// Bytes of the length in front of a message.
 const LENGTH_BYTES: usize = 4;
@@ -41,6 +59,17 @@ pub struct Plan {
     pub count: usize,
     /// How the client waits.
     pub wait: Wait,
+    /// After so long no further round trip begins, however few there were; at least one is measured.
+    pub time: Option<Duration>,
+    /// From the begin of one round trip to that of the next, the client asleep in between; `None`: at once.
+    pub every: Option<Duration>,
+}
+
+impl Plan {
+    /// So many round trips, one at once after the other.
+    pub fn counted(size: usize, warmup: usize, count: usize, wait: Wait) -> Plan {
+        Plan { size, warmup, count, wait, time: None, every: None }
+    }
 }
 
 /// A byte stream as both kinds of connection offer it.
@@ -50,6 +79,25 @@ trait Channel {
 
     /// Waits for bytes and puts them at the start of `into`; returns how many, 0 at the end of the stream.
     fn receive(&mut self, into: &mut [u8]) -> io::Result<usize>;
+}
+
+/// A client's end that can have many RPCs outstanding.
+pub trait Pipeline {
+    /// A request with this body, to be used as often as one likes.
+    fn request(&self, body: &[u8]) -> Bytes;
+
+    /// Begins an RPC under the caller's number for it; it leaves with the next turn at the latest.
+    ///
+    /// # Errors
+    /// The session or connection is gone, or takes no more.
+    fn call(&mut self, request: &Bytes, tag: usize) -> Result<(), Error>;
+
+    /// Sends what waits and takes what has come, after a nap at most; appends the number of each RPC that is over
+    /// and the bytes of its response.
+    ///
+    /// # Errors
+    /// An RPC, the session or a connection has failed.
+    fn turn(&mut self, over: &mut Vec<(usize, usize)>) -> Result<(), Error>;
 }
 
 /// Answers every message on `channel` with itself, until the stream ends.
@@ -65,23 +113,21 @@ fn serve(channel: &mut impl Channel) -> io::Result<()> {
 fn ping(channel: &mut impl Channel, plan: &Plan) -> io::Result<Vec<u64>> {
     let mut request = new_request(plan.size)?;
     let mut buffer = vec![0; request.len()];
-    let mut times = Vec::with_capacity(plan.count);
-    for round in 0..plan.warmup + plan.count {
+    let mut rounds = Rounds::new(plan);
+    while let Some(round) = rounds.next() {
         stamp(&mut request, round);
         let start = Instant::now();
         channel.send(&request)?;
         let response = receive_message(channel, &mut buffer)?.ok_or_else(ended)?;
-        let elapsed = start.elapsed();
+        let end = Instant::now();
         // Reading a large response in full would push the next request out of the cache.
         let compared = if round < plan.warmup { request.len() } else { stamped(&request).len() };
         if response.len() != request.len() || response[..compared] != request[..compared] {
             return Err(invalid("the response is not the request"));
         }
-        if round >= plan.warmup {
-            times.push(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
-        }
+        rounds.over(start, end);
     }
-    Ok(times)
+    Ok(rounds.into_times())
 }
 
 /// Receives one message into `buffer`; returns it with its length in front, or `None` if the stream has ended.
@@ -174,7 +220,7 @@ mod tests {
     fn a_client_takes_an_echo_in_pieces() {
         for (size, piece) in [(0, 1), (1, 2), (7, 3), (64, 100), (70_000, 1447)] {
             let mut mirror = Mirror { bytes: VecDeque::new(), piece };
-            let plan = Plan { size, warmup: 2, count: 3, wait: Wait::Spin };
+            let plan = Plan::counted(size, 2, 3, Wait::Spin);
             assert_eq!(ping(&mut mirror, &plan).unwrap().len(), 3);
         }
     }
@@ -193,7 +239,7 @@ mod tests {
             }
         }
         let mut liar = Liar(Mirror { bytes: VecDeque::new(), piece: 4096 });
-        let plan = Plan { size: 100, warmup: 1, count: 0, wait: Wait::Spin };
+        let plan = Plan::counted(100, 1, 0, Wait::Spin);
         assert_eq!(ping(&mut liar, &plan).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 

@@ -15,6 +15,16 @@ const NAP: Duration = Duration::from_millis(50);
 /// How many fruitless tries an end that spins makes between looks at the clock.
 const TRIES_PER_LOOK: u32 = 1 << 14;
 
+/// Carries bytes between two ends.
+pub(super) trait Link {
+    /// Puts bytes that have come at the start of `into`; returns how many, 0 if there will be no more. One that does
+    /// not wait fails with `WouldBlock` if there are none.
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Sends all of `bytes`, or keeps what cannot leave yet.
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
 /// A TCP connection that sends at once and waits in one way.
 pub(super) struct Pipe<'a> {
     stream: TcpStream,
@@ -42,21 +52,6 @@ impl<'a> Pipe<'a> {
         Ok(Pipe { stream, wait, stop: &NEVER, silence: Some(silence) })
     }
 
-    /// Waits for bytes; returns how many, 0 if there will be no more.
-    pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.retry(|stream| stream.read(into)).map(Option::unwrap_or_default)
-    }
-
-    pub(super) fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let written = self
-                .retry(|stream| stream.write(bytes))?
-                .ok_or_else(|| io::Error::from(ErrorKind::Interrupted))?;
-            bytes = bytes.get(written..).unwrap_or_default();
-        }
-        Ok(())
-    }
-
     /// Repeats `attempt` until it moves bytes or fails; `None` when called off.
     fn retry(
         &mut self,
@@ -81,6 +76,22 @@ impl<'a> Pipe<'a> {
                 return Err(ErrorKind::TimedOut.into());
             }
         }
+    }
+}
+
+impl Link for Pipe<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.retry(|stream| stream.read(into)).map(Option::unwrap_or_default)
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self
+                .retry(|stream| stream.write(bytes))?
+                .ok_or_else(|| io::Error::from(ErrorKind::Interrupted))?;
+            bytes = bytes.get(written..).unwrap_or_default();
+        }
+        Ok(())
     }
 }
 

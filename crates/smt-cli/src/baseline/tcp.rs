@@ -4,10 +4,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 
-use super::pipe::{Pipe, accept_each};
+use super::pipe::{Link, Pipe, accept_each};
 use super::{Channel, Plan, SILENCE, Wait, ping, serve};
 
-impl Channel for Pipe<'_> {
+impl<L: Link> Channel for L {
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes)
     }
@@ -34,5 +34,19 @@ pub fn serve_tcp(listener: &TcpListener, wait: Wait, stop: &AtomicBool) -> io::R
 ///
 /// No connection, no answer for ten seconds, or a wrong answer.
 pub fn ping_tcp(server: SocketAddr, plan: &Plan) -> io::Result<Vec<u64>> {
-    ping(&mut Pipe::connect(server, plan.wait, SILENCE)?, plan)
+    pinger_tcp(server, plan.wait)?(plan)
+}
+
+/// Connects to the server at `server`; what it returns measures as [`ping_tcp`] does, on that one connection. Whatever
+/// a plan says of waiting, it waits as told here.
+///
+/// # Errors
+///
+/// No connection.
+pub fn pinger_tcp(
+    server: SocketAddr,
+    wait: Wait,
+) -> io::Result<impl FnMut(&Plan) -> io::Result<Vec<u64>>> {
+    let mut pipe = Pipe::connect(server, wait, SILENCE)?;
+    Ok(move |plan: &Plan| ping(&mut pipe, plan))
 }

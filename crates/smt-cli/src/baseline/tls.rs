@@ -15,7 +15,7 @@ use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use super::pipe::{Pipe, accept_each};
+use super::pipe::{Link, Pipe, accept_each};
 use super::{Channel, Plan, SILENCE, Wait, ping, serve};
 use crate::pki::Identity;
 
@@ -95,8 +95,7 @@ pub fn serve_tls(
     stop: &AtomicBool,
 ) -> io::Result<()> {
     accept_each(listener, wait, stop, |pipe| {
-        let tls = UnbufferedServerConnection::new(config.clone()).map_err(tls_error)?;
-        serve(&mut TlsChannel::new(pipe, tls))
+        serve(&mut server_channel(pipe, config, INCOMING_BYTES)?)
     })
 }
 
@@ -112,15 +111,51 @@ pub fn ping_tls(
     config: &Arc<ClientConfig>,
     plan: &Plan,
 ) -> io::Result<Vec<u64>> {
-    let pipe = Pipe::connect(server, plan.wait, SILENCE)?;
-    let tls = UnbufferedClientConnection::new(config.clone(), name).map_err(tls_error)?;
-    let mut channel = TlsChannel::new(pipe, tls);
+    pinger_tls(server, name, config, plan.wait)?(plan)
+}
+
+/// Connects to the server at `server`; what it returns measures as [`ping_tls`] does, on that one connection. Whatever
+/// a plan says of waiting, it waits as told here.
+///
+/// # Errors
+///
+/// No connection, or a failed handshake.
+pub fn pinger_tls(
+    server: SocketAddr,
+    name: ServerName<'static>,
+    config: &Arc<ClientConfig>,
+    wait: Wait,
+) -> io::Result<impl FnMut(&Plan) -> io::Result<Vec<u64>> + use<>> {
+    let pipe = Pipe::connect(server, wait, SILENCE)?;
+    let mut channel = client_channel(pipe, config, name, INCOMING_BYTES)?;
     channel.handshake()?;
-    ping(&mut channel, plan)
+    Ok(move |plan: &Plan| ping(&mut channel, plan))
+}
+
+/// A server's end over any link, which goes through the handshake while it receives. It takes up to `incoming_bytes`
+/// from the link at a time.
+pub(super) fn server_channel<L: Link>(
+    link: L,
+    config: &Arc<ServerConfig>,
+    incoming_bytes: usize,
+) -> io::Result<TlsChannel<L, UnbufferedServerConnection>> {
+    let tls = UnbufferedServerConnection::new(config.clone()).map_err(tls_error)?;
+    Ok(TlsChannel::new(link, tls, incoming_bytes))
+}
+
+/// A client's end over any link, before its handshake. It takes up to `incoming_bytes` from the link at a time.
+pub(super) fn client_channel<L: Link>(
+    link: L,
+    config: &Arc<ClientConfig>,
+    name: ServerName<'static>,
+    incoming_bytes: usize,
+) -> io::Result<TlsChannel<L, UnbufferedClientConnection>> {
+    let tls = UnbufferedClientConnection::new(config.clone(), name).map_err(tls_error)?;
+    Ok(TlsChannel::new(link, tls, incoming_bytes))
 }
 
 /// The client's and the server's connection, which rustls keeps as two types, as one.
-trait Tls {
+pub(super) trait Tls {
     type Data;
 
     fn process<'c, 'i>(
@@ -151,8 +186,8 @@ impl Tls for UnbufferedServerConnection {
     }
 }
 
-struct TlsChannel<'a, T> {
-    pipe: Pipe<'a>,
+pub(super) struct TlsChannel<L, T> {
+    pipe: L,
     tls: T,
     established: bool,
     incoming: Incoming,
@@ -175,21 +210,25 @@ enum Step {
     Closed,
 }
 
-impl<'a, T: Tls> TlsChannel<'a, T> {
-    fn new(pipe: Pipe<'a>, tls: T) -> TlsChannel<'a, T> {
+impl<L: Link, T: Tls> TlsChannel<L, T> {
+    fn new(pipe: L, tls: T, incoming_bytes: usize) -> TlsChannel<L, T> {
         TlsChannel {
             pipe,
             tls,
             established: false,
-            incoming: Incoming { bytes: vec![0; INCOMING_BYTES], start: 0, end: 0 },
+            incoming: Incoming { bytes: vec![0; incoming_bytes], start: 0, end: 0 },
             outgoing: vec![0; OUTGOING_BYTES],
             encoded: 0,
         }
     }
 
+    pub(super) fn link(&mut self) -> &mut L {
+        &mut self.pipe
+    }
+
     /// Completes the handshake as the client, whose peer stays silent until the first request. A server goes
     /// through it while it waits for that request.
-    fn handshake(&mut self) -> io::Result<()> {
+    pub(super) fn handshake(&mut self) -> io::Result<()> {
         while !self.established {
             match self.step(&mut [])? {
                 Step::Done | Step::Ready => {}
@@ -243,7 +282,7 @@ impl<'a, T: Tls> TlsChannel<'a, T> {
     }
 }
 
-impl<T: Tls> Channel for TlsChannel<'_, T> {
+impl<L: Link, T: Tls> Channel for TlsChannel<L, T> {
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         for chunk in bytes.chunks(CHUNK_BYTES) {
             let sealed = match self.tls.process(&mut []).state.map_err(tls_error)? {
@@ -303,7 +342,7 @@ impl Incoming {
     }
 
     /// Waits for bytes; returns how many, 0 at the end of the stream.
-    fn fill(&mut self, pipe: &mut Pipe<'_>) -> io::Result<usize> {
+    fn fill(&mut self, pipe: &mut impl Link) -> io::Result<usize> {
         if self.end == self.bytes.len() {
             self.bytes.copy_within(self.start.., 0);
             (self.start, self.end) = (0, self.end - self.start);

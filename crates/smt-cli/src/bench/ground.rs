@@ -103,6 +103,14 @@ impl Ground {
     pub fn new(credentials: &Arc<Credentials>, round_trip: Duration) -> Result<Ground, Error> {
         let wire = if round_trip.is_zero() { Wire::Veth } else { Wire::Delay(round_trip / 2) };
         let options = PairOptions { wire, behind_a: Some(SPOOFED), ..PairOptions::default() };
+        Ground::on(credentials, options)
+    }
+
+    /// Makes the hosts, joined by any link.
+    ///
+    /// # Errors
+    /// The kernel does not make them.
+    pub fn on(credentials: &Arc<Credentials>, options: PairOptions) -> Result<Ground, Error> {
         let pair = pair(options).map_err(Error::io("cannot make two hosts joined by a link"))?;
         let cores = match cores::allowed().unwrap_or_default()[..] {
             [client, server, ..] => Some([client, server]),

@@ -1,5 +1,6 @@
 //! Measurements between two hosts on this machine, both ends in this process: how soon a first RPC is answered
-//! ([`first`]), what key updates cost ([`rekey`]) and what a flood of first flights does ([`flood`]).
+//! ([`first`]), what key updates cost ([`rekey`]), what a flood of first flights does ([`flood`]), and RPCs of
+//! established sessions beside those of others ([`rpc`]).
 //!
 //! SMT's peers ([`tls`], [`openssl`], [`quic`]) use the same hosts, certificates, key exchange and cipher suite, and
 //! wait in the same way: asleep in the kernel.
@@ -14,6 +15,7 @@ pub mod plot;
 pub mod quic;
 pub mod rekey;
 pub mod report;
+pub mod rpc;
 pub mod serving;
 pub mod smt;
 pub mod steps;

@@ -100,6 +100,11 @@ impl Serving {
         let _ = self.ready.try_send(());
     }
 
+    /// Becomes true when it is to end.
+    pub fn over(&self) -> &AtomicBool {
+        &self.shared.over
+    }
+
     /// Whether to end.
     pub fn is_over(&self) -> bool {
         self.shared.over.load(Ordering::Relaxed)

@@ -117,7 +117,7 @@ fn probability(text: &str) -> Result<f64, String> {
 }
 
 /// A datapath on the command line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 #[allow(missing_docs, reason = "the option's help says it")]
 pub enum DatapathChoice {
     #[default]
@@ -125,6 +125,23 @@ pub enum DatapathChoice {
     Packet,
     Xdp,
     Udp,
+}
+
+impl DatapathChoice {
+    /// The datapath.
+    pub fn kind(self) -> DatapathKind {
+        match self {
+            DatapathChoice::Raw => DatapathKind::Raw,
+            DatapathChoice::Packet => DatapathKind::Packet,
+            DatapathChoice::Xdp => DatapathKind::Xdp,
+            DatapathChoice::Udp => DatapathKind::Udp,
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 /// A way of waiting on the command line.
@@ -175,12 +192,6 @@ pub enum PaddingChoice {
 impl Transport {
     /// A builder with these options, bound to `address`.
     pub fn builder(&self, address: IpAddr) -> Builder {
-        let datapath = match self.datapath {
-            DatapathChoice::Raw => DatapathKind::Raw,
-            DatapathChoice::Packet => DatapathKind::Packet,
-            DatapathChoice::Xdp => DatapathKind::Xdp,
-            DatapathChoice::Udp => DatapathKind::Udp,
-        };
         let wait = match self.wait {
             WaitChoice::Spin => smt::Wait::Spin,
             WaitChoice::Adaptive => smt::Wait::Adaptive,
@@ -193,7 +204,7 @@ impl Transport {
         let limits = Limits { max_message: self.max_message, ..Limits::default() };
         let builder = Builder::new()
             .bind(address)
-            .datapath(datapath)
+            .datapath(self.datapath.kind())
             .protocol(self.protocol)
             .dscp(self.dscp.table())
             .wait(wait)

@@ -3,6 +3,7 @@
 pub mod flood;
 pub mod handshake;
 pub mod rekey;
+pub mod rpc;
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,6 +15,7 @@ const AFTER: &str = "\
 Examples:
   smt bench handshake
   smt bench handshake --rtt 50 --json | jq 'select(.ratio_to_tls)'
+  smt bench rpc --only rtt,rate
   smt bench rekey --quick
   smt bench flood
 
@@ -22,7 +24,7 @@ Numbers mean something only from a release build on an otherwise idle machine; t
 
 /// The arguments of `smt bench`.
 #[derive(Debug, Args)]
-#[command(about = "Measure handshakes, key updates and floods", after_help = AFTER)]
+#[command(about = "Measure RPCs, handshakes, key updates and floods", after_help = AFTER)]
 pub struct Arguments {
     #[command(subcommand)]
     bench: Bench,
@@ -30,6 +32,7 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    Rpc(rpc::Arguments),
     Handshake(handshake::Arguments),
     Rekey(rekey::Arguments),
     Flood(flood::Arguments),
@@ -39,6 +42,7 @@ impl Arguments {
     /// Whether programs read the output.
     pub fn is_json(&self) -> bool {
         match &self.bench {
+            Bench::Rpc(arguments) => arguments.json,
             Bench::Handshake(arguments) => arguments.json,
             Bench::Rekey(arguments) => arguments.json,
             Bench::Flood(arguments) => arguments.json,
@@ -53,6 +57,7 @@ impl Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     smt_testbed::enter().map_err(Error::io("the benchmark needs hosts of its own"))?;
     match &arguments.bench {
+        Bench::Rpc(arguments) => rpc::run(arguments),
         Bench::Handshake(arguments) => handshake::run(arguments),
         Bench::Rekey(arguments) => rekey::run(arguments),
         Bench::Flood(arguments) => flood::run(arguments),
