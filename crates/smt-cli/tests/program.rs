@@ -147,7 +147,9 @@ fn interrupt(child: &Child) {
 }
 
 fn every_subcommand_has_help_with_examples() {
-    for command in ["demo", "serve", "call", "ping", "pki", "ticket", "bench", "bench handshake"] {
+    for command in
+        ["demo", "serve", "call", "ping", "pki", "ticket", "bench", "bench handshake", "bench rpc"]
+    {
         let help = run(&format!("{command} --help"));
         assert_eq!(help.status.code(), Some(0), "{command}");
         assert!(text(&help.stdout).contains("Examples"), "{command}");
@@ -187,6 +189,7 @@ fn examples_can_be_copied() {
         "ticket",
         "bench",
         "bench handshake",
+        "bench rpc",
         "bench rekey",
         "bench flood",
     ];

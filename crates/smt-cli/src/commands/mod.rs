@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod call;
+pub mod datapath;
 pub mod demo;
 pub mod early;
 pub mod options;

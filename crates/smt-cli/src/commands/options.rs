@@ -11,11 +11,12 @@ use smt::engine::SessionInfo;
 use smt::proto::crypto::SuiteId;
 use smt::tls::{ClientTls, Identity, KeyExchange, PeerIdentity, Roots};
 use smt::{
-    Builder, CallOptions, ConnectError, ConnectOptions, DatapathKind, Engine, Event, Faults,
-    Limits, Padding, SessionId,
+    Builder, CallOptions, ConnectError, ConnectOptions, Engine, Event, Faults, Limits, Padding,
+    SessionId,
 };
 
 use super::Error;
+use super::datapath::DatapathChoice;
 use super::early::{EarlyRequest, EarlyResult};
 use crate::stop::{LOOK_EVERY, Stop};
 
@@ -114,34 +115,6 @@ struct FaultOptions {
 fn probability(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     if (0.0..=1.0).contains(&value) { Ok(value) } else { Err("must be from 0 to 1".to_owned()) }
-}
-
-/// A datapath on the command line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-#[allow(missing_docs, reason = "the option's help says it")]
-pub enum DatapathChoice {
-    #[default]
-    Raw,
-    Packet,
-    Xdp,
-    Udp,
-}
-
-impl DatapathChoice {
-    /// The datapath.
-    pub fn kind(self) -> DatapathKind {
-        match self {
-            DatapathChoice::Raw => DatapathKind::Raw,
-            DatapathChoice::Packet => DatapathKind::Packet,
-            DatapathChoice::Xdp => DatapathKind::Xdp,
-            DatapathChoice::Udp => DatapathKind::Udp,
-        }
-    }
-
-    /// Its name on the command line.
-    pub fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
-    }
 }
 
 /// A way of waiting on the command line.

@@ -12,7 +12,7 @@ use super::super::ground::Ground;
 use super::super::serving::Serving;
 use crate::baseline::{Plan, Rounds, Wait};
 use crate::commands::Error;
-use crate::commands::options::DatapathChoice;
+use crate::commands::datapath::DatapathChoice;
 
 /// The server's SMT port.
 const PORT: u16 = 4434;

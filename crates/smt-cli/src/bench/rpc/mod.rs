@@ -19,7 +19,7 @@ use smt_testbed::{PairOptions, Wire};
 
 use super::ground::{Credentials, Ground};
 use crate::commands::Error;
-use crate::commands::options::DatapathChoice;
+use crate::commands::datapath::DatapathChoice;
 use crate::stop::Stop;
 use crate::times::Times;
 
@@ -248,7 +248,7 @@ fn measure_part(
     progress: &dyn Fn(f64),
 ) -> Result<(), Error> {
     let cells = plan.cells(part, grounds.mtu);
-    let in_bed = |bed: &Bed| plan.contenders(part).into_iter().map(|who| (who, *bed));
+    let in_bed = |&bed: &Bed| plan.contenders(part).into_iter().map(move |who| (who, bed));
     let all: Vec<(Contender, Bed)> = plan.beds.iter().flat_map(in_bed).collect();
     let turns = plan.rounds as usize * all.len();
     for turn in 0..turns {

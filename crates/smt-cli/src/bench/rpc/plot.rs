@@ -4,7 +4,7 @@ use super::super::plot::{Bar, chart};
 use super::report::{rows, size};
 use super::{Contender, Outcome, Part};
 use crate::commands::Error;
-use crate::commands::options::DatapathChoice;
+use crate::commands::datapath::DatapathChoice;
 
 /// Draws a part at an MTU as SVG.
 ///

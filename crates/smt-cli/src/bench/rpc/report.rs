@@ -51,7 +51,7 @@ impl Contender {
 }
 
 impl Part {
-    /// What is compared: nanoseconds, or something a second.
+    /// What is compared: nanoseconds, or something a second. 0 if nothing was over in time.
     pub(super) fn value(self, sample: &Sample) -> f64 {
         let a_second = |amount: u64| amount as f64 / sample.elapsed.as_secs_f64().max(1e-9);
         match self {
@@ -66,7 +66,7 @@ impl Part {
     fn is_better(self, one: f64, other: f64) -> bool {
         match self {
             Part::Rate | Part::Goodput => one > other,
-            Part::Rtt | Part::Mixed | Part::Cpu => one < other,
+            Part::Rtt | Part::Mixed | Part::Cpu => one > 0.0 && (one < other || other == 0.0),
         }
     }
 
@@ -124,7 +124,9 @@ pub fn rows(outcome: &Outcome, part: Part, mtu: u32) -> Vec<Row<'_>> {
     of.map(|(&(cell, contender, bed), sample)| {
         let value = part.value(sample);
         let best = best(outcome, cell, contender);
-        let to = |peer: Option<f64>| peer.filter(|peer| *peer > 0.0).map(|peer| value / peer);
+        let to = |peer: Option<f64>| {
+            peer.filter(|peer| *peer > 0.0 && value > 0.0).map(|peer| value / peer)
+        };
         let peer = |peer| to(best_value(outcome, cell, peer).filter(|_| contender != peer));
         let bare = match contender {
             Contender::Smt(datapath) => {
@@ -285,7 +287,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::commands::options::DatapathChoice;
+    use crate::commands::datapath::DatapathChoice;
 
     const PARTS: [Part; 5] = [Part::Rtt, Part::Rate, Part::Goodput, Part::Mixed, Part::Cpu];
 

@@ -16,7 +16,7 @@ use super::{
 use crate::baseline::fleet::{self, Room};
 use crate::baseline::{self, Pipeline, Wait, smt, tcp, tls};
 use crate::commands::Error;
-use crate::commands::options::DatapathChoice;
+use crate::commands::datapath::DatapathChoice;
 
 /// The port of TCP servers.
 const TCP_PORT: u16 = 4433;

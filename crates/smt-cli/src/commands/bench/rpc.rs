@@ -11,7 +11,7 @@ use super::{advance, bar};
 use crate::bench::ground::Credentials;
 use crate::bench::rpc::{self, Bed, Contender, Outcome, Part, Plan, plot, report};
 use crate::commands::Error;
-use crate::commands::options::DatapathChoice;
+use crate::commands::datapath::DatapathChoice;
 use crate::output::Printer;
 use crate::stop::Stop;
 
@@ -158,13 +158,13 @@ fn name(part: Part) -> String {
 }
 
 fn tell(outcome: &Outcome, part: Part, mtu: u32, printer: &Printer) -> Result<(), Error> {
-    printer.text(printer.bold(format!("{}; MTU {mtu}", part.title())))?;
+    let title = printer.bold(format!("{}; MTU {mtu}", part.title()));
+    printer.text(format!("\n{title}"))?;
     if !outcome.spins {
         printer.text("both ends sleep while they wait, for want of a second core")?;
     }
     report::table(outcome, part, mtu).iter().try_for_each(|line| printer.text(line))?;
     report::not_measured(outcome, part, mtu).iter().try_for_each(|line| printer.text(line))?;
-    printer.text(" ")?;
     let objects = report::objects(outcome, part, mtu);
     Ok(objects.iter().try_for_each(|object| printer.object(object))?)
 }
