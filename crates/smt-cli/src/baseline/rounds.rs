@@ -33,7 +33,9 @@ impl<'a> Rounds<'a> {
         let Plan { warmup, count, time, every, .. } = *self.plan;
         let measured = self.round.saturating_sub(warmup);
         let spent = self.since.map_or(Duration::ZERO, |since| self.last - since);
-        if measured >= count || (measured > 0 && time.is_some_and(|time| spent >= time)) {
+        if self.round >= warmup.saturating_add(count)
+            || (measured > 0 && time.is_some_and(|time| spent >= time))
+        {
             return None;
         }
         if let Some(every) = every {
