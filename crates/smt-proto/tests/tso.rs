@@ -153,3 +153,39 @@ fn segments_hold_to_grants_pacing_and_the_limit() {
     assert_eq!(after.tso_segments_sent - before.tso_segments_sent, 2);
     assert_eq!(after.pacing_stalls, before.pacing_stalls + 1, "the rest waits");
 }
+
+#[test]
+fn forged_and_repeated_packets_neither_end_nor_begin_it() {
+    const RESEND: u8 = 0x12;
+    let mut net = net(5, Nic::Drops);
+    echo(&mut net, 1, 500);
+    net.record();
+    echo(&mut net, 2, 30_000);
+    let resend = net.recorded_to(CLIENT).into_iter().find(|packet| packet[11] == RESEND).unwrap();
+    assert_eq!(stats(&net, CLIENT).tso_segments_lost, 1);
+    // A second segment is on its way; one more that is lost would be the end of it.
+    net.nic = Nic::CountsIds;
+    net.record();
+    net.call(CLIENT, vec![1; 30_000], 3);
+    let request = net.recorded_to(SERVER).swap_remove(0);
+    let before = stats(&net, CLIENT);
+    assert_eq!(before.tso_segments_sent, 2);
+    net.now = net.now + Duration::from_millis(2);
+    net.inject(CLIENT, resend.clone());
+    let mut forged = resend;
+    forged[20..28].copy_from_slice(&request[20..28]);
+    forged[28..36].copy_from_slice(&[0, 0, 0, 0, 0, 1, 0, 0]);
+    for number in 1..100 {
+        forged[43] = number;
+        net.inject(CLIENT, forged.clone());
+    }
+    // The request, as if it were an answer to itself.
+    let mut response = request;
+    response[27] |= 1;
+    net.inject(CLIENT, response);
+    let after = stats(&net, CLIENT);
+    assert_eq!((after.tso_segments_lost, after.tso_confirmed), (1, 0));
+    net.run_until(20 * SECOND, |net| net.hosts[CLIENT].ended.contains_key(&3));
+    let after = stats(&net, CLIENT);
+    assert_eq!((after.tso_segments_lost, after.tso_confirmed, after.tso_given_up), (1, 1, 0));
+}
