@@ -349,7 +349,10 @@ impl Machine {
             140..=149 => {
                 self.endpoint.request_update(self.now, self.session);
             }
-            150..=199 => self.endpoint.receive_overrun(),
+            150..=174 => self.endpoint.receive_overrun(),
+            175..=199 => {
+                self.endpoint.set_segment_limit(self.session, usize::from(input.u16()));
+            }
             200..=229 => self.endpoint.set_room(self.session, 100 + usize::from(input.u16())),
             230..=244 => self.endpoint.close(self.now, self.session),
             _ => {

@@ -12,8 +12,9 @@ pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
     let mut data = data(&mut input);
     let payload = input.number() as usize;
-    let ip = match input.u8() & 1 {
+    let ip = match input.u8() & 3 {
         0 => IpVersion::V6,
+        2 => IpVersion::V4Unseen,
         _ => IpVersion::V4 { id: input.u16() },
     };
     let offset = payload_offset(&data, payload, ip);

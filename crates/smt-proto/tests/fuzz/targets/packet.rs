@@ -35,7 +35,8 @@ fn check_data(packet: &[u8], data: &Data) {
     assert_eq!(out[..], without_nic_fields(&packet[..DATA_LEN]));
 
     let payload_len = packet.len() - DATA_LEN;
-    for ip in [IpVersion::V6, IpVersion::V4 { id: 0 }, IpVersion::V4 { id: 9 }] {
+    let v4 = [IpVersion::V4 { id: 0 }, IpVersion::V4 { id: 9 }, IpVersion::V4Unseen];
+    for ip in v4.into_iter().chain([IpVersion::V6]) {
         if let Some(offset) = payload_offset(data, payload_len, ip) {
             assert!(offset as usize + payload_len <= data.message_len as usize);
         }
