@@ -103,6 +103,17 @@ impl OpenError {
         move |source| Self::Io { what, source }
     }
 
+    /// Whether any other datapath of the same ports, address and protocol would be refused alike.
+    pub(crate) fn is_about_ports(&self) -> bool {
+        matches!(
+            self,
+            Self::PortInUse(_)
+                | Self::NoFreePorts
+                | Self::AddressNotAvailable(_)
+                | Self::ForeignProtocol(_)
+        )
+    }
+
     /// `CAP_NET_RAW` is missing from the program that runs.
     pub(crate) fn missing_privilege() -> Self {
         Self::MissingPrivilege { program: program() }

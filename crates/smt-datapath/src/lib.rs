@@ -12,9 +12,12 @@
 //!   `CAP_NET_ADMIN` as well.
 //! - *udp*: the same bytes as the payload of UDP, for hosts without privileges.
 //!
+//! [`auto`] chooses among them, by what [`probe`] finds out of the host.
+//!
 //! [`memory`] joins two endpoints of one process. Around any of them go decorators: [`fault`]
 //! loses, repeats, delays and damages packets, [`pcap`] writes them to a file.
 
+pub mod auto;
 mod datapath;
 mod error;
 mod errqueue;
@@ -26,6 +29,7 @@ mod open;
 mod packet;
 pub mod pcap;
 pub mod ports;
+pub mod probe;
 mod raw;
 mod route;
 mod segment;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::ports::{FIRST_BLOCK, PortClaim};
 use crate::xdp::{self, XdpOptions};
-use crate::{DEFAULT_PROTOCOL, Datapath, OpenError, packet, raw, udp};
+use crate::{DEFAULT_PROTOCOL, Datapath, OpenError, auto, packet, raw, udp};
 
 /// Which datapath to open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,28 @@ pub enum Kind {
     Xdp,
     /// UDP, for hosts without privileges.
     Udp,
+    /// The best of these that device and privileges allow, by [`auto`](crate::auto);
+    /// [`Caps::name`](crate::Caps::name) tells which it is. Without `CAP_NET_RAW` that is UDP, and then
+    /// the other end must take UDP as well.
+    Auto {
+        /// Whether it may be XDP, whose program changes the device for all its users: the first
+        /// choice then where no device takes TSO segments. If it cannot be attached, it is another.
+        allow_xdp: bool,
+    },
+}
+
+impl Kind {
+    /// Its name, as commands take it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Packet => "packet",
+            Self::Xdp => "xdp",
+            Self::Udp => "udp",
+            Self::Auto { .. } => "auto",
+        }
+    }
 }
 
 /// What to open.
@@ -89,7 +111,9 @@ const FOREIGN_PROTOCOLS: [u8; 15] = [0, 1, 2, 6, 17, 41, 43, 44, 50, 51, 58, 59,
 pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
     let OpenOptions { kind, bind, listen, client, protocol, dscp, xdp: _ } = options;
     match kind {
-        Kind::Raw | Kind::Packet | Kind::Xdp if FOREIGN_PROTOCOLS.contains(&protocol) => {
+        Kind::Raw | Kind::Packet | Kind::Xdp | Kind::Auto { .. }
+            if FOREIGN_PROTOCOLS.contains(&protocol) =>
+        {
             Err(OpenError::ForeignProtocol(protocol))
         }
         Kind::Raw | Kind::Packet | Kind::Xdp => {
@@ -114,7 +138,29 @@ pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
                 client_ports: if client { udp_client_ports(listen) } else { 0..0 },
             })
         }
+        Kind::Auto { allow_xdp } => open_best(options, allow_xdp),
     }
+}
+
+/// Opens the best datapath. Only XDP is given up for the next best: whether a device takes its program
+/// shows when it gets it.
+fn open_best(options: OpenOptions, allow_xdp: bool) -> Result<Opened, OpenError> {
+    let choice = auto::choose_here(options.protocol, options.bind, allow_xdp)
+        .map_err(OpenError::io("ask the kernel for the devices"))?;
+    let mut result = Err(OpenError::NoDevice(options.bind));
+    for kind in choice.candidates() {
+        result = open(OpenOptions { kind, ..options });
+        match &result {
+            Err(error) if kind == Kind::Xdp && !error.is_about_ports() => {
+                tracing::warn!(%error, "no XDP datapath: taking the next best");
+            }
+            _ => {
+                tracing::debug!(datapath = kind.name(), ?choice, "datapath chosen");
+                break;
+            }
+        }
+    }
+    result
 }
 
 /// A UDP socket has all SMT ports to itself: the larger part of the usual range without the port

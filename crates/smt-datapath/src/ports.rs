@@ -93,6 +93,35 @@ impl PortClaim {
     }
 }
 
+/// The ports of IP protocol `protocol` that processes of this network namespace own, in ascending order:
+/// single ones, and blocks of [`BLOCK_LEN`].
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn owned(protocol: u8) -> io::Result<Vec<Range<u16>>> {
+    Ok(read_owned(&std::fs::read_to_string("/proc/thread-self/net/unix")?, protocol))
+}
+
+/// Finds the names that [`owner`] gives in the kernel's list of unix sockets, where an abstract name
+/// follows an `@`.
+fn read_owned(list: &str, protocol: u8) -> Vec<Range<u16>> {
+    let parse = |line: &str| {
+        let name = line.rsplit(' ').next()?.strip_prefix("@smt/")?;
+        let (owned_protocol, port) = name.split_once('/')?;
+        let (len, port) = match port.split_once('/')? {
+            ("port", port) => (1, port),
+            ("block", base) => (BLOCK_LEN, base),
+            _ => return None,
+        };
+        let first: u16 = port.parse().ok()?;
+        let is_ours = owned_protocol.parse() == Ok(protocol);
+        is_ours.then(|| first..first.saturating_add(len))
+    };
+    let mut all: Vec<_> = list.lines().filter_map(parse).collect();
+    all.sort_by_key(|ports| ports.start);
+    all
+}
+
 fn block_of(port: u16) -> u16 {
     port & !(BLOCK_LEN - 1)
 }
@@ -157,6 +186,22 @@ mod tests {
             ports.contains(port) == (port == 7000 || (40_000..40_032).contains(&port))
         }));
         assert!(Ports::default().client().is_empty());
+    }
+
+    #[test]
+    fn owned_ports_are_read_from_the_kernels_list() {
+        let list = "\
+Num       RefCount Protocol Flags    Type St Inode Path
+0000000000000000: 00000002 00000000 00000000 0002 01 19999 @smt/253/block/40000
+0000000000000000: 00000002 00000000 00000000 0002 01 20000 @smt/253/port/4433
+0000000000000000: 00000002 00000000 00000000 0002 01 20001 @smt/254/port/4434
+0000000000000000: 00000002 00000000 00000000 0002 01 20002 @smt/253/port/x
+0000000000000000: 00000002 00000000 00000000 0002 01 20003
+0000000000000000: 00000002 00000000 00000000 0002 01 20004 /run/smt/253/port/1
+";
+        assert_eq!(read_owned(list, 253), [4433..4434, 40_000..40_032]);
+        assert_eq!(read_owned(list, 254), [4434..4435]);
+        assert!(read_owned("", 253).is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp};
 
 use super::Mac;
 use super::header::{ETHERNET_LEN, V4_LEN, V6_LEN};
@@ -23,6 +23,8 @@ pub(crate) struct Device {
     /// Largest IP packet in bytes.
     pub(crate) mtu: usize,
     pub(crate) is_up: bool,
+    /// The kernel's number of the XDP program attached to it.
+    pub(crate) xdp_program: Option<u32>,
     /// Largest frame in bytes that it takes to be segmented, and into how many packets at most.
     gso: (usize, usize),
     /// Whether it segments what comes from user space, over IPv4 and IPv6.
@@ -39,6 +41,7 @@ impl Device {
             mac: None,
             mtu: 0,
             is_up: link.header.flags.contains(LinkFlags::Up),
+            xdp_program: None,
             gso: (LARGEST_IP + 1, LARGEST_IP),
             segments: [false; 2],
         };
@@ -53,6 +56,9 @@ impl Device {
                 }
                 LinkAttribute::GsoMaxSize(bytes) | LinkAttribute::GsoIpv4MaxSize(bytes) => {
                     device.gso.0 = device.gso.0.min(*bytes as usize);
+                }
+                LinkAttribute::Xdp(facts) => {
+                    device.xdp_program = facts.iter().find_map(attached_program);
                 }
                 LinkAttribute::GsoMaxSegs(count) => device.gso.1 = *count as usize,
                 _ => {}
@@ -81,6 +87,17 @@ impl Device {
     }
 }
 
+/// The program that the kernel tells of, in the driver, the stack or the device itself.
+fn attached_program(fact: &LinkXdp) -> Option<u32> {
+    match fact {
+        LinkXdp::ProgId(id)
+        | LinkXdp::DrvProgId(id)
+        | LinkXdp::SkbProgId(id)
+        | LinkXdp::HwProgId(id) => Some(*id).filter(|id| *id != 0),
+        _ => None,
+    }
+}
+
 /// Whether a device with these features segments TCP of user space, over IPv4 and IPv6. Such
 /// packets come unchecked, so that it must be robust.
 fn segmentation(features: &[String]) -> [bool; 2] {
@@ -104,6 +121,7 @@ mod tests {
             mac: Some([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
             is_up: true,
+            xdp_program: None,
             gso,
             segments,
         }

@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
 const SIOCETHTOOL: u64 = 0x8946;
+const GET_DRIVER: u32 = 0x03;
 const GET_SET_INFO: u32 = 0x37;
 const GET_STRINGS: u32 = 0x1b;
 const GET_FEATURES: u32 = 0x3a;
@@ -13,6 +14,8 @@ const GET_CHANNELS: u32 = 0x3c;
 const FEATURES: u32 = 4;
 /// Bytes of a name, in words.
 const NAME_WORDS: usize = 8;
+/// Words of what a device tells of its driver (`struct ethtool_drvinfo`).
+const DRIVER_WORDS: usize = 49;
 /// Most features a kernel may name; those of today have some sixty.
 const MAX_FEATURES: usize = 4096;
 
@@ -25,6 +28,15 @@ pub(crate) fn rx_queues(socket: &UdpSocket, name: &str) -> u32 {
         Ok(()) => channels[5].saturating_add(channels[8]).max(1),
         Err(_) => 1,
     }
+}
+
+/// The driver of the device called `name` in the network namespace of `socket`, if it has one.
+pub(crate) fn driver(socket: &UdpSocket, name: &str) -> Option<String> {
+    // The command, then names: of the driver first.
+    let mut info = [0; DRIVER_WORDS];
+    info[0] = GET_DRIVER;
+    request(socket, name, &mut info).ok()?;
+    Some(text(&info[1..1 + NAME_WORDS])).filter(|driver| !driver.is_empty())
 }
 
 /// Names of the features that are switched on at the device called `name` in the network namespace of
@@ -47,13 +59,18 @@ pub(crate) fn active_features(socket: &UdpSocket, name: &str) -> io::Result<Vec<
     let active = |index: usize| {
         features.get(2 + index / 32 * 4 + 2).is_some_and(|word| word >> (index % 32) & 1 == 1)
     };
-    let text = |index: usize| {
+    let name = |index: usize| {
         let words = names.get(3 + index * NAME_WORDS..)?.get(..NAME_WORDS)?;
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let len = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-        Some(String::from_utf8_lossy(&bytes[..len]).into_owned())
+        Some(text(words))
     };
-    Ok((0..count).filter(|index| active(*index)).filter_map(text).collect())
+    Ok((0..count).filter(|index| active(*index)).filter_map(name).collect())
+}
+
+/// A name in words, up to its zero.
+fn text(words: &[u32]) -> String {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let len = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..len]).into_owned()
 }
 
 /// Makes the ethtool request that `words` begins with, of the device called `name`.
@@ -68,7 +85,8 @@ fn request(socket: &UdpSocket, name: &str, words: &mut [u32]) -> io::Result<()> 
     }
     request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
     // SAFETY: the name ends with a zero, and the data leads to `words`, which outlive the call. The
-    // kernel writes no further than they reach: the nine words of channels, one word per bit of the mask asked for, as many
+    // kernel writes no further than they reach: the nine words of channels, the
+    // words of a driver, one word per bit of the mask asked for, as many
     // blocks of features as `words` says there is room for, and names of which no kernel has as
     // many as `MAX_FEATURES`.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };

@@ -11,6 +11,7 @@ use super::program::{Frames, Ours, Verdict, program};
 use super::queue::Queue;
 use super::{XdpHook, XdpOptions};
 use crate::OpenError;
+use crate::ports::Ports;
 use crate::sys::bpf::{self, Hook};
 use crate::sys::ethtool;
 use crate::sys::xsk::{Binding, Step, XskError};
@@ -117,6 +118,15 @@ fn attach_with(
     Ok(Attached { queues, hook, layout, _link: link })
 }
 
+/// Has the kernel load a program for packets of IP protocol `protocol`, and forgets it: whether AF_XDP
+/// is there, and for this process.
+pub(crate) fn try_load(protocol: u8) -> Result<(), OpenError> {
+    let map = bpf::socket_map(NAME, 1).map_err(|error| refused("make an XDP socket map", error))?;
+    let ours =
+        Ours { protocol, addresses: vec![Ipv4Addr::LOCALHOST.into()], ports: Ports::default() };
+    load(&ours, Layout::new(1500, 1, false), &map).map(|_| ())
+}
+
 /// Loads the program and attaches it where `hook` says, or else where the device lets it.
 fn attach_program(
     target: Target<'_>,
@@ -125,22 +135,7 @@ fn attach_program(
     map: &OwnedFd,
     hook: XdpHook,
 ) -> Result<(OwnedFd, Hook), OpenError> {
-    let load = |pieces| {
-        let max_len = u32::try_from(layout.max_frame()).unwrap_or(u32::MAX);
-        let frames = Frames { max_len, pieces };
-        let instructions = program(ours, frames, map.as_raw_fd(), Verdict::Pass);
-        bpf::load_xdp(NAME, &instructions, pieces)
-    };
-    // With kernels before 5.18 no frame comes in pieces.
-    let program = load(true)
-        .or_else(|(error, log)| match error.raw_os_error() {
-            Some(libc::EINVAL) => load(false),
-            _ => Err((error, log)),
-        })
-        .map_err(|(error, log)| {
-            tracing::debug!(log, "XDP program refused");
-            refused("load the XDP program", error)
-        })?;
+    let program = load(ours, layout, map)?;
     let hooks: &[Hook] = match hook {
         XdpHook::Auto => &[Hook::Driver, Hook::Generic],
         XdpHook::Driver => &[Hook::Driver],
@@ -157,6 +152,25 @@ fn attach_program(
         }
     }
     Err(refused("attach the XDP program to the device", last))
+}
+
+fn load(ours: &Ours, layout: Layout, map: &OwnedFd) -> Result<OwnedFd, OpenError> {
+    let load = |pieces| {
+        let max_len = u32::try_from(layout.max_frame()).unwrap_or(u32::MAX);
+        let frames = Frames { max_len, pieces };
+        let instructions = program(ours, frames, map.as_raw_fd(), Verdict::Pass);
+        bpf::load_xdp(NAME, &instructions, pieces)
+    };
+    // With kernels before 5.18 no frame comes in pieces.
+    load(true)
+        .or_else(|(error, log)| match error.raw_os_error() {
+            Some(libc::EINVAL) => load(false),
+            _ => Err((error, log)),
+        })
+        .map_err(|(error, log)| {
+            tracing::debug!(log, "XDP program refused");
+            refused("load the XDP program", error)
+        })
 }
 
 /// Opens a queue, the first one so that it sends too. The kernel takes a queue from a socket that

@@ -19,6 +19,9 @@ const MAX_RX_CHUNKS: u32 = 2048;
 const ALL_RX_CHUNKS: u32 = 8192;
 const MIN_RX_CHUNKS: u32 = 256;
 
+/// Longest IP packet in bytes that fits one chunk.
+pub(crate) const ONE_CHUNK: usize = LARGE_CHUNK - RX_HEADROOM - ETHERNET_LEN;
+
 const _: () = assert!(MAX_LEN <= TX_HEADROOM);
 
 /// How the packet memory of a queue is divided.

@@ -27,7 +27,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFlags, epoll};
 
+pub(crate) use self::attach::try_load;
 use self::attach::{Attached, Target, attach};
+pub(crate) use self::layout::ONE_CHUNK;
 use self::layout::TX_HEADROOM;
 use self::program::Ours;
 use self::queue::{Place, Queue};
@@ -148,7 +150,7 @@ pub(crate) fn open(options: &OpenOptions, claim: PortClaim) -> Result<XdpDatapat
 
 /// The device that has the address, or for a wildcard the only one there is or else the one of the
 /// default route.
-fn choose_device(bind: IpAddr) -> Result<Device, OpenError> {
+pub(crate) fn choose_device(bind: IpAddr) -> Result<Device, OpenError> {
     let mut devices = device::devices().map_err(OpenError::io("list the devices"))?;
     devices.retain(|device| device.is_ethernet);
     let of = |address: IpAddr| {
