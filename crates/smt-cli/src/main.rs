@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
-use smt_cli::commands::{Error, bench, call, demo, ping, pki, serve, ticket};
+use smt_cli::commands::{Error, bench, call, demo, doctor, ping, pki, serve, ticket};
 use smt_cli::output::{self, Printer};
 use tracing_subscriber::EnvFilter;
 
@@ -20,6 +20,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Arguments),
+    Doctor(doctor::Arguments),
     Serve(serve::Arguments),
     Call(call::Arguments),
     Ping(ping::Arguments),
@@ -40,6 +41,7 @@ Exit status:
 
 First steps:
   smt demo             # what SMT promises, between two hosts on one machine
+  smt doctor           # which datapaths work here, and what would make them faster
   smt pki dev certs    # certificates to try it with, in certs/
   smt serve --help     # a server that echoes
   smt ping --help      # how long a round trip takes
@@ -95,6 +97,7 @@ impl Command {
     fn run(self) -> Result<(), Error> {
         match self {
             Command::Demo(arguments) => demo::run(&arguments),
+            Command::Doctor(arguments) => doctor::run(&arguments),
             Command::Serve(arguments) => serve::run(&arguments),
             Command::Call(arguments) => call::run(&arguments),
             Command::Ping(arguments) => ping::run(&arguments),
@@ -110,6 +113,7 @@ impl Command {
     fn is_json(&self) -> bool {
         match self {
             Command::Demo(arguments) => arguments.json,
+            Command::Doctor(arguments) => arguments.json,
             Command::Serve(arguments) => arguments.transport.json,
             Command::Call(arguments) => arguments.transport.json,
             Command::Ping(arguments) => arguments.transport.json,

@@ -1,9 +1,10 @@
 //! The program as its users run it: on test hosts, by its exit status and what it prints.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // These are tests, though not #[test] functions.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // These are tests, though not #[test] functions.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitCode, Output, Stdio};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use smt_testbed::{Namespace, PairOptions, loopback, pair, test};
+use smt_testbed::{Namespace, PairOptions, Wire, loopback, pair, test};
 
 fn main() -> ExitCode {
     smt_testbed::main(vec![
@@ -37,6 +38,10 @@ fn main() -> ExitCode {
         test("sessions_without_tls_by_choice_of_both_ends", static_sessions),
         test("tickets_are_shown_verified_and_fetched", ticket_commands),
         test("ticket_keys_outlive_the_server", ticket_keys_outlive_the_server),
+        test("the_doctor_tells_of_a_host", the_doctor_tells_of_a_host),
+        test("the_doctor_narrows_to_a_peer", the_doctor_narrows_to_a_peer),
+        test("the_doctor_without_privileges_says_udp", the_doctor_without_privileges_says_udp),
+        test("serve_call_and_ping_over_auto", || serve_call_and_ping("auto")),
         test("the_demo_holds", the_demo_holds),
         test("first_rpcs_of_all_transports_are_measured", first_rpcs_are_measured),
         test("no_call_fails_while_keys_change", no_call_fails_while_keys_change),
@@ -147,9 +152,18 @@ fn interrupt(child: &Child) {
 }
 
 fn every_subcommand_has_help_with_examples() {
-    for command in
-        ["demo", "serve", "call", "ping", "pki", "ticket", "bench", "bench handshake", "bench rpc"]
-    {
+    for command in [
+        "demo",
+        "doctor",
+        "serve",
+        "call",
+        "ping",
+        "pki",
+        "ticket",
+        "bench",
+        "bench handshake",
+        "bench rpc",
+    ] {
         let help = run(&format!("{command} --help"));
         assert_eq!(help.status.code(), Some(0), "{command}");
         assert!(text(&help.stdout).contains("Examples"), "{command}");
@@ -173,6 +187,8 @@ fn wrong_usage_is_status_2() {
         "call localhost --ca x",
         "call localhost hello --ca x --cert y",
         "call localhost: hello --ca /dev/null",
+        "doctor --to nonsense",
+        "doctor --to 10.0.0.2 --bind 10.0.0.1",
     ] {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments}");
     }
@@ -182,6 +198,7 @@ fn wrong_usage_is_status_2() {
 fn examples_can_be_copied() {
     let commands = [
         "demo",
+        "doctor",
         "serve",
         "call",
         "ping",
@@ -213,6 +230,114 @@ fn wrong_usage_is_json_on_request() {
         assert!(text(&output.stderr).contains("--help"));
     }
     assert!(run("serve --cert x").stdout.is_empty());
+}
+
+/// What a list of datapaths says of one.
+fn datapath<'a>(object: &'a Value, name: &str) -> &'a Value {
+    let all = object["datapaths"].as_array().unwrap();
+    assert_eq!(all.len(), 4, "{object}");
+    all.iter().find(|datapath| datapath["datapath"] == name).unwrap()
+}
+
+fn the_doctor_tells_of_a_host() {
+    for (wire, cuts) in [(Wire::Veth, false), (Wire::Macvlan, true)] {
+        let pair = pair(PairOptions { wire, ..PairOptions::default() }).unwrap();
+        let certificates = Certificates::new(if cuts { "doctor-tso" } else { "doctor" });
+        let server =
+            Server::start(&pair.a, &format!("--listen 10.0.0.1:7040 {}", certificates.server()));
+        let output = run_in(&pair.a, "doctor --json");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let objects = objects(&output.stdout);
+        let host = event(&objects, "host");
+        assert!(host["kernel"].as_str().unwrap().contains('.'));
+        assert!(host["cores"].as_u64().unwrap() > 0);
+        assert_eq!((&host["raw"], &host["packet"]), (&"granted".into(), &"granted".into()));
+        assert_eq!(host["capabilities"]["net_raw"], true);
+        assert_eq!(host["ports"], serde_json::json!([[7040, 7040]]));
+        for field in ["receive_buffer", "receive_buffer_wanted", "rmem_max", "protocol"] {
+            assert!(host[field].as_u64().unwrap() > 0, "{field} in {host}");
+        }
+        let devices = objects.iter().filter(|object| object["event"] == "device");
+        let device = devices.clone().find(|device| device["name"] == "smt-a").unwrap();
+        assert_eq!(device["driver"], if cuts { "macvlan" } else { "veth" });
+        assert_eq!((&device["mtu"], &device["up"]), (&1500.into(), &true.into()));
+        assert!(device["addresses"].as_array().unwrap().contains(&"10.0.0.1".into()));
+        assert_eq!(device["tx_gso_robust"], cuts);
+        assert_eq!(device["segment_bytes"][0].as_u64().unwrap() > 0, cuts);
+        assert_eq!((&device["xdp_program"], &device["best"]), (&Value::Null, &"packet".into()));
+        let lo = devices.clone().find(|device| device["name"] == "lo").unwrap();
+        assert_eq!((&lo["ethernet"], &lo["best"]), (&false.into(), &"raw".into()));
+        let choice = event(&objects, "choice");
+        assert_eq!((&choice["for"], &choice["best"]), (&"0.0.0.0".into(), &"packet".into()));
+        assert_eq!(datapath(&choice, "packet")["usable"], true);
+        assert_eq!(datapath(&choice, "udp")["on_request"], false);
+        let may_xdp = smt_testbed::may_use_bpf();
+        assert_eq!(host["xdp"], if may_xdp { "granted" } else { "denied" });
+        assert_eq!(datapath(&choice, "xdp")["on_request"], may_xdp);
+        let allowed = run_in(&pair.a, "doctor --json --allow-xdp");
+        let allowed = event(&self::objects(&allowed.stdout), "choice");
+        assert_eq!(allowed["best"], if may_xdp && !cuts { "xdp" } else { "packet" });
+        // People get the same, where a screen of 80 columns breaks nothing.
+        let output = run_in(&pair.a, "doctor");
+        assert_eq!(output.status.code(), Some(0));
+        let told = text(&output.stdout);
+        assert!(told.contains("Device smt-a") && told.contains("7040"), "{told}");
+        assert!(told.contains("--datapath auto for any IPv4 address"), "{told}");
+        for line in told.lines().filter(|line| !line.contains('/')) {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        server.stop();
+    }
+}
+
+fn the_doctor_narrows_to_a_peer() {
+    let pair = pair(PairOptions { wire: Wire::Macvlan, ..PairOptions::default() }).unwrap();
+    for to in [IpAddr::from(pair.b_v4), pair.b_v6.into()] {
+        let output = run_in(&pair.a, &format!("doctor --json --to {to}"));
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let objects = objects(&output.stdout);
+        let route = event(&objects, "route");
+        assert_eq!((&route["device"], &route["gateway"]), (&"smt-a".into(), &Value::Null));
+        assert_eq!(
+            (&route["neighbour"], &route["mtu"]),
+            (&"02:00:00:00:00:0b".into(), &1500.into())
+        );
+        assert_eq!(event(&objects, "device")["name"], "smt-a");
+        assert_eq!(event(&objects, "choice")["best"], "packet");
+    }
+    // What stays in the host has no device to gain from.
+    let own = run_in(&pair.a, &format!("doctor --json --to {}", pair.a_v4));
+    let own = objects(&own.stdout);
+    assert_eq!(event(&own, "route")["device"], Value::Null);
+    assert_eq!(event(&own, "choice")["best"], "raw");
+    let nowhere = run_in(&pair.a, "doctor --json --to 203.0.113.1");
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(event(&objects(&nowhere.stdout), "error")["text"].as_str().unwrap().contains("no way"));
+}
+
+/// In a user namespace of its own, as nobody, a process has no rights in the host it is in.
+fn the_doctor_without_privileges_says_udp() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let output = pair.a.run(|| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", env!("CARGO_BIN_EXE_smt"), "doctor", "--json"]);
+        command.env_remove("RUST_LOG").output()
+    });
+    let output = output.unwrap().expect("unshare, of the Debian package util-linux");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let objects = objects(&output.stdout);
+    let host = event(&objects, "host");
+    assert_eq!((&host["raw"], &host["xdp"]), (&"denied".into(), &"denied".into()));
+    let choice = event(&objects, "choice");
+    assert_eq!(choice["best"], "udp");
+    for name in ["raw", "packet", "xdp"] {
+        let native = datapath(&choice, name);
+        assert_eq!(native["usable"], false);
+        assert!(native["reason"].as_str().unwrap().contains("CAP_NET_RAW"), "{native}");
+    }
+    let advice = objects.iter().find(|object| object["about"] == "CAP_NET_RAW").unwrap();
+    assert!(advice["command"].as_str().unwrap().contains("cap"), "{advice}");
+    assert_eq!(event(&objects, "error")["exit_status"], 1);
 }
 
 fn a_server_outlives_its_tickets_file() {

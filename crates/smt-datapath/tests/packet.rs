@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use smt_datapath::{Datapath, Kind, OpenOptions, Opened, PathErrorKind, RxMeta, TxMeta, open};
 use smt_testbed::{Pair, PairOptions, Wire, pair, test};
 
@@ -28,7 +29,40 @@ fn main() -> ExitCode {
         test("a_wildcard_knows_of_segments", a_wildcard_knows_of_segments),
         test("gateways_are_followed", gateways_are_followed),
         test("strangers_cost_no_look_up", strangers_cost_no_look_up),
+        test("auto_opens_what_is_best", auto_opens_what_is_best),
     ])
+}
+
+fn auto_opens_what_is_best() {
+    let pair = bed(Wire::Veth);
+    let opened = |bind: IpAddr, allow_xdp| {
+        let options = OpenOptions {
+            kind: Kind::Auto { allow_xdp },
+            bind,
+            listen: Some(0),
+            ..OpenOptions::default()
+        };
+        let opened = open(options).unwrap();
+        assert!(opened.listen.is_some() && !opened.client_ports.is_empty());
+        opened.datapath.caps().name
+    };
+    let any = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+    let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+    pair.a
+        .run(|| {
+            for bind in [any, pair.a_v4.into(), pair.a_v6.into()] {
+                assert_eq!(opened(bind, false), "packet");
+            }
+            assert_eq!(opened(loopback, true), "raw");
+            let with_xdp = opened(any, true);
+            assert_eq!(with_xdp.starts_with("xdp"), smt_testbed::may_use_bpf(), "{with_xdp}");
+            // This thread gives up its rights.
+            let none = CapabilitySet::empty();
+            let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+            set_capabilities(None, sets).unwrap();
+            assert_eq!(opened(any, true), "udp");
+        })
+        .unwrap();
 }
 
 fn bed(wire: Wire) -> Pair {

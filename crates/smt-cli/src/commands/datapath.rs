@@ -12,9 +12,14 @@ pub enum DatapathChoice {
     Packet,
     Xdp,
     Udp,
+    Auto,
 }
 
 impl DatapathChoice {
+    /// All but the one that chooses among them.
+    pub const NAMED: [DatapathChoice; 4] =
+        [DatapathChoice::Raw, DatapathChoice::Packet, DatapathChoice::Xdp, DatapathChoice::Udp];
+
     /// The datapath.
     pub fn kind(self) -> DatapathKind {
         match self {
@@ -22,6 +27,7 @@ impl DatapathChoice {
             DatapathChoice::Packet => DatapathKind::Packet,
             DatapathChoice::Xdp => DatapathKind::Xdp,
             DatapathChoice::Udp => DatapathKind::Udp,
+            DatapathChoice::Auto => DatapathKind::Auto { allow_xdp: false },
         }
     }
 

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod call;
 pub mod datapath;
 pub mod demo;
+pub mod doctor;
 pub mod early;
 pub mod options;
 pub mod ping;

@@ -49,8 +49,9 @@ pub struct Transport {
     /// What carries the packets: `raw`, straight over IP (needs CAP_NET_RAW); `packet`, the same packets by way of
     /// packet sockets, which is faster and has network devices cut large messages where they can; `xdp`, the same
     /// packets past the kernel's stack, the fastest for small messages, for one process on a network device (needs
-    /// CAP_BPF and CAP_NET_ADMIN too); or `udp`, for hosts without privileges and networks without other protocols.
-    /// Both ends must agree on `udp` or not
+    /// CAP_BPF and CAP_NET_ADMIN too); `udp`, for hosts without privileges and networks without other protocols; or
+    /// `auto`, the best of `packet`, `raw` and `udp` that works, as `smt doctor` explains. Both ends must agree on
+    /// `udp` or not
     #[arg(long, value_enum, default_value_t)]
     pub datapath: DatapathChoice,
     /// IP protocol number of native packets; means nothing to `udp`. Both ends must agree
@@ -214,11 +215,16 @@ impl Transport {
         }
     }
 
-    /// The datapath in words.
-    pub fn datapath_text(&self) -> String {
-        match self.datapath {
-            DatapathChoice::Udp => "UDP".to_owned(),
+    /// What `engine`'s packets go in, in words, and by which datapath if that was left to it.
+    pub fn carrier_text(&self, engine: &Engine) -> String {
+        let name = engine.datapath_name();
+        let carrier = match name {
+            "udp" => "UDP".to_owned(),
             _ => format!("IP protocol {}", self.protocol),
+        };
+        match self.datapath {
+            DatapathChoice::Auto => format!("{carrier}, datapath {name}"),
+            _ => carrier,
         }
     }
 }

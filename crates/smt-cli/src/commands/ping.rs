@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
-use smt::engine::SessionInfo;
 use smt::{Body, CallError, CallOptions, Event};
 
 use super::Error;
@@ -84,29 +83,25 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let interrupted = || Error::Failed("interrupted before there was a session".to_owned());
     let connected =
         arguments.client.connect(&arguments.transport, &stop)?.ok_or_else(interrupted)?;
-    greet(arguments, &printer, &connected.info, connected.handshake)?;
+    greet(arguments, &printer, &connected)?;
     let mut pinger = Pinger::new(arguments, printer, connected);
     pinger.work(&stop)?;
     pinger.finish()
 }
 
-fn greet(
-    arguments: &Arguments,
-    printer: &Printer,
-    info: &SessionInfo,
-    handshake: Duration,
-) -> Result<(), Error> {
+fn greet(arguments: &Arguments, printer: &Printer, connected: &Connected) -> Result<(), Error> {
+    let Connected { engine, info, handshake, .. } = connected;
     let (peer, suite) = (peer_name(&info.peer), suite_name(info.suite));
-    let carried = arguments.transport.datapath_text();
+    let carried = arguments.transport.carrier_text(engine);
     Ok(printer.say(
         format!(
             "{peer} at {} over {carried}: {suite}, handshake {}",
             info.remote,
-            output::duration(handshake)
+            output::duration(*handshake)
         ),
         &json!({
             "event": "connected", "remote": info.remote, "peer": peer, "suite": suite,
-            "handshake_ns": nanoseconds(handshake),
+            "handshake_ns": nanoseconds(*handshake),
         }),
     )?)
 }

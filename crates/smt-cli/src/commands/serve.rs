@@ -131,7 +131,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     if early.is_some() && !takes_early {
         eprintln!("smt: {EARLY_REFUSED}");
     }
-    let carried = arguments.transport.datapath_text();
+    let carried = arguments.transport.carrier_text(&engine);
     printer.say(
         format!("listening at {address} ({carried}); Ctrl-C ends"),
         &json!({

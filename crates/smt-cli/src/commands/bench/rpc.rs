@@ -66,7 +66,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PART", value_delimiter = ',', default_values_t = Part::value_variants().to_vec(), value_enum, hide_possible_values = true)]
     only: Vec<Part>,
     /// SMT's datapaths
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_values_t = DatapathChoice::value_variants().to_vec(), value_enum)]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_values_t = DatapathChoice::NAMED.to_vec(), value_enum)]
     datapath: Vec<DatapathChoice>,
     /// Links: a veth pair, macvlan devices on a bridge (which take TCP segmentation from user space)
     #[arg(long, value_name = "LINK", value_delimiter = ',', default_values_t = Bed::value_variants().to_vec(), value_enum, hide_possible_values = true)]
