@@ -16,7 +16,7 @@ use crate::wire::{DATA_LEN, RECORD_OVERHEAD};
 const MAX_SEGMENT: usize = 65_535 - 20;
 /// Packets of a segment that is sent to see whether it arrives: few, because it may be lost.
 const PROBE_PACKETS: u32 = 4;
-/// Lost segments in a row after which no more are sent for a while.
+/// Losses in a row after which no more segments are sent for a while.
 const MAX_LOST: u32 = 2;
 /// How long none are sent then.
 const OFF_FOR: Duration = Duration::from_secs(120);
@@ -55,8 +55,10 @@ pub(crate) struct Tso {
     /// Largest SMT packet that may be handed to the device as a segment, in bytes; 0: none, for now.
     limit: usize,
     state: State,
-    /// Segments lost since one arrived.
+    /// Losses since a segment arrived, and when the last was noticed. What was sent before that says
+    /// nothing new: one full queue can cost many segments.
     lost: u32,
+    noticed: Time,
     watched: Vec<Watched>,
 }
 
@@ -72,7 +74,7 @@ enum Verdict {
 
 impl Tso {
     fn new(limit: usize) -> Self {
-        Tso { limit, state: State::Untried, lost: 0, watched: Vec::new() }
+        Tso { limit, state: State::Untried, lost: 0, noticed: Time::ZERO, watched: Vec::new() }
     }
 
     /// The record size of messages of more than one packet, for packets of `packet` usable bytes: so
@@ -120,6 +122,18 @@ impl Tso {
         range: &Range<u32>,
         stats: &mut Stats,
     ) {
+        if self.state == State::Confirmed {
+            // Holes are asked for from the first on: what lies before this one is there.
+            let before = |segment: &Watched| segment.id == id && segment.rest.end <= range.start;
+            let fresh = |segment: &Watched| {
+                segment.asked == 0
+                    && segment.sent_at >= self.noticed
+                    && now.since(segment.sent_at) >= srtt
+            };
+            if self.watched.iter().any(|segment| before(segment) && fresh(segment)) {
+                self.lost = 0;
+            }
+        }
         let mut at = 0;
         while let Some(segment) = self.watched.get_mut(at) {
             let verdict = if segment.id == id {
@@ -132,22 +146,23 @@ impl Tso {
                 Verdict::Unclear if self.state == State::Confirmed => at += 1,
                 Verdict::Unclear => {
                     self.watched.remove(at);
-                    self.state = State::Untried;
                 }
                 Verdict::Lost => {
+                    let sent_at = segment.sent_at;
                     self.watched.remove(at);
-                    self.was_lost(now, stats);
+                    self.was_lost(now, sent_at, stats);
                 }
             }
         }
+        self.probe_is_over();
     }
 
     /// The messages of which `which` holds have arrived whole.
     pub(crate) fn arrived(&mut self, which: impl Fn(u64) -> bool, stats: &mut Stats) {
-        let (state, lost) = (&mut self.state, &mut self.lost);
+        let (state, lost, noticed) = (&mut self.state, &mut self.lost, self.noticed);
         self.watched.retain(|segment| {
             let over = which(segment.id);
-            if over && segment.asked == 0 {
+            if over && segment.asked == 0 && segment.sent_at >= noticed {
                 *lost = 0;
                 if *state == State::Probing {
                     *state = State::Confirmed;
@@ -172,15 +187,17 @@ impl Tso {
         }
     }
 
-    fn was_lost(&mut self, now: Time, stats: &mut Stats) {
+    fn was_lost(&mut self, now: Time, sent_at: Time, stats: &mut Stats) {
         stats.tso_segments_lost += 1;
+        if self.lost > 0 && sent_at < self.noticed {
+            return;
+        }
         self.lost = self.lost.saturating_add(1);
+        self.noticed = now;
         if self.lost >= MAX_LOST {
             stats.tso_given_up += u64::from(!matches!(self.state, State::Off { .. }));
             self.state = State::Off { until: now + OFF_FOR };
             self.watched.clear();
-        } else if self.state == State::Probing {
-            self.state = State::Untried;
         }
     }
 }
@@ -344,23 +361,31 @@ mod tests {
         }
         test.resend(60_000, 5099, 0..60_000);
         test.resend(60_000, 5098, 0..60_000);
-        assert_eq!(test.tso.allowance(at(60_000), PACKET), None);
+        assert!(test.confirmed(), "one loss");
+        test.send(60_010, 6000);
+        test.resend(61_000, 5097, 0..60_000);
+        assert!(test.confirmed(), "it was sent before");
+        test.resend(61_000, 6000, 0..60_000);
+        assert_eq!(test.tso.allowance(at(61_000), PACKET), None);
         assert_eq!(test.stats.tso_given_up, 1);
     }
 
     #[test]
-    fn a_resend_of_all_ends_it_only_if_two_segments_are_gone() {
+    fn a_long_message_survives_losses_that_others_of_its_segments_lie_between() {
         let mut test = Test::new();
         test.send(0, 4);
         test.arrive(4);
-        test.tso.sent(at(1), 8, 0..20_000, PACKET);
-        test.resend(100, 8, 0..65_000);
-        assert!(test.confirmed());
-        test.tso.sent(at(101), 12, 0..20_000, PACKET);
-        test.arrive(12);
-        test.tso.sent(at(110), 16, 0..20_000, PACKET);
-        test.tso.sent(at(110), 16, 20_000..40_000, PACKET);
-        test.resend(200, 16, 0..40_000);
-        assert!(!test.confirmed());
+        let sent = |test: &mut Test, micros, n: u32| {
+            test.tso.sent(at(micros), 8, n * 20_000..(n + 1) * 20_000, PACKET);
+        };
+        (0..4).for_each(|n| sent(&mut test, 1, n));
+        test.resend(100, 8, 20_000..60_000);
+        assert!(test.confirmed(), "two at once are one loss");
+        (4..8).for_each(|n| sent(&mut test, 101, n));
+        test.resend(200, 8, 120_000..140_000);
+        assert!(test.confirmed(), "those before it are there");
+        (8..10).for_each(|n| sent(&mut test, 201, n));
+        test.resend(300, 8, 160_000..200_000);
+        assert!(!test.confirmed(), "nothing since has arrived");
     }
 }
