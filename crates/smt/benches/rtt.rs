@@ -1,9 +1,9 @@
 //! Round-trip times of one RPC at a time between two hosts joined by veth or macvlan (which takes TSO segments), both
 //! ends spinning:
 //!
-//! `cargo bench -p smt --bench rtt -- [raw|packet|udp] [macvlan] [SIZE ...]`
+//! `cargo bench -p smt --bench rtt -- [raw|packet|xdp|udp] [macvlan] [SIZE ...]`
 //!
-//! Needs no root. Prints, for each size, the median and the tail in nanoseconds.
+//! Needs no root, but for `xdp`. Prints, for each size, the median and the tail in nanoseconds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a bench")]
 
 use std::net::SocketAddr;
@@ -48,6 +48,7 @@ fn main() {
         match argument.as_str() {
             "raw" => kind = DatapathKind::Raw,
             "packet" => kind = DatapathKind::Packet,
+            "xdp" => kind = DatapathKind::Xdp,
             "udp" => kind = DatapathKind::Udp,
             "macvlan" => wire = Wire::Macvlan,
             other => sizes.extend(other.parse::<usize>()),

@@ -88,7 +88,7 @@ fn attach_with(
             multi_chunk: layout.multi_chunk,
             copy: options.copy || hook == Hook::Generic,
         };
-        let queue = match open_queue(layout, binding) {
+        let mut queue = match open_queue(layout, binding) {
             Ok(queue) => queue,
             // The device has no more.
             Err(XskError { step: Step::Bind, source })

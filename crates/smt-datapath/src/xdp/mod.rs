@@ -108,7 +108,7 @@ pub(crate) fn open(options: &OpenOptions, claim: PortClaim) -> Result<XdpDatapat
     let epoll =
         epoll_over(&attached, raw.fd()).map_err(OpenError::io("make an epoll descriptor"))?;
     let header = if bind.is_ipv4() { header::V4_LEN } else { header::V6_LEN };
-    let max_packet = attached.layout.max_ip_packet - header;
+    let max_packet = attached.layout.max_ip_packet.saturating_sub(header);
     let rx_capacity = attached.queues.iter().map(Queue::rx_capacity).sum();
     let caps = Caps {
         name: match (attached.hook, attached.queues.iter().all(Queue::is_zero_copy)) {
@@ -208,8 +208,9 @@ struct Packet {
 
 /// The XDP program, its sockets and the raw socket beside.
 pub(crate) struct XdpDatapath {
-    raw: SocketDatapath<Native>,
+    // Dropped in this order: the program takes no packets of ports that are somebody else's already.
     attached: Attached,
+    raw: SocketDatapath<Native>,
     paths: Paths,
     device: Device,
     /// The address bound to, unless it is the wildcard.
@@ -398,16 +399,18 @@ impl Datapath for XdpDatapath {
                 self.empty_turns = 0;
                 return Ok(count);
             }
-            // Whoever asked when to come again may have slept since.
-            let was_asked = self.due_was_told.replace(false);
-            let looks_at_clock = was_asked || self.empty_turns.is_multiple_of(CLOCK_TURNS);
-            self.empty_turns = self.empty_turns.wrapping_add(1);
-            if looks_at_clock {
+            // Whoever asks when to come again sleeps: it has the time, and would have to come again
+            // for the raw socket alone.
+            if self.due_was_told.replace(false) {
+                return self.receive_raw(Instant::now());
+            }
+            if self.empty_turns.is_multiple_of(CLOCK_TURNS) {
                 let now = Instant::now();
                 if now.duration_since(self.raw_looked_at) >= RAW_PACE {
                     return self.receive_raw(now);
                 }
             }
+            self.empty_turns = self.empty_turns.wrapping_add(1);
             self.raw_left_out = true;
             return Ok(0);
         }

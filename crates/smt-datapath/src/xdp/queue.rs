@@ -26,6 +26,8 @@ pub(super) struct Queue {
     dropped: u64,
     /// The ring was so full that packets may have been dropped since.
     may_drop: bool,
+    /// The kernel handles the queue only when it is called.
+    polls_busily: bool,
     rx_len: u32,
 }
 
@@ -58,6 +60,7 @@ impl Queue {
             joined: Joined::default(),
             dropped: 0,
             may_drop: false,
+            polls_busily: false,
             rx_len: rx,
         })
     }
@@ -67,7 +70,8 @@ impl Queue {
     }
 
     /// See [`Xsk::busy_poll`].
-    pub(super) fn busy_poll(&self, micros: i32) -> io::Result<()> {
+    pub(super) fn busy_poll(&mut self, micros: i32) -> io::Result<()> {
+        self.polls_busily = true;
         self.xsk.busy_poll(micros)
     }
 
@@ -75,6 +79,14 @@ impl Queue {
     /// come since; returns how many.
     pub(super) fn receive(&mut self, most: usize, mut each: impl FnMut(Place)) -> usize {
         self.refill();
+        let frames = self.take(most, &mut each);
+        if frames == 0 && self.polls_busily && self.xsk.wake_rx().is_ok() {
+            return self.take(most, &mut each);
+        }
+        frames
+    }
+
+    fn take(&mut self, most: usize, each: &mut impl FnMut(Place)) -> usize {
         let mut frames = 0;
         while frames < most {
             let Some(piece) = self.xsk.receive() else { break };

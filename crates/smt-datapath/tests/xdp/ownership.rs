@@ -1,0 +1,118 @@
+//! Who may use a device, and what is left of those who did.
+
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Child, Command, Stdio};
+
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use smt_datapath::{OpenError, XdpHook, open};
+use smt_testbed::{Namespace, PairOptions, Trial, pair};
+
+use crate::bed::*;
+
+/// Environment variables that turn this program into a process that opens a datapath at an address,
+/// with the few capabilities of raw sockets if the second is set.
+pub(crate) const HOLD: &str = "SMT_TEST_XDP_HOLD";
+pub(crate) const UNPRIVILEGED: &str = "SMT_TEST_XDP_UNPRIVILEGED";
+
+pub(crate) fn tests() -> Vec<Trial> {
+    vec![
+        alone("a_killed_process_leaves_nothing", a_killed_process_leaves_nothing),
+        alone("missing_capabilities_are_told", missing_capabilities_are_told),
+        beside("a_device_has_one_owner", a_device_has_one_owner),
+        beside("loopback_is_no_device", loopback_is_no_device),
+    ]
+}
+
+/// What this program does when it is told to be a process apart.
+pub(crate) fn hold(bind: IpAddr) {
+    if std::env::var_os(UNPRIVILEGED).is_some() {
+        let only = CapabilitySet::NET_RAW;
+        set_capabilities(
+            None,
+            CapabilitySets {
+                effective: only,
+                permitted: only,
+                inheritable: CapabilitySet::empty(),
+            },
+        )
+        .unwrap();
+    }
+    match open(options(bind, XdpHook::Auto)) {
+        Ok(_opened) => {
+            println!("open");
+            loop {
+                std::thread::park();
+            }
+        }
+        Err(error) => println!("{error}"),
+    }
+}
+
+/// Starts a process that holds an XDP datapath; returns what it says.
+fn holder(host: &Namespace, bind: IpAddr, unprivileged: bool) -> (Child, String) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(HOLD, bind.to_string()).stdout(Stdio::piped());
+    if unprivileged {
+        command.env(UNPRIVILEGED, "1");
+    }
+    let mut child = host.command(command).unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (child, line.trim().to_owned())
+}
+
+fn a_killed_process_leaves_nothing() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let (a, b) = addresses(&pair)[0];
+    let mut server = server(&pair.b, b, XdpHook::Auto);
+    for hook in HOOKS {
+        let (mut child, said) = holder(&pair.a, a, false);
+        assert_eq!(said, "open");
+        let taken = pair.a.run(|| open(options(a, hook)).err()).unwrap();
+        assert!(matches!(taken, Some(OpenError::DeviceBusy { .. })), "{taken:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut client = client(&pair.a, a, hook);
+        introduce(&mut client, &mut server, b);
+    }
+}
+
+fn a_device_has_one_owner() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let (a, b) = addresses(&pair)[0];
+    for hook in HOOKS {
+        let first = client(&pair.a, a, hook);
+        for other in HOOKS {
+            let error = pair.a.run(|| open(options(a, other)).err()).unwrap().unwrap();
+            assert!(
+                matches!(&error, OpenError::DeviceBusy { device } if *device == pair.a_name),
+                "{error:?}"
+            );
+            let text = error.to_string();
+            assert!(text.contains("ip link show smt-a") && text.contains("--datapath"), "{text}");
+        }
+        drop(first);
+    }
+    // Nothing is left of failed attempts, nor of ports.
+    let mut server = server(&pair.b, b, XdpHook::Auto);
+    introduce(&mut client(&pair.a, a, XdpHook::Auto), &mut server, b);
+}
+
+fn missing_capabilities_are_told() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let (mut child, said) = holder(&pair.a, pair.a_v4.into(), true);
+    assert!(said.contains("CAP_BPF") && said.contains("setcap"), "{said}");
+    child.wait().unwrap();
+}
+
+fn loopback_is_no_device() {
+    let host = smt_testbed::loopback().unwrap();
+    for bind in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv4Addr::UNSPECIFIED.into()] {
+        let error = host.run(|| open(options(bind, XdpHook::Auto)).err()).unwrap().unwrap();
+        assert!(matches!(error, OpenError::NoDevice(address) if address == bind), "{error:?}");
+    }
+    let nobodys = IpAddr::from([192, 0, 2, 7]);
+    let error = host.run(|| open(options(nobodys, XdpHook::Auto)).err()).unwrap().unwrap();
+    assert!(matches!(error, OpenError::AddressNotAvailable(_)), "{error:?}");
+}
