@@ -17,13 +17,14 @@ pub(crate) fn tests() -> Vec<Trial> {
     for datapath in [DatapathKind::Raw, DatapathKind::Packet, DatapathKind::Udp] {
         for v6 in [false, true] {
             for mtu in [1280, 1500, 9000] {
-                let name = format!("{}_{}_mtu_{mtu}", kind(datapath), if v6 { "v6" } else { "v4" });
+                let name =
+                    format!("{}_{}_mtu_{mtu}", datapath.name(), if v6 { "v6" } else { "v4" });
                 tests.push(test(&name, move || sizes_over_pair(datapath, v6, mtu)));
             }
-            let name = format!("{}_{}_loopback", kind(datapath), if v6 { "v6" } else { "v4" });
+            let name = format!("{}_{}_loopback", datapath.name(), if v6 { "v6" } else { "v4" });
             tests.push(test(&name, move || sizes_over_loopback(datapath, v6)));
         }
-        let name = format!("{}_faults", kind(datapath));
+        let name = format!("{}_faults", datapath.name());
         tests.push(test(&name, move || faults(datapath)));
     }
     tests.extend(xdp());
@@ -72,15 +73,6 @@ fn xdp() -> impl Iterator<Item = Trial> {
         }
     }
     tests.into_iter().map(move |test| test.with_ignored_flag(!may_run))
-}
-
-fn kind(datapath: DatapathKind) -> &'static str {
-    match datapath {
-        DatapathKind::Raw => "raw",
-        DatapathKind::Packet => "packet",
-        DatapathKind::Xdp => "xdp",
-        DatapathKind::Udp => "udp",
-    }
 }
 
 const SIZES: [usize; 10] = [0, 1, 64, 1400, 1406, 5000, 16_384, 65_536, 300_000, 2_000_000];
