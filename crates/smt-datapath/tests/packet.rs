@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         test("a_refused_segment_is_the_last", a_refused_segment_is_the_last),
         test("neighbours_are_resolved", neighbours_are_resolved),
         test("a_neighbours_new_address_is_followed", a_neighbours_new_address_is_followed),
+        test("stale_neighbours_are_tested", stale_neighbours_are_tested),
         test("a_link_that_goes_down_comes_back", a_link_that_goes_down_comes_back),
         test("a_smaller_mtu_is_told", a_smaller_mtu_is_told),
         test("a_wildcard_knows_of_segments", a_wildcard_knows_of_segments),
@@ -260,6 +261,23 @@ fn a_neighbours_new_address_is_followed() {
     ends.send_until(false);
     pair.a.set_neighbour(&pair.a_name, ends.to, mac).unwrap();
     ends.send_until(true);
+}
+
+fn stale_neighbours_are_tested() {
+    let pair = bed(Wire::Macvlan);
+    let mut ends = Ends::new(&pair, false);
+    ends.warm_up();
+    pair.a.set_stale_neighbour(&pair.a_name, ends.to, pair.b_mac).unwrap();
+    // Only what the kernel itself sends makes it test; segments go on meanwhile.
+    let start = Instant::now();
+    while pair.a.is_stale_neighbour(&pair.a_name, ends.to).unwrap() {
+        assert!(start.elapsed() < PATIENCE);
+        let segment = ends.data(20_000, 0);
+        ends.send(&segment, Some(1428));
+        assert_eq!(ends.receive(1)[0].1.len(), segment.len());
+        ends.send_until(true);
+    }
+    assert_eq!(ends.a.datapath.stats().tx_segment_errors, 0);
 }
 
 fn a_link_that_goes_down_comes_back() {

@@ -65,6 +65,25 @@ impl Namespace {
         self.run(|| Netlink::open()?.add_neighbour(if_nametoindex(name)?, address, mac))?
     }
 
+    /// Tells the host which Ethernet address `address` had on the interface `name` a while ago: it tests that with
+    /// the next packet of its own that goes there.
+    ///
+    /// # Errors
+    ///
+    /// There is no such interface.
+    pub fn set_stale_neighbour(&self, name: &str, address: IpAddr, mac: [u8; 6]) -> io::Result<()> {
+        self.run(|| Netlink::open()?.add_stale_neighbour(if_nametoindex(name)?, address, mac))?
+    }
+
+    /// Whether the host has yet to test what [`Namespace::set_stale_neighbour`] told it.
+    ///
+    /// # Errors
+    ///
+    /// There is no such interface or neighbour.
+    pub fn is_stale_neighbour(&self, name: &str, address: IpAddr) -> io::Result<bool> {
+        self.run(|| Netlink::open()?.is_stale(if_nametoindex(name)?, address))?
+    }
+
     /// Sends packets for an IPv4 network by way of `gateway`.
     ///
     /// # Errors

@@ -198,10 +198,44 @@ impl Netlink {
         address: IpAddr,
         mac: Mac,
     ) -> io::Result<()> {
+        self.put_neighbour(index, address, mac, NeighbourState::Permanent)
+    }
+
+    /// Adds a neighbour entry that the kernel tests once a packet goes through it.
+    pub(crate) fn add_stale_neighbour(
+        &mut self,
+        index: u32,
+        address: IpAddr,
+        mac: Mac,
+    ) -> io::Result<()> {
+        self.put_neighbour(index, address, mac, NeighbourState::Stale)
+    }
+
+    /// Whether no packet has gone through a neighbour entry since it became stale.
+    pub(crate) fn is_stale(&mut self, index: u32, address: IpAddr) -> io::Result<bool> {
         let mut message = NeighbourMessage::default();
         message.header.family = family(address);
         message.header.ifindex = index;
-        message.header.state = NeighbourState::Permanent;
+        message.attributes = vec![NeighbourAttribute::Destination(address.into())];
+        match self.query(RouteNetlinkMessage::GetNeighbour(message))? {
+            RouteNetlinkMessage::NewNeighbour(entry) => {
+                Ok(entry.header.state == NeighbourState::Stale)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn put_neighbour(
+        &mut self,
+        index: u32,
+        address: IpAddr,
+        mac: Mac,
+        state: NeighbourState,
+    ) -> io::Result<()> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family(address);
+        message.header.ifindex = index;
+        message.header.state = state;
         message.attributes = vec![
             NeighbourAttribute::Destination(address.into()),
             NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
