@@ -78,6 +78,7 @@ fn main() {
                     }
                 }
             }
+            println!("{:?}", engine.datapath_stats());
         })
         .unwrap();
     let to: SocketAddr = is_ready.recv().unwrap();
@@ -118,6 +119,7 @@ fn main() {
                 println!("{size:>8} {:>9} {:>9} {:>9}", at(0.5), at(0.99), times[0]);
             }
             println!("{:?}", engine.stats());
+            println!("{:?}", engine.datapath_stats());
         })
         .unwrap();
     client.join().unwrap();
