@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::pki_types::ServerName;
+use smt_cli::baseline::fleet::{self, Room};
 use smt_cli::baseline::tcp::{ping_tcp, serve_tcp};
 use smt_cli::baseline::tls::{client_config, ping_tls, serve_tls, server_config};
-use smt_cli::baseline::{MAX_MESSAGE_BYTES, Plan, Wait};
+use smt_cli::baseline::{ECHO_UP_TO, MAX_MESSAGE_BYTES, Pipeline, Plan, RECEIPT_BYTES, Wait};
 use smt_cli::pki::{Authority, Profile};
 use smt_testbed::{Pair, PairOptions, pair, test};
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         test("tls_echoes", tls_echoes),
         test("tls_refuses_strangers", tls_refuses_strangers),
         test("too_long_a_message_is_refused", too_long_a_message_is_refused),
+        test("many_messages_are_under_way_over_tcp_and_tls", many_messages_are_under_way),
     ])
 }
 
@@ -115,4 +117,52 @@ fn too_long_a_message_is_refused() {
         |listener, stop| serve_tcp(listener, Wait::Block, stop).unwrap(),
         |address| assert!(ping_tcp(address, &plan(MAX_MESSAGE_BYTES + 1, Wait::Block)).is_err()),
     );
+}
+
+/// On one connection and on several, awake and asleep, with messages of one record and of many.
+fn many_messages_are_under_way() {
+    let authority = Authority::new("test", Profile::default()).unwrap();
+    let server = authority.server(&["server"], Profile::default()).unwrap();
+    let client = authority.client("client", Profile::default()).unwrap();
+    let server = server_config(authority.certificate(), &server).unwrap();
+    let client = client_config(authority.certificate(), &client).unwrap();
+    let name = ServerName::try_from("server").unwrap();
+    let room = Room { message: MAX_MESSAGE_BYTES, read: 256 << 10 };
+    for (wait, connections) in
+        [(Wait::Spin, 1), (Wait::Spin, 3), (Wait::Block, 1), (Wait::Block, 3)]
+    {
+        between(
+            |listener, stop| fleet::serve_tcp(listener, room, wait, stop).unwrap(),
+            |address| exchange(&mut *fleet::connect_tcp(address, connections, room, wait).unwrap()),
+        );
+        between(
+            |listener, stop| fleet::serve_tls(listener, &server, room, wait, stop).unwrap(),
+            |address| {
+                let fleet = fleet::connect_tls(address, &name, &client, connections, room, wait);
+                exchange(&mut *fleet.unwrap());
+            },
+        );
+    }
+}
+
+/// Every size from each of several callers, all at once, three times.
+fn exchange(pipeline: &mut dyn Pipeline) {
+    let sizes = [1, 64, 5000, ECHO_UP_TO, ECHO_UP_TO + 1, MAX_MESSAGE_BYTES];
+    let requests = sizes.map(|size| pipeline.request(&vec![7; size]));
+    for _ in 0..3 {
+        let calls = 4 * sizes.len();
+        for tag in 0..calls {
+            pipeline.call(&requests[tag % sizes.len()], tag).unwrap();
+        }
+        let mut over = Vec::new();
+        while over.len() < calls {
+            pipeline.turn(&mut over).unwrap();
+        }
+        over.sort_unstable();
+        for (tag, (of, bytes)) in over.into_iter().enumerate() {
+            let size = sizes[tag % sizes.len()];
+            let expected = if size > ECHO_UP_TO { RECEIPT_BYTES } else { size };
+            assert_eq!((of, bytes), (tag, expected));
+        }
+    }
 }

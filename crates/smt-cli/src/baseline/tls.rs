@@ -297,16 +297,19 @@ impl<L: Link, T: Tls> Channel for TlsChannel<L, T> {
     }
 
     fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
         loop {
             // Established and with no bytes to look at, the connection has nothing to do but wait.
             let step = if self.established && self.incoming.is_empty() {
                 Step::Ready
             } else {
-                self.step(into)?
+                self.step(into.get_mut(filled..).unwrap_or_default())?
             };
             match step {
-                Step::Plaintext(0) | Step::Done => {}
-                Step::Plaintext(bytes) => return Ok(bytes),
+                // Every record that is here is opened: epoll would not tell of those that are left.
+                Step::Plaintext(bytes) => filled += bytes,
+                Step::Done => {}
+                Step::Ready | Step::Blocked | Step::Closed if filled > 0 => return Ok(filled),
                 Step::Closed => return Ok(0),
                 Step::Ready | Step::Blocked => {
                     if self.incoming.fill(&mut self.pipe)? == 0 {

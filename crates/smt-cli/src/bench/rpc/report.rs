@@ -1,5 +1,7 @@
 //! Measurements as people and programs read them.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::{BULK_BYTES, Bed, CPU_RATE, Cell, Contender, Outcome, Part, Sample};
@@ -186,13 +188,17 @@ pub fn table(outcome: &Outcome, part: Part, mtu: u32) -> Vec<String> {
     lines
 }
 
-/// What of a part was not measured at an MTU, in words, at most 80 columns wide unless the reason is long.
+/// What of a part was not measured at an MTU, in words: a line for each reason, as long as it is.
 pub fn not_measured(outcome: &Outcome, part: Part, mtu: u32) -> Vec<String> {
-    let of = outcome.not_measured.iter().filter(|((of, at, ..), _)| (*of, *at) == (part, mtu));
-    of.map(|((_, _, who, bed), why)| {
-        format!("  not measured: {} on {}: {why}", who.name(), bed.name())
-    })
-    .collect()
+    let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for ((of, at, who, bed), why) in &outcome.not_measured {
+        if (*of, *at) == (part, mtu) {
+            by_reason.entry(why).or_default().push(format!("{} on {}", who.name(), bed.name()));
+        }
+    }
+    let line =
+        |(why, who): (&str, Vec<String>)| format!("  not measured: {}: {why}", who.join(", "));
+    by_reason.into_iter().map(line).collect()
 }
 
 fn line(
@@ -318,7 +324,9 @@ mod tests {
         let samples = samples.map(|(who, bed, us)| ((cell, who, bed), sample(us)));
         let mut outcome = Outcome { samples: samples.into(), spins: true, ..Outcome::default() };
         let why = "no such device".to_owned();
-        outcome.not_measured.insert((part, 1500, Contender::TlsOne, Bed::Veth), why);
+        for bed in [Bed::Veth, Bed::Macvlan] {
+            outcome.not_measured.insert((part, 1500, Contender::TlsOne, bed), why.clone());
+        }
         outcome
     }
 
@@ -342,7 +350,7 @@ mod tests {
     fn ratios_are_to_peers_at_their_best() {
         for (part, to_tls, to_tcp) in [(Part::Rtt, 0.5, 2.0), (Part::Rate, 2.0, 0.5)] {
             let objects = objects(&outcome(part), part, 1500);
-            assert_eq!(objects.len(), 6);
+            assert_eq!(objects.len(), 7);
             let smt = &objects[1];
             assert_eq!((&smt["contender"], &smt["datapath"]), (&json!("smt"), &json!("raw")));
             assert_eq!((&smt["bed"], &smt["best_bed"]), (&json!("macvlan"), &json!(true)));
