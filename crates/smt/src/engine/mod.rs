@@ -72,7 +72,7 @@ pub struct CallOptions {
 }
 
 /// How often an engine has come to limits that are not the protocol's
-/// ([`Stats`](smt_proto::Stats) counts those).
+/// ([`Stats`] counts those).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LimitStats {
