@@ -26,6 +26,13 @@ pub struct Row<'a> {
     to_bare: Option<f64>,
 }
 
+impl Row<'_> {
+    /// Its value beside that of TLS at its best, with a connection for each RPC.
+    pub(super) fn to_tls(&self) -> Option<f64> {
+        self.to_peers[0]
+    }
+}
+
 impl Contender {
     /// Its name in tables.
     pub fn name(self) -> String {
