@@ -25,7 +25,7 @@ use crate::socket::{BUFFER_BYTES, SEND_PATIENCE, SocketDatapath, TX_BURST, set_b
 use crate::sys::address::RawAddress;
 use crate::sys::batch::TxBatch;
 use crate::sys::option;
-use crate::{Caps, Datapath, DatapathStats, OpenError, PRIORITIES, PathError, PathErrorKind};
+use crate::{Caps, Datapath, DatapathStats, OpenError, PRIORITIES, PathError};
 use crate::{RxMeta, TxMeta};
 
 /// Bytes of the header that tells the kernel of offloads (`struct virtio_net_hdr`).
@@ -257,9 +257,7 @@ impl Datapath for PacketDatapath {
 
     fn path_error(&mut self) -> Option<PathError> {
         let error = self.raw.path_error()?;
-        if matches!(error.kind, PathErrorKind::MtuChanged(_)) {
-            self.paths.forget(error.dst.ip());
-        }
+        self.paths.heed(&error);
         Some(error)
     }
 

@@ -108,7 +108,6 @@ impl Template {
 
 /// What a received frame carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), allow(dead_code, reason = "for datapaths that receive frames"))]
 pub(crate) struct Parsed {
     pub(crate) src: IpAddr,
     pub(crate) dst: IpAddr,
@@ -121,7 +120,6 @@ pub(crate) struct Parsed {
 
 /// Reads the headers of a received Ethernet frame. `None`: it is not IP, damaged, a fragment, or has
 /// IPv6 extension headers (whose number then is the `protocol`, so that it is nobody's).
-#[cfg_attr(not(test), allow(dead_code, reason = "for datapaths that receive frames"))]
 pub(crate) fn parse(frame: &[u8]) -> Option<Parsed> {
     let ethertype = u16::from_be_bytes(*frame.get(12..)?.first_chunk()?);
     let ip = frame.get(ETHERNET_LEN..)?;

@@ -9,6 +9,7 @@ use super::Mac;
 use super::device::Device;
 use super::header::{Ends, Template};
 use super::netlink::{Change, Netlink, Route};
+use crate::{PathError, PathErrorKind};
 
 /// Destinations known at once; one more, and all are looked up anew.
 pub(crate) const MAX_PATHS: usize = 4096;
@@ -173,6 +174,13 @@ impl Paths {
         self.last = None;
         self.limits.clear();
         self.entries.values_mut().for_each(Entry::forget);
+    }
+
+    /// Takes note of what the network said of a packet.
+    pub(crate) fn heed(&mut self, error: &PathError) {
+        if matches!(error.kind, PathErrorKind::MtuChanged(_)) {
+            self.forget(error.dst.ip());
+        }
     }
 
     /// Looks `dst` up anew with the next packet.

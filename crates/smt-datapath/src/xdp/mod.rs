@@ -42,8 +42,7 @@ use crate::socket::{SocketDatapath, wait_for};
 use crate::sys::bpf::Hook;
 use crate::sys::device::{self, Device};
 use crate::{
-    Caps, Datapath, DatapathStats, OpenError, OpenOptions, PRIORITIES, PathError, PathErrorKind,
-    RxMeta, TxMeta,
+    Caps, Datapath, DatapathStats, OpenError, OpenOptions, PRIORITIES, PathError, RxMeta, TxMeta,
 };
 
 /// Packets taken between flushes; as many as the raw socket takes.
@@ -127,6 +126,7 @@ pub(crate) fn open(options: &OpenOptions, claim: PortClaim) -> Result<XdpDatapat
         attached,
         paths,
         device,
+        protocol,
         local: Some(bind).filter(|bind| !bind.is_unspecified()),
         traffic_classes: dscp.unwrap_or_default().map(|dscp| dscp << 2),
         caps,
@@ -213,6 +213,7 @@ pub(crate) struct XdpDatapath {
     raw: SocketDatapath<Native>,
     paths: Paths,
     device: Device,
+    protocol: u8,
     /// The address bound to, unless it is the wildcard.
     local: Option<IpAddr>,
     /// Traffic class octets by priority.
@@ -259,7 +260,10 @@ impl XdpDatapath {
             self.stats.rx_overruns += queue.newly_dropped();
             for place in self.places.drain(..) {
                 // The stack would drop what does not parse too.
-                let Some(found) = header::parse(queue.received(&place)) else { continue };
+                let found = header::parse(queue.received(&place));
+                let Some(found) = found.filter(|found| found.protocol == self.protocol) else {
+                    continue;
+                };
                 let len = found.payload.len();
                 self.stats.rx_packets += 1;
                 self.stats.rx_bytes += len as u64;
@@ -431,9 +435,7 @@ impl Datapath for XdpDatapath {
 
     fn path_error(&mut self) -> Option<PathError> {
         let error = self.raw.path_error()?;
-        if matches!(error.kind, PathErrorKind::MtuChanged(_)) {
-            self.paths.forget(error.dst.ip());
-        }
+        self.paths.heed(&error);
         Some(error)
     }
 

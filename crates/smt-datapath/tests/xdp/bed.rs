@@ -46,6 +46,16 @@ pub(crate) fn server(host: &Namespace, bind: IpAddr, hook: XdpHook) -> Opened {
     host.run(|| open(options).unwrap()).unwrap()
 }
 
+/// A server in host `b` and a client in host `a` that know of each other over IPv4, and the server's
+/// address.
+pub(crate) fn introduced(pair: &Pair, hook: XdpHook) -> (Opened, Opened, IpAddr) {
+    let (a, b) = addresses(pair)[0];
+    let mut server = server(&pair.b, b, hook);
+    let mut client = client(&pair.a, a, hook);
+    introduce(&mut client, &mut server, b);
+    (server, client, b)
+}
+
 pub(crate) fn addresses(pair: &Pair) -> [(IpAddr, IpAddr); 2] {
     [(pair.a_v4.into(), pair.b_v4.into()), (pair.a_v6.into(), pair.b_v6.into())]
 }

@@ -162,10 +162,7 @@ fn this_host_and_wildcards_are_served() {
 fn links_go_down_and_up() {
     for hook in HOOKS {
         let pair = pair(PairOptions::default()).unwrap();
-        let (a, b) = addresses(&pair)[0];
-        let mut server = server(&pair.b, b, hook);
-        let mut client = client(&pair.a, a, hook);
-        introduce(&mut client, &mut server, b);
+        let (mut server, mut client, b) = introduced(&pair, hook);
         let from = client.client_ports.start;
         pair.a.set_link(&pair.a_name, false).unwrap();
         let before = client.datapath.stats();
@@ -198,10 +195,7 @@ fn links_go_down_and_up() {
 fn a_smaller_mtu_is_told() {
     for hook in HOOKS {
         let pair = pair(PairOptions::default()).unwrap();
-        let (a, b) = addresses(&pair)[0];
-        let mut server = server(&pair.b, b, hook);
-        let mut client = client(&pair.a, a, hook);
-        introduce(&mut client, &mut server, b);
+        let (mut server, mut client, b) = introduced(&pair, hook);
         pair.a.set_mtu(&pair.a_name, 1400).unwrap();
         let from = client.client_ports.start;
         let start = Instant::now();

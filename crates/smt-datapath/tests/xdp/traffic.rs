@@ -99,10 +99,7 @@ fn bursts_stay_whole_and_in_order() {
 fn overruns_are_counted() {
     for hook in HOOKS {
         let pair = pair(PairOptions::default()).unwrap();
-        let (a, b) = addresses(&pair)[0];
-        let mut server = server(&pair.b, b, hook);
-        let mut client = client(&pair.a, a, hook);
-        introduce(&mut client, &mut server, b);
+        let (mut server, mut client, b) = introduced(&pair, hook);
         let from = client.client_ports.start;
         let capacity = server.datapath.caps().rx_capacity / 2048;
         let count = capacity + 1000;
@@ -156,10 +153,7 @@ fn every_queue_is_used() {
 
 fn waiting_ends_with_a_packet() {
     let pair = pair(PairOptions::default()).unwrap();
-    let (a, b) = addresses(&pair)[0];
-    let mut server = server(&pair.b, b, XdpHook::Auto);
-    let mut client = client(&pair.a, a, XdpHook::Auto);
-    introduce(&mut client, &mut server, b);
+    let (mut server, mut client, b) = introduced(&pair, XdpHook::Auto);
     let from = client.client_ports.start;
     for len in [64, 1000] {
         send(&mut client, b, &packet(from, PORT, len, 1));
