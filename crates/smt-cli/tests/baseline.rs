@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
 use smt_cli::baseline::fleet::{self, Room};
 use smt_cli::baseline::tcp::{ping_tcp, serve_tcp};
 use smt_cli::baseline::tls::{client_config, ping_tls, serve_tls, server_config};
@@ -69,13 +70,19 @@ fn tcp_echoes() {
     }
 }
 
-fn tls_echoes() {
+/// A server and a client of one authority, and the server's name.
+fn acquainted() -> (Arc<ServerConfig>, Arc<ClientConfig>, ServerName<'static>) {
     let authority = Authority::new("test", Profile::default()).unwrap();
     let server = authority.server(&["server"], Profile::default()).unwrap();
     let client = authority.client("client", Profile::default()).unwrap();
     let server = server_config(authority.certificate(), &server).unwrap();
     let client = client_config(authority.certificate(), &client).unwrap();
     let name = ServerName::try_from("server").unwrap();
+    (server, client, name)
+}
+
+fn tls_echoes() {
+    let (server, client, name) = acquainted();
     for wait in [Wait::Spin, Wait::Block] {
         between(
             |listener, stop| serve_tls(listener, &server, wait, stop).unwrap(),
@@ -121,12 +128,7 @@ fn too_long_a_message_is_refused() {
 
 /// On one connection and on several, awake and asleep, with messages of one record and of many.
 fn many_messages_are_under_way() {
-    let authority = Authority::new("test", Profile::default()).unwrap();
-    let server = authority.server(&["server"], Profile::default()).unwrap();
-    let client = authority.client("client", Profile::default()).unwrap();
-    let server = server_config(authority.certificate(), &server).unwrap();
-    let client = client_config(authority.certificate(), &client).unwrap();
-    let name = ServerName::try_from("server").unwrap();
+    let (server, client, name) = acquainted();
     let room = Room { message: MAX_MESSAGE_BYTES, read: 256 << 10 };
     for (wait, connections) in
         [(Wait::Spin, 1), (Wait::Spin, 3), (Wait::Block, 1), (Wait::Block, 3)]

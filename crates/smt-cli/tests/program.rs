@@ -151,19 +151,24 @@ fn interrupt(child: &Child) {
     kill_process(id, Signal::INT).unwrap();
 }
 
+/// All commands with help of their own.
+const COMMANDS: [&str; 12] = [
+    "demo",
+    "doctor",
+    "serve",
+    "call",
+    "ping",
+    "pki",
+    "ticket",
+    "bench",
+    "bench handshake",
+    "bench rpc",
+    "bench rekey",
+    "bench flood",
+];
+
 fn every_subcommand_has_help_with_examples() {
-    for command in [
-        "demo",
-        "doctor",
-        "serve",
-        "call",
-        "ping",
-        "pki",
-        "ticket",
-        "bench",
-        "bench handshake",
-        "bench rpc",
-    ] {
+    for command in COMMANDS {
         let help = run(&format!("{command} --help"));
         assert_eq!(help.status.code(), Some(0), "{command}");
         assert!(text(&help.stdout).contains("Examples"), "{command}");
@@ -196,21 +201,7 @@ fn wrong_usage_is_status_2() {
 
 /// Lines of commands that a screen of 80 columns would break cannot be copied.
 fn examples_can_be_copied() {
-    let commands = [
-        "demo",
-        "doctor",
-        "serve",
-        "call",
-        "ping",
-        "pki",
-        "ticket",
-        "bench",
-        "bench handshake",
-        "bench rpc",
-        "bench rekey",
-        "bench flood",
-    ];
-    for command in commands {
+    for command in COMMANDS {
         let help = smt(&format!("{command} --help")).env("COLUMNS", "500").output().unwrap();
         let help = text(&help.stdout);
         let examples = help.lines().skip_while(|line| !line.starts_with("Examples"));

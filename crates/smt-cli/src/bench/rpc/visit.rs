@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::contender::{Exchange, Transport, Variant, What};
 use super::super::cpu;
 use super::super::ground::{Credentials, Ground, server_name};
-use super::super::serving::Server;
+use super::super::serving::{Server, Serving};
 use super::super::smt::{self as ends, Ends};
 use super::load::{self, Done, Load};
 use super::{
@@ -83,16 +83,13 @@ impl Turn<'_> {
                 bare::serve(datapath, address.ip(), wait, serving)
             }),
             Contender::Tcp | Contender::TcpOne => Server::start(self.ground, move |serving| {
-                let listener = TcpListener::bind(address).map_err(Error::io("cannot listen"))?;
-                serving.ready();
+                let listener = listen(address, serving)?;
                 tcp::serve_tcp(&listener, wait, serving.over()).map_err(server_failed)
             }),
             Contender::Tls | Contender::TlsOne => {
                 let config = server_config(&self.ground.credentials)?;
                 Server::start(self.ground, move |serving| {
-                    let listener =
-                        TcpListener::bind(address).map_err(Error::io("cannot listen"))?;
-                    serving.ready();
+                    let listener = listen(address, serving)?;
                     tls::serve_tls(&listener, &config, wait, serving.over()).map_err(server_failed)
                 })
             }
@@ -107,16 +104,13 @@ impl Turn<'_> {
             Contender::Smt(datapath) => self.serve_smt(datapath),
             Contender::Bare(_) => Err(Error::Failed("carries no RPCs".to_owned())),
             Contender::Tcp | Contender::TcpOne => Server::start(self.ground, move |serving| {
-                let listener = TcpListener::bind(address).map_err(Error::io("cannot listen"))?;
-                serving.ready();
+                let listener = listen(address, serving)?;
                 fleet::serve_tcp(&listener, room, wait, serving.over()).map_err(server_failed)
             }),
             Contender::Tls | Contender::TlsOne => {
                 let config = server_config(&self.ground.credentials)?;
                 Server::start(self.ground, move |serving| {
-                    let listener =
-                        TcpListener::bind(address).map_err(Error::io("cannot listen"))?;
-                    serving.ready();
+                    let listener = listen(address, serving)?;
                     fleet::serve_tls(&listener, &config, room, wait, serving.over())
                         .map_err(server_failed)
                 })
@@ -289,6 +283,13 @@ fn server_config(credentials: &Credentials) -> Result<std::sync::Arc<rustls::Ser
 fn client_config(credentials: &Credentials) -> Result<std::sync::Arc<rustls::ClientConfig>, Error> {
     tls::client_config(credentials.authority(), credentials.client())
         .map_err(|error| Error::Failed(error.to_string()))
+}
+
+/// Listens at `address`, and says that clients may come.
+fn listen(address: SocketAddr, serving: &Serving) -> Result<TcpListener, Error> {
+    let listener = TcpListener::bind(address).map_err(Error::io("cannot listen"))?;
+    serving.ready();
+    Ok(listener)
 }
 
 fn server_failed(source: std::io::Error) -> Error {
