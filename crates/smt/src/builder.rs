@@ -25,10 +25,14 @@ pub use smt_datapath::{CLASS_SELECTORS, Kind as DatapathKind, XdpHook, XdpOption
 pub enum Wait {
     /// Busy-polls: the lowest latency, for a core of its own.
     Spin,
-    /// Busy-polls for a short while after the last packet, then sleeps.
+    /// Busy-polls for 50 us when there is nothing to do, as long as packets have come within that
+    /// time of late, then sleeps. An idle engine takes no core, nor does one whose peers take their
+    /// time.
     #[default]
     Adaptive,
-    /// Sleeps whenever there is nothing to do.
+    /// Sleeps whenever there is nothing to do. Timers against loss are then as coarse as the kernel's
+    /// tick (1 to 10 ms), until one of them had to send something; then they are exact for 100 ms.
+    /// This holds for adaptive engines too.
     Block,
 }
 

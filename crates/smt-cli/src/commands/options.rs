@@ -62,7 +62,7 @@ pub struct Transport {
     #[arg(long, value_enum, default_value_t)]
     pub dscp: DscpChoice,
     /// How to wait for packets: `spin` for the lowest latency and a whole core, `block` to sleep, `adaptive` to spin
-    /// for 50 us and then sleep
+    /// for 50 us, as long as that pays, and then sleep
     #[arg(long, value_enum, default_value_t)]
     pub wait: WaitChoice,
     /// Cipher suites in order of preference [default: all three in the order shown]

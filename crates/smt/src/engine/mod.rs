@@ -26,7 +26,9 @@ mod connects;
 mod early;
 mod event;
 mod external;
+mod habit;
 mod handshakes;
+mod idle;
 mod packets;
 mod paths;
 mod post;
@@ -36,7 +38,6 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,7 @@ use crate::builder::{Builder, Wait};
 use crate::error::{CallError, ConnectError, StartError};
 use calls::{EarlyCalls, QueuedCall};
 use connects::Connects;
+use habit::{Exactness, Habit};
 use handshakes::Handshakes;
 use paths::PathMtus;
 use wait::Waiter;
@@ -58,9 +60,6 @@ pub use connects::ConnectOptions;
 pub use event::{ConnectId, Event, SessionInfo};
 pub use external::{ExternalOffer, TrafficSecrets};
 pub use post::MAX_WAITING_FOR_TICKETS;
-
-/// How long an adaptive engine busy-polls after the last packet before it sleeps.
-const ADAPTIVE_SPIN: Duration = Duration::from_micros(50);
 
 /// What a call may be told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +90,8 @@ pub struct Engine {
     origin: Instant,
     waiter: Waiter,
     wait: Wait,
+    habit: Habit,
+    exactness: Exactness,
     handshakes: Handshakes,
     connects: Connects,
     early_calls: EarlyCalls,
@@ -111,6 +112,10 @@ pub struct Engine {
     limits: LimitStats,
     /// Polls so far, for what only some of them do.
     polls: u32,
+    /// Whether the last poll received anything.
+    has_received: bool,
+    /// Whether the last look for packets found one at most, so that another would find none.
+    is_quiet: bool,
     path_looked_at: Time,
     mtus: PathMtus,
 }
@@ -118,7 +123,7 @@ pub struct Engine {
 impl Engine {
     pub(crate) fn new(builder: Builder, config: Config, opened: Opened) -> io::Result<Engine> {
         let Opened { datapath, listen, client_ports } = opened;
-        let waiter = Waiter::new(datapath.fd())?;
+        let waiter = Waiter::new()?;
         let local = builder.bind_address();
         let Builder { wait, connect_timeout, call_deadline, handshake_pool, .. } = builder;
         let waker = waiter.waker();
@@ -133,6 +138,8 @@ impl Engine {
             origin: Instant::now(),
             waiter,
             wait,
+            habit: Habit::default(),
+            exactness: Exactness::new(),
             handshakes,
             connects: Connects::default(),
             early_calls: EarlyCalls::default(),
@@ -149,6 +156,8 @@ impl Engine {
             segment_errors: 0,
             limits: LimitStats::default(),
             polls: 0,
+            has_received: false,
+            is_quiet: true,
             path_looked_at: Time::ZERO,
             mtus: PathMtus::default(),
         };
@@ -284,18 +293,6 @@ impl Engine {
         self.poll_until(until, |engine| engine.core.session_count() == 0)
     }
 
-    /// Polls until `done` or `until`; events are thrown away.
-    fn poll_until(&mut self, until: Instant, done: impl Fn(&Engine) -> bool) -> io::Result<()> {
-        loop {
-            self.poll()?;
-            self.events.clear();
-            if done(self) || Instant::now() >= until {
-                return Ok(());
-            }
-            self.sleep(until)?;
-        }
-    }
-
     /// RPCs not over, in all sessions and both directions, unacknowledged responses included.
     pub(crate) fn in_flight(&self) -> usize {
         self.core.sessions().into_iter().map(|session| self.core.in_flight(session)).sum()
@@ -367,56 +364,6 @@ impl Engine {
         self.events.pop_front()
     }
 
-    /// The next event, waiting for it in the builder's way. `None` when `timeout` has passed.
-    ///
-    /// # Errors
-    /// Those of [`poll`](Self::poll).
-    pub fn next(&mut self, timeout: Option<Duration>) -> io::Result<Option<Event>> {
-        if let Some(event) = self.events.pop_front() {
-            return Ok(Some(event));
-        }
-        let until = timeout.map(|timeout| Instant::now() + timeout);
-        let mut spin_until: Option<Instant> = None;
-        loop {
-            let worked = self.poll()?;
-            if let Some(event) = self.events.pop_front() {
-                return Ok(Some(event));
-            }
-            let now = Instant::now();
-            if until.is_some_and(|until| now >= until) {
-                return Ok(None);
-            }
-            let sleep = match self.wait {
-                Wait::Spin => false,
-                Wait::Block => !worked,
-                Wait::Adaptive => {
-                    if worked {
-                        spin_until = None;
-                    }
-                    now >= *spin_until.get_or_insert(now + ADAPTIVE_SPIN)
-                }
-            };
-            if sleep {
-                let far = now + Duration::from_secs(3600);
-                self.sleep(until.unwrap_or(far))?;
-                spin_until = None;
-            } else {
-                std::hint::spin_loop();
-            }
-        }
-    }
-
-    /// A descriptor that becomes readable when [`poll`](Self::poll) has something to do, timers
-    /// included.
-    ///
-    /// # Errors
-    /// When the host refuses another descriptor.
-    pub fn fd(&mut self) -> io::Result<BorrowedFd<'_>> {
-        self.waiter.use_timer()?;
-        self.arm()?;
-        Ok(self.waiter.fd())
-    }
-
     pub(crate) fn call_deadline(&self) -> Duration {
         self.call_deadline
     }
@@ -432,32 +379,5 @@ impl Engine {
     fn now(&self) -> Time {
         let nanos = self.origin.elapsed().as_nanos();
         Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-    }
-
-    /// When the engine next has something to do by itself.
-    fn next_due(&self) -> Option<Instant> {
-        let tls = self.handshakes.later.iter().map(|(due, _)| *due).min();
-        let timer = [self.core.poll_timeout(), self.connects.next_attempt(), tls];
-        let timer = timer.into_iter().flatten();
-        let timer = timer.min().map(|time| self.origin + Duration::from_nanos(time.as_nanos()));
-        [timer, self.datapath.next_due()].into_iter().flatten().min()
-    }
-
-    /// Sleeps until something happens, a timer is due, or `until`.
-    fn sleep(&mut self, until: Instant) -> io::Result<()> {
-        let due = self.next_due().map_or(until, |due| due.min(until));
-        self.waiter.wait(due.saturating_duration_since(Instant::now()))?;
-        // Whatever woke it, the next poll looks at everything.
-        self.polls = packets::LEAN_POLLS - 1;
-        Ok(())
-    }
-
-    /// Makes the descriptor readable when the next timer is due, if anybody watches it.
-    pub(crate) fn arm(&mut self) -> io::Result<()> {
-        if self.waiter.uses_timer() {
-            let due = self.next_due();
-            self.waiter.set_timer(due)?;
-        }
-        Ok(())
     }
 }

@@ -34,13 +34,15 @@ impl Engine {
     pub fn poll(&mut self) -> io::Result<bool> {
         let mut worked = self.flush()?;
         let mut drained = false;
+        self.has_received = false;
         for burst in 0..MAX_BURSTS {
             let received = self.datapath.recv()?;
             drained = received == 0;
+            self.is_quiet = received <= 1;
             if drained {
                 break;
             }
-            worked = true;
+            (worked, self.has_received) = (true, true);
             self.take_packets(received);
             // A short burst may have been the last, but asking costs a system call: the next poll
             // will know. A lone packet is answered at once.
@@ -49,7 +51,7 @@ impl Engine {
             }
         }
         self.polls = self.polls.wrapping_add(1);
-        if !worked && !self.waiter.uses_timer() && !self.polls.is_multiple_of(LEAN_POLLS) {
+        if !worked && !self.waiter.is_watched() && !self.polls.is_multiple_of(LEAN_POLLS) {
             // A spinning caller: most of its turns ask for packets and nothing else.
             return Ok(false);
         }
@@ -81,6 +83,9 @@ impl Engine {
         let now = self.now();
         if self.core.poll_timeout().is_some_and(|due| due <= now) {
             self.core.handle_timeout(now);
+            if self.core.wants_transmit() {
+                self.timer_mattered();
+            }
         }
         self.try_again(now);
         if !self.handshakes.later.is_empty() {

@@ -1,4 +1,4 @@
-//! Descriptors: one to watch for everything an engine may wake up for.
+//! Descriptors to wait on: what an engine itself sleeps on, and one for those who watch it from outside.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,26 +13,25 @@ use rustix::time::{
 
 use crate::tls::pool::Waker;
 
-/// The datapath's descriptor, an eventfd for other threads and, once somebody watches from
-/// outside, a timer, behind one epoll descriptor.
+/// An eventfd for other threads, and one descriptor for everything once somebody watches from outside.
 pub(super) struct Waiter {
-    epoll: OwnedFd,
     wake: Arc<OwnedFd>,
     /// Whether another thread has written to `wake`.
     woken: Arc<AtomicBool>,
-    timer: Option<OwnedFd>,
+    outside: Option<Outside>,
+}
+
+/// The datapath's descriptor, the eventfd and a timer behind one epoll descriptor.
+struct Outside {
+    epoll: OwnedFd,
+    timer: OwnedFd,
     armed: Option<Instant>,
 }
 
 impl Waiter {
-    pub(super) fn new(datapath: BorrowedFd<'_>) -> io::Result<Waiter> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    pub(super) fn new() -> io::Result<Waiter> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        for fd in [datapath, wake.as_fd()] {
-            epoll::add(&epoll, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
-        }
-        let woken = Arc::default();
-        Ok(Waiter { epoll, wake: Arc::new(wake), woken, timer: None, armed: None })
+        Ok(Waiter { wake: Arc::new(wake), woken: Arc::default(), outside: None })
     }
 
     /// Wakes the engine from any thread.
@@ -48,58 +47,14 @@ impl Waiter {
         })
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
-    }
-
-    pub(super) fn uses_timer(&self) -> bool {
-        self.timer.is_some()
-    }
-
-    /// From now on the descriptor tells of timers too.
-    pub(super) fn use_timer(&mut self) -> io::Result<()> {
-        if self.timer.is_none() {
-            let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-            let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-            let data = epoll::EventData::new_u64(0);
-            epoll::add(&self.epoll, &timer, data, epoll::EventFlags::IN)?;
-            self.timer = Some(timer);
+    /// Sleeps until `datapath` is readable, another thread wakes it, or `timeout` has passed.
+    pub(super) fn wait(&self, datapath: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+        // Without epoll: a second queue to go through would be paid for with each packet.
+        let of = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        match poll(&mut [of(datapath), of(self.wake.as_fd())], Some(&timespec(timeout))) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        Ok(())
-    }
-
-    /// Sets the timer, unless it is due early enough already: an early wake-up is cheaper than a
-    /// system call each time a deadline moves.
-    pub(super) fn set_timer(&mut self, due: Option<Instant>) -> io::Result<()> {
-        let Some(timer) = &self.timer else { return Ok(()) };
-        let now = Instant::now();
-        let stands = |armed: Instant, due: Instant| now < armed && armed <= due;
-        let Some(due) = due else { return Ok(()) };
-        if self.armed.is_some_and(|armed| stands(armed, due)) {
-            return Ok(());
-        }
-        // Zero would disarm it.
-        let delay = due.saturating_duration_since(now).max(Duration::from_nanos(1));
-        let value = timespec(delay);
-        let interval = timespec(Duration::ZERO);
-        timerfd_settime(
-            timer,
-            TimerfdTimerFlags::empty(),
-            &Itimerspec { it_interval: interval, it_value: value },
-        )?;
-        self.armed = Some(now + delay);
-        Ok(())
-    }
-
-    /// Sleeps until something is readable or `timeout` has passed.
-    pub(super) fn wait(&self, timeout: Duration) -> io::Result<()> {
-        // epoll_wait itself knows whole milliseconds only.
-        let mut epoll = [PollFd::new(&self.epoll, PollFlags::IN)];
-        match poll(&mut epoll, Some(&timespec(timeout))) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
     }
 
     /// Takes note of wake-ups by other threads and the timer, so that they do not wake it again.
@@ -109,12 +64,52 @@ impl Waiter {
             // Errors can only be that there is nothing to read.
             let _ = rustix::io::read(&*self.wake, &mut count);
         }
-        if let (Some(timer), Some(armed)) = (&self.timer, self.armed)
-            && armed <= Instant::now()
+        if let Some(outside) = &mut self.outside
+            && outside.armed.is_some_and(|armed| armed <= Instant::now())
         {
-            let _ = rustix::io::read(timer, &mut count);
-            self.armed = None;
+            let _ = rustix::io::read(&outside.timer, &mut count);
+            outside.armed = None;
         }
+    }
+
+    /// Whether anybody watches from outside.
+    pub(super) fn is_watched(&self) -> bool {
+        self.outside.is_some()
+    }
+
+    /// From now on somebody watches from outside.
+    pub(super) fn watch(&mut self, datapath: BorrowedFd<'_>) -> io::Result<()> {
+        if self.outside.is_none() {
+            let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+            let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            for fd in [datapath, self.wake.as_fd(), timer.as_fd()] {
+                epoll::add(&epoll, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+            }
+            self.outside = Some(Outside { epoll, timer, armed: None });
+        }
+        Ok(())
+    }
+
+    /// What is watched from outside, if anybody does.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.outside.as_ref().map(|outside| outside.epoll.as_fd())
+    }
+
+    /// Sets the timer for those outside, unless it is due early enough already: an early wake-up is
+    /// cheaper than a system call each time a deadline moves.
+    pub(super) fn set_timer(&mut self, due: Option<Instant>) -> io::Result<()> {
+        let (Some(outside), Some(due)) = (&mut self.outside, due) else { return Ok(()) };
+        let now = Instant::now();
+        if outside.armed.is_some_and(|armed| now < armed && armed <= due) {
+            return Ok(());
+        }
+        // Zero would disarm it.
+        let delay = due.saturating_duration_since(now).max(Duration::from_nanos(1));
+        let once = Itimerspec { it_interval: timespec(Duration::ZERO), it_value: timespec(delay) };
+        timerfd_settime(&outside.timer, TimerfdTimerFlags::empty(), &once)?;
+        outside.armed = Some(now + delay);
+        Ok(())
     }
 }
 
