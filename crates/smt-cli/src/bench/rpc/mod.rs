@@ -33,6 +33,8 @@ pub const MIXED_BULK: usize = 2;
 pub const MIXED_BYTES: usize = super::RPC_BYTES;
 /// RPCs up to this many bytes are also put on one connection, where they leave together.
 pub const PIPELINED_UP_TO: usize = 64;
+/// RPCs up to this many bytes are also carried without protocol, many at a time: they are a packet each.
+pub const FLOOR_UP_TO: usize = 1024;
 /// RPCs a second where processor time is measured.
 pub const CPU_RATE: u32 = 2_000;
 
@@ -79,6 +81,8 @@ pub enum Contender {
     Smt(DatapathChoice),
     /// The datapath alone.
     Bare(DatapathChoice),
+    /// The datapath and the AEAD work: the floor under SMT over it.
+    Floor(DatapathChoice),
     /// Plain TCP; with many RPCs at a time, a connection for each.
     Tcp,
     /// The same with TLS 1.3 by rustls.
@@ -188,6 +192,9 @@ impl Plan {
         if part == Part::Rtt {
             all.extend(self.datapaths.iter().copied().map(Contender::Bare));
         }
+        if matches!(part, Part::Rtt | Part::Rate) {
+            all.extend(self.datapaths.iter().copied().map(Contender::Floor));
+        }
         all.extend([Contender::Tcp, Contender::Tls]);
         if part == Part::Rate {
             all.extend([Contender::TcpOne, Contender::TlsOne]);
@@ -199,14 +206,19 @@ impl Plan {
 impl Contender {
     /// Whether it takes part in a row.
     fn fits(self, cell: Cell) -> bool {
-        let is_one = matches!(self, Contender::TcpOne | Contender::TlsOne);
-        !is_one || cell.size <= PIPELINED_UP_TO
+        match self {
+            Contender::TcpOne | Contender::TlsOne => cell.size <= PIPELINED_UP_TO,
+            Contender::Floor(_) => cell.part != Part::Rate || cell.size <= FLOOR_UP_TO,
+            _ => true,
+        }
     }
 
     /// What has a link of its own.
     fn link(self) -> Link {
         match self {
-            Contender::Smt(datapath) | Contender::Bare(datapath) => Some(datapath.name()),
+            Contender::Smt(datapath) | Contender::Bare(datapath) | Contender::Floor(datapath) => {
+                Some(datapath.name())
+            }
             _ => None,
         }
     }
@@ -327,7 +339,7 @@ mod tests {
         };
         let cells = [Part::Rtt, Part::Rate, Part::Goodput, Part::Mixed, Part::Cpu]
             .map(|part| (plan.cells(part, 1500).len(), plan.contenders(part).len()));
-        assert_eq!(cells, [(2, 6), (6, 6), (1, 4), (1, 4), (2, 4)]);
+        assert_eq!(cells, [(2, 8), (6, 8), (1, 4), (1, 4), (2, 4)]);
         let large = plan.cells(Part::Rate, 1500)[5];
         assert!(Contender::Tls.fits(large) && !Contender::TlsOne.fits(large));
     }

@@ -49,6 +49,6 @@ fn place(contender: Contender) -> usize {
         Contender::Smt(_) => 0,
         Contender::Tls | Contender::TlsOne => 1,
         Contender::Tcp | Contender::TcpOne => 3,
-        Contender::Bare(_) => 4,
+        Contender::Bare(_) | Contender::Floor(_) => 4,
     }
 }

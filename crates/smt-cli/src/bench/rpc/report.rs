@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{BULK_BYTES, Bed, CPU_RATE, Cell, Contender, Outcome, Part, Sample};
+use crate::commands::datapath::DatapathChoice;
 use crate::output::number;
 
 /// One contender in one row, on one bed.
@@ -22,8 +23,9 @@ pub struct Row<'a> {
     pub best: bool,
     /// Its value beside that of TLS and of TCP, with a connection for each RPC, each at its best.
     to_peers: [Option<f64>; 2],
-    /// Its value beside that of the same datapath without protocol on the same bed.
+    /// Its value beside those of the same datapath on the same bed without protocol, and with the AEAD work alone.
     to_bare: Option<f64>,
+    to_floor: Option<f64>,
 }
 
 impl Row<'_> {
@@ -39,6 +41,7 @@ impl Contender {
         match self {
             Contender::Smt(datapath) => format!("SMT {}", datapath.name()),
             Contender::Bare(datapath) => format!("bare {}", datapath.name()),
+            Contender::Floor(datapath) => format!("floor {}", datapath.name()),
             Contender::Tcp => "TCP".to_owned(),
             Contender::Tls => "TLS 1.3/TCP".to_owned(),
             Contender::TcpOne => "TCP, 1 conn.".to_owned(),
@@ -51,6 +54,7 @@ impl Contender {
         match self {
             Contender::Smt(datapath) => ("smt", Some(datapath.name())),
             Contender::Bare(datapath) => ("bare", Some(datapath.name())),
+            Contender::Floor(datapath) => ("floor", Some(datapath.name())),
             Contender::Tcp => ("tcp", None),
             Contender::Tls => ("tls", None),
             Contender::TcpOne => ("tcp-one", None),
@@ -94,8 +98,8 @@ impl Part {
 
     fn headings(self) -> [&'static str; 3] {
         match self {
-            Part::Rtt => ["p50", "p99", "/bare"],
-            Part::Rate => ["RPC/s", "Gbit/s", ""],
+            Part::Rtt => ["p50", "p99", "/floor"],
+            Part::Rate => ["RPC/s", "Gbit/s", "/floor"],
             Part::Goodput => ["Gbit/s", "", ""],
             Part::Mixed => ["p50", "p99", "Gbit/s"],
             Part::Cpu => ["client", "server", "both"],
@@ -108,11 +112,11 @@ impl Part {
         let each = |ns: u64| us(ns as f64 / sample.count.max(1) as f64);
         let none = String::new;
         match self {
-            Part::Rtt => [quantile(0.50), quantile(0.99), ratio(row.to_bare)],
+            Part::Rtt => [quantile(0.50), quantile(0.99), ratio(row.to_floor)],
             Part::Rate => {
                 let rate = self.value(sample);
                 let bits = rate * 8.0 * cell.size as f64;
-                [number(rate as u64), gbit(bits), none()]
+                [number(rate as u64), gbit(bits), ratio(row.to_floor)]
             }
             Part::Goodput => [gbit(self.value(sample)), none(), none()],
             Part::Mixed => {
@@ -137,12 +141,11 @@ pub fn rows(outcome: &Outcome, part: Part, mtu: u32) -> Vec<Row<'_>> {
             peer.filter(|peer| *peer > 0.0 && value > 0.0).map(|peer| value / peer)
         };
         let peer = |peer| to(best_value(outcome, cell, peer).filter(|_| contender != peer));
-        let bare = match contender {
-            Contender::Smt(datapath) => {
-                outcome.samples.get(&(cell, Contender::Bare(datapath), bed))
-            }
+        let below = |of: fn(DatapathChoice) -> Contender| match contender {
+            Contender::Smt(datapath) => outcome.samples.get(&(cell, of(datapath), bed)),
             _ => None,
         };
+        let to_below = |of| to(below(of).map(|sample| part.value(sample)));
         Row {
             cell,
             contender,
@@ -150,7 +153,8 @@ pub fn rows(outcome: &Outcome, part: Part, mtu: u32) -> Vec<Row<'_>> {
             sample,
             best: best.is_some_and(|(on, _)| on == bed),
             to_peers: [Contender::Tls, Contender::Tcp].map(peer),
-            to_bare: to(bare.map(|sample| part.value(sample))),
+            to_bare: to_below(Contender::Bare),
+            to_floor: to_below(Contender::Floor),
         }
     })
     .collect()
@@ -246,8 +250,14 @@ pub fn objects(outcome: &Outcome, part: Part, mtu: u32) -> Vec<Value> {
             more["p99_ns"] = json!(sample.times.quantile_ns(0.99));
         }
         match part {
-            Part::Rtt => more["ratio_to_bare"] = json!(row.to_bare),
-            Part::Rate => more["rpcs_per_second"] = json!(part.value(sample)),
+            Part::Rtt => {
+                more["ratio_to_bare"] = json!(row.to_bare);
+                more["ratio_to_floor"] = json!(row.to_floor);
+            }
+            Part::Rate => {
+                more["rpcs_per_second"] = json!(part.value(sample));
+                more["ratio_to_floor"] = json!(row.to_floor);
+            }
             Part::Goodput | Part::Mixed => {
                 more["bits_per_second"] = json!(Part::Goodput.value(sample));
                 more["messages"] = json!(sample.bulk);
@@ -321,10 +331,12 @@ mod tests {
         let cell = Cell { part, mtu: 1500, size: 16_384, outstanding: 200 };
         let smt = Contender::Smt(DatapathChoice::Raw);
         let bare = Contender::Bare(DatapathChoice::Raw);
+        let floor = Contender::Floor(DatapathChoice::Raw);
         let samples = [
             (smt, Bed::Veth, 1000),
             (smt, Bed::Macvlan, 10),
             (bare, Bed::Macvlan, 5),
+            (floor, Bed::Macvlan, 8),
             (Contender::Tcp, Bed::Veth, 5),
             (Contender::Tls, Bed::Veth, 20),
         ];
@@ -345,7 +357,7 @@ mod tests {
             for line in &lines {
                 assert!(line.chars().count() <= 80, "{line}");
             }
-            assert_eq!(lines.len(), 5, "{lines:?}");
+            assert_eq!(lines.len(), 6, "{lines:?}");
             assert!(lines[1].contains("SMT raw") && lines[1].contains("macvlan"), "{}", lines[1]);
             assert!(table(&outcome, part, 9000).len() == 1);
             let not = not_measured(&outcome, part, 1500);
@@ -357,16 +369,17 @@ mod tests {
     fn ratios_are_to_peers_at_their_best() {
         for (part, to_tls, to_tcp) in [(Part::Rtt, 0.5, 2.0), (Part::Rate, 2.0, 0.5)] {
             let objects = objects(&outcome(part), part, 1500);
-            assert_eq!(objects.len(), 7);
+            assert_eq!(objects.len(), 8);
             let smt = &objects[1];
             assert_eq!((&smt["contender"], &smt["datapath"]), (&json!("smt"), &json!("raw")));
             assert_eq!((&smt["bed"], &smt["best_bed"]), (&json!("macvlan"), &json!(true)));
             assert!((smt["ratio_to_tls"].as_f64().unwrap() - to_tls).abs() < 0.01, "{smt}");
             assert!((smt["ratio_to_tcp"].as_f64().unwrap() - to_tcp).abs() < 0.01, "{smt}");
-            assert_eq!(objects[5]["not_measured"], "no such device");
+            assert_eq!(objects[6]["not_measured"], "no such device");
         }
         let rtt = &objects(&outcome(Part::Rtt), Part::Rtt, 1500)[1];
         assert!((rtt["ratio_to_bare"].as_f64().unwrap() - 2.0).abs() < 0.01, "{rtt}");
+        assert!((rtt["ratio_to_floor"].as_f64().unwrap() - 1.25).abs() < 0.01, "{rtt}");
     }
 
     #[test]

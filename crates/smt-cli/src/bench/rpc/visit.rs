@@ -9,9 +9,10 @@ use super::super::cpu;
 use super::super::ground::{Credentials, Ground, server_name};
 use super::super::serving::{Server, Serving};
 use super::super::smt::{self as ends, Ends};
+use super::bare::{self, Work};
 use super::load::{self, Done, Load};
 use super::{
-    BULK_BYTES, BULK_OUTSTANDING, CPU_RATE, Cell, Contender, MIXED_BULK, Part, Plan, Sample, bare,
+    BULK_BYTES, BULK_OUTSTANDING, CPU_RATE, Cell, Contender, MIXED_BULK, Part, Plan, Sample,
 };
 use crate::baseline::fleet::{self, Room};
 use crate::baseline::{self, Pipeline, Wait, smt, tcp, tls};
@@ -79,9 +80,8 @@ impl Turn<'_> {
         let (wait, address) = (self.wait, self.tcp_address());
         match contender {
             Contender::Smt(datapath) => self.serve_smt(datapath),
-            Contender::Bare(datapath) => Server::start(self.ground, move |serving| {
-                bare::serve(datapath, address.ip(), wait, serving)
-            }),
+            Contender::Bare(datapath) => self.serve_bare(datapath, Work::Nothing),
+            Contender::Floor(datapath) => self.serve_bare(datapath, Work::Aead),
             Contender::Tcp | Contender::TcpOne => Server::start(self.ground, move |serving| {
                 let listener = listen(address, serving)?;
                 tcp::serve_tcp(&listener, wait, serving.over()).map_err(server_failed)
@@ -102,7 +102,8 @@ impl Turn<'_> {
         let (_, room) = connections(contender, cells);
         match contender {
             Contender::Smt(datapath) => self.serve_smt(datapath),
-            Contender::Bare(_) => Err(Error::Failed("carries no RPCs".to_owned())),
+            Contender::Bare(datapath) => self.serve_bare(datapath, Work::Nothing),
+            Contender::Floor(datapath) => self.serve_bare(datapath, Work::Aead),
             Contender::Tcp | Contender::TcpOne => Server::start(self.ground, move |serving| {
                 let listener = listen(address, serving)?;
                 fleet::serve_tcp(&listener, room, wait, serving.over()).map_err(server_failed)
@@ -116,6 +117,27 @@ impl Turn<'_> {
                 })
             }
         }
+    }
+
+    fn serve_bare(&self, datapath: DatapathChoice, work: Work) -> Result<Server, Error> {
+        let (wait, address) = (self.wait, self.tcp_address().ip());
+        Server::start(self.ground, move |serving| {
+            bare::serve(datapath, work, address, wait, serving)
+        })
+    }
+
+    fn bare_pinger(&self, datapath: DatapathChoice, work: Work) -> Result<Box<Ping>, Error> {
+        let mut client = bare::Client::open(datapath, work, self.ground, self.wait)?;
+        Ok(Box::new(move |plan| client.ping(plan)))
+    }
+
+    fn bare_pipeline(
+        &self,
+        datapath: DatapathChoice,
+        work: Work,
+    ) -> Result<Box<dyn Pipeline>, Error> {
+        let client = bare::Client::open(datapath, work, self.ground, self.wait)?;
+        Ok(Box::new(bare::Messages::new(client)))
     }
 
     fn serve_smt(&self, datapath: DatapathChoice) -> Result<Server, Error> {
@@ -138,10 +160,8 @@ impl Turn<'_> {
                 let (mut engine, session) = self.session(datapath)?;
                 Ok(Box::new(move |plan| smt::ping(&mut engine, session, plan)))
             }
-            Contender::Bare(datapath) => {
-                let mut pinger = bare::Pinger::open(datapath, self.ground, wait)?;
-                Ok(Box::new(move |plan| pinger.ping(plan)))
-            }
+            Contender::Bare(datapath) => self.bare_pinger(datapath, Work::Nothing),
+            Contender::Floor(datapath) => self.bare_pinger(datapath, Work::Aead),
             Contender::Tcp | Contender::TcpOne => {
                 let mut ping = tcp::pinger_tcp(address, wait).map_err(client_failed)?;
                 Ok(Box::new(move |plan| ping(plan).map_err(client_failed)))
@@ -164,7 +184,8 @@ impl Turn<'_> {
                 let (engine, session) = self.session(datapath)?;
                 Ok(Box::new(smt::Calls::new(engine, session, wait)))
             }
-            Contender::Bare(_) => Err(Error::Failed("carries no RPCs".to_owned())),
+            Contender::Bare(datapath) => self.bare_pipeline(datapath, Work::Nothing),
+            Contender::Floor(datapath) => self.bare_pipeline(datapath, Work::Aead),
             Contender::Tcp | Contender::TcpOne => {
                 fleet::connect_tcp(address, count, room, wait).map_err(client_failed)
             }
