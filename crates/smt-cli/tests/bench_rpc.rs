@@ -79,7 +79,7 @@ fn everybody_is_measured() {
     assert!(
         has("smt", "ratio_to_tls") && has("smt", "ratio_to_tcp") && has("smt", "ratio_to_bare")
     );
-    assert!(has("tls-one", "ratio_to_tls"));
+    assert!(has("smt", "ratio_to_floor") && has("tls-one", "ratio_to_tls"));
     let _ = fs::remove_dir_all(&plots);
 }
 
@@ -90,7 +90,15 @@ fn tables_fit_a_screen() {
     for line in shown.lines() {
         assert!(line.chars().count() <= 80, "{line}");
     }
-    for part in ["Round trips", "RPCs a second", "SMT raw", "SMT udp", "bare udp", "TLS 1.3/TCP"] {
+    for part in [
+        "Round trips",
+        "RPCs a second",
+        "SMT raw",
+        "SMT udp",
+        "bare udp",
+        "floor udp",
+        "TLS 1.3/TCP",
+    ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert!(!shown.contains("macvlan") && !shown.contains("Goodput"), "{shown}");

@@ -23,11 +23,12 @@ wherever there is encryption. Everybody comes up in every round, in another plac
 links of its own, and is shown on the kind of link where it is best (bed). Both ends spin, each on its own core.
 
   rtt      one RPC at a time, request and response of one size. Beside SMT the
-           same datapath without protocol or encryption (bare): the floor. /bare
-           tells how far above it SMT is on the same link
+           same datapath without protocol or encryption (bare), and with the
+           records sealed and opened (floor). /floor tells how far from that SMT
+           is on the same link
   rate     n RPCs outstanding: in one session of SMT, on n connections of TCP and
            TLS by epoll, and for RPCs of up to 64 bytes on one connection, where
-           whatever waits leaves together (1 conn.)
+           whatever waits leaves together (1 conn.); and floor, up to 1 KB
   goodput  4 messages of 1 MB outstanding, each answered by 8 bytes
   mixed    RPCs of 64 bytes, one at a time, while 2 messages of 1 MB are
            outstanding in the same session or on the same connection
@@ -45,9 +46,9 @@ Examples:
 
 Exit status: 0 also if a contender cannot be measured (its row says why), 1 if none can, or on Ctrl-C.
 
-JSON: {\"bench\": \"rpc\", part, mtu, size, outstanding, contender (smt, bare, tcp, tls, tcp-one, tls-one), datapath, \
+JSON: {\"bench\": \"rpc\", part, mtu, size, outstanding, contender (smt, bare, floor, tcp, tls, tcp-one, tls-one), datapath, \
 bed, best_bed, wait, count, ratio_to_tls, ratio_to_tcp} and, as the part has it, p50_ns, p99_ns, ratio_to_bare, \
-rpcs_per_second, bits_per_second, messages, client_cpu_ns, server_cpu_ns, rate; or with \"not_measured\" and why.";
+ratio_to_floor, rpcs_per_second, bits_per_second, messages, client_cpu_ns, server_cpu_ns, rate; or with \"not_measured\" and why.";
 
 /// Bytes of RPCs one at a time, unless told.
 const RTT_SIZES: [usize; 8] = [64, 256, 1024, 4096, 8192, 16_384, 32_768, 65_536];
