@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         test("segments_and_packets_share_a_burst", segments_and_packets_share_a_burst),
         test("veth_takes_no_segments", veth_takes_no_segments),
         test("a_refused_segment_is_the_last", a_refused_segment_is_the_last),
+        test("segments_can_get_lost_without_a_word", segments_can_get_lost_without_a_word),
         test("neighbours_are_resolved", neighbours_are_resolved),
         test("a_neighbours_new_address_is_followed", a_neighbours_new_address_is_followed),
         test("stale_neighbours_are_tested", stale_neighbours_are_tested),
@@ -234,6 +235,25 @@ fn a_refused_segment_is_the_last() {
         ends.send_until(true);
     }
     assert_eq!(ends.a.datapath.tso(ends.to), 0);
+}
+
+/// What only the core can find out: everything here says that segments arrive.
+fn segments_can_get_lost_without_a_word() {
+    let pair = bed(Wire::MacvlanOrDetour);
+    let mut ends = Ends::new(&pair, false);
+    ends.warm_up();
+    for (detour, fill) in [(false, 1), (true, 2), (false, 3)] {
+        pair.detour(detour).unwrap();
+        ends.send_until(true);
+        let (segment, packet) = (ends.data(20_000, fill), ends.data(1000, fill));
+        ends.send(&segment, Some(1428));
+        ends.send(&packet, None);
+        let lens = ends.receive(if detour { 1 } else { 2 }).into_iter().map(|(meta, _)| meta.len);
+        assert!(lens.eq([segment.len(), packet.len()].into_iter().skip(usize::from(detour))));
+        assert!(ends.a.datapath.tso(ends.to) > 60_000);
+    }
+    let stats = ends.a.datapath.stats();
+    assert_eq!((stats.tx_segments, stats.tx_segment_errors, stats.tx_errors), (3, 0, 0));
 }
 
 fn neighbours_are_resolved() {

@@ -49,6 +49,14 @@ pub enum Event {
         /// Why.
         error: HandshakeError,
     },
+    /// Segments to a session's peer get lost on the way (spec 4.3.1): packets go instead, for as long as
+    /// said, in all sessions to its host. Said once until segments arrive again.
+    SegmentsLost {
+        /// The session that noticed.
+        session: SessionId,
+        /// For how long at first.
+        off_for: core::time::Duration,
+    },
     /// A request of the peer's is complete. Answer it with `reply` or `refuse`.
     Request {
         /// Which RPC.

@@ -54,6 +54,9 @@ pub struct Limits {
     pub max_control_queue: usize,
     /// Byte ranges of one message that wait to be sent again. Further RESENDs are dropped.
     pub max_resend_ranges: usize,
+    /// Hosts of which it is kept in mind whether segments arrive there; with one more, the one is forgotten
+    /// that had none for the longest.
+    pub max_segment_hosts: usize,
     /// UNKNOWN answers to packets without a session, per second.
     pub max_no_session_answers: u32,
     /// How long a server keeps a handshake that makes no progress, and both ends the keys of early data
@@ -90,6 +93,7 @@ impl Default for Limits {
             max_per_path: 4,
             max_control_queue: 4096,
             max_resend_ranges: 64,
+            max_segment_hosts: 1024,
             max_no_session_answers: 1000,
             handshake_timeout: Duration::from_secs(10),
             max_silence: 30,

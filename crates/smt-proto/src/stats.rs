@@ -26,6 +26,7 @@ pub struct Stats {
     pub senders_stalled: u64,
     pub tso_segments_sent: u64,
     pub tso_segments_lost: u64,
+    pub tso_segments_spurious: u64,
     pub tso_confirmed: u64,
     pub tso_given_up: u64,
     pub busy_sent: u64,
@@ -58,6 +59,7 @@ pub struct Stats {
     pub limit_resend_ranges: u64,
     pub limit_no_session_answers: u64,
     pub limit_amplification: u64,
+    pub limit_segment_hosts: u64,
     pub limit_aead: u64,
     pub limit_failed_opens: u64,
     // Sessions.

@@ -69,7 +69,7 @@ fn one_segment_is_tried_then_messages_leave_in_few() {
 }
 
 #[test]
-fn a_device_that_loses_segments_is_left_alone_for_minutes() {
+fn a_device_that_loses_segments_is_left_alone_for_longer_and_longer() {
     for nic in [Nic::Drops, Nic::CountsNothing] {
         let mut net = net(2, nic);
         for user in 0..20 {
@@ -77,21 +77,26 @@ fn a_device_that_loses_segments_is_left_alone_for_minutes() {
         }
         for host in [CLIENT, SERVER] {
             let stats = stats(&net, host);
-            assert_eq!((stats.tso_segments_lost, stats.tso_given_up), (2, 1), "{nic:?}");
-            assert_eq!(stats.tso_confirmed, 0);
+            // Two of the first few, and one of each try since: after a second, and two more.
+            assert_eq!(stats.tso_segments_lost, stats.tso_given_up + 1, "{nic:?}");
+            assert!((1..=2).contains(&stats.tso_given_up), "{nic:?}");
+            assert_eq!((stats.tso_confirmed, stats.tso_segments_spurious), (0, 0), "{nic:?}");
             assert_eq!(stats.records_not_authentic, 0, "bytes keep their places");
         }
-        let sent = stats(&net, CLIENT).tso_segments_sent;
-        assert!(sent <= 3, "of one of them nothing may have been learned");
-        net.run_for(60 * SECOND);
-        echo(&mut net, 20, 30_000);
-        assert_eq!(stats(&net, CLIENT).tso_segments_sent, sent);
+        assert!(stats(&net, CLIENT).tso_segments_sent <= 4);
+        for user in 20..40 {
+            net.run_for(10 * SECOND);
+            echo(&mut net, user, 30_000);
+        }
+        let given_up = stats(&net, CLIENT).tso_given_up;
+        assert!(given_up <= 8, "{given_up}");
         net.nic = Nic::CountsIds;
-        net.run_for(70 * SECOND);
-        echo(&mut net, 21, 30_000);
-        echo(&mut net, 22, 30_000);
+        net.run_for(120 * SECOND);
+        echo(&mut net, 40, 30_000);
+        let sent = stats(&net, CLIENT).tso_segments_sent;
+        echo(&mut net, 41, 30_000);
         assert_eq!(stats(&net, CLIENT).tso_confirmed, 1, "{nic:?}");
-        assert_eq!(stats(&net, CLIENT).tso_segments_sent, sent + 2);
+        assert_eq!(stats(&net, CLIENT).tso_segments_sent, sent + 1);
         net.assert_clean();
     }
 }

@@ -13,6 +13,12 @@ use crate::netlink::{Mac, Netlink, NewLink};
 /// Names of the bridge and of its ports to the two hosts.
 const BRIDGE: &str = "smt-bridge";
 const PORTS: [&str; 2] = ["port-a", "port-b"];
+/// The two ends of the detour, in the bridge and in `b`.
+const DETOUR: [&str; 2] = ["port-detour", "detour"];
+/// A device of the bridge that could cut segments, which nothing leads through.
+const CUTTER: &str = "port-cutter";
+/// Addresses of those that are not in use.
+const SPARE: [Mac; 2] = [[0x02, 0, 0, 0, 0, 0x1b], [0x02, 0, 0, 0, 0, 0x2b]];
 
 /// What joins the two hosts of a [`Pair`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,6 +36,9 @@ pub enum Wire {
     /// A macvlan device upon each end of a veth pair in a third namespace: takes such requests too, but the veth
     /// below it refuses them.
     MacvlanOnVeth,
+    /// As [`Wire::Macvlan`], and a second way to `b` beside, which [`Pair::detour`] takes: it loses requests for
+    /// segmentation without a word, after they were sent.
+    MacvlanOrDetour,
     /// Two veth pairs and between them, in a third namespace, a thread that holds every packet for this long each
     /// way: half of the round trip. It takes a core while packets are under way; [`Pair::delay`] tells how
     /// precise it is. Hosts upon it send packets no larger than the MTU, whatever the interface offers.
@@ -114,9 +123,11 @@ pub fn pair(options: PairOptions) -> io::Result<Pair> {
     }
     let middle = match options.wire {
         Wire::Veth => None,
-        Wire::Bridge | Wire::Macvlan | Wire::MacvlanOnVeth | Wire::Delay(_) => {
-            Some(Namespace::new()?)
-        }
+        Wire::Bridge
+        | Wire::Macvlan
+        | Wire::MacvlanOnVeth
+        | Wire::MacvlanOrDetour
+        | Wire::Delay(_) => Some(Namespace::new()?),
     };
     let mut pair = Pair {
         a: Namespace::new()?,
@@ -143,6 +154,27 @@ pub fn pair(options: PairOptions) -> io::Result<Pair> {
 }
 
 impl Pair {
+    /// Has packets to `b` take the other way of [`Wire::MacvlanOrDetour`], or the first one again. Those back take
+    /// the first one always.
+    ///
+    /// # Errors
+    ///
+    /// The link is of another kind.
+    pub fn detour(&self, take: bool) -> io::Result<()> {
+        self.b.run(|| {
+            let mut netlink = Netlink::open()?;
+            let (detour, direct) =
+                (if_nametoindex(DETOUR[1])?, if_nametoindex(self.b_name.as_str())?);
+            netlink.set_no_link_local(detour)?;
+            netlink.set_up(detour)?;
+            netlink.await_up(detour)?;
+            // Never both at once.
+            let (off, on) = if take { (direct, detour) } else { (detour, direct) };
+            netlink.set_mac(off, if take { SPARE[0] } else { SPARE[1] })?;
+            netlink.set_mac(on, self.b_mac)
+        })?
+    }
+
     /// Makes the interfaces, each in its namespace.
     fn connect(&self, options: &PairOptions) -> io::Result<()> {
         let delayed = matches!(options.wire, Wire::Delay(_));
@@ -194,8 +226,25 @@ impl Pair {
             let bridge = if_nametoindex(BRIDGE)?;
             netlink.set_no_link_local(bridge)?;
             netlink.set_up(bridge)?;
+            if options.wire == Wire::MacvlanOrDetour {
+                // A bridge hands its ports whatever one of them can cut, as this one could.
+                let [one, other] = PORTS.map(|port| link(port, middle, None));
+                netlink.add_veth(&one, &other)?;
+                let index = if_nametoindex(PORTS[0])?;
+                netlink.add_macvlan(&link(CUTTER, middle, None), index)?;
+                let detour = link(DETOUR[1], &self.b, Some(SPARE[1]));
+                netlink.add_veth(&link(DETOUR[0], middle, None), &detour)?;
+                for name in [PORTS[0], PORTS[1], CUTTER, DETOUR[0]] {
+                    let index = if_nametoindex(name)?;
+                    netlink.set_no_link_local(index)?;
+                    if name == CUTTER || name == DETOUR[0] {
+                        netlink.attach(index, bridge)?;
+                    }
+                    netlink.set_up(index)?;
+                }
+            }
             for (end, port) in [&a, &b].into_iter().zip(PORTS) {
-                if options.wire == Wire::Macvlan {
+                if matches!(options.wire, Wire::Macvlan | Wire::MacvlanOrDetour) {
                     netlink.add_macvlan(end, bridge)?;
                     continue;
                 }

@@ -13,6 +13,7 @@ pub(crate) mod pacer;
 pub(crate) mod queue;
 mod receive;
 mod retry;
+pub(crate) mod segments;
 mod table;
 mod transmit;
 
@@ -39,6 +40,7 @@ use crate::wire::{CancelCode, Kind, UnknownCode};
 use pacer::Pacer;
 use queue::SendQueue;
 use retry::Retries;
+use segments::Segments;
 use table::Table;
 
 pub use connect::External;
@@ -85,6 +87,7 @@ pub(crate) struct Shared {
     queue: SendQueue,
     pub(crate) pacer: Pacer,
     pub(crate) granter: Granter,
+    pub(crate) segments: Segments,
     pub(crate) sizes: Sizes,
     pub(crate) active: Active,
     /// The latest time told.
@@ -196,6 +199,7 @@ impl Endpoint {
             queue: SendQueue::default(),
             pacer,
             granter,
+            segments: Segments::default(),
             sizes,
             active: Active::default(),
             now: Time::ZERO,

@@ -150,14 +150,12 @@ impl Session {
         self.posts -= usize::from(rpc.sort == Sort::Post);
         self.finished.insert(number);
         self.outgoing_bytes -= rpc.request.body_len();
-        if let Some(tso) = &mut self.tso {
-            let id = rpc.request.id();
-            match result {
-                Ok(_) | Err(CallError::Refused { .. }) => {
-                    tso.arrived(|other| other == id, &mut cx.stats);
-                }
-                Err(_) => tso.gone(id),
+        let id = rpc.request.id();
+        match result {
+            Ok(_) | Err(CallError::Refused { .. }) => {
+                self.segments_arrived(cx, |other| other == id)
             }
+            Err(_) => self.segments_gone(cx, id),
         }
         if let Some(mut response) = rpc.response.take() {
             self.release_incoming(cx, self.request_id(true, number) | 1, &mut response);
@@ -192,9 +190,7 @@ impl Session {
             }
             InState::Responding(mut response) => {
                 cx.dequeue(&mut response);
-                if let Some(tso) = &mut self.tso {
-                    tso.gone(response.id());
-                }
+                self.segments_gone(cx, response.id());
                 self.outgoing_bytes -= response.body_len();
                 self.release_epoch(response.epoch());
             }
@@ -290,7 +286,7 @@ impl Session {
         // Where segments arrive, records are for segments (spec 4.2).
         if layout.wire_len > segment
             && let Some(tso) = &self.tso
-            && let Some(record_size) = tso.record_size_for(room)
+            && let Some(record_size) = tso.record_size_for(&cx.segments, room)
         {
             (layout, segment) = (cut(record_size)?, room);
         }

@@ -74,10 +74,7 @@ impl Session {
         let session = self.id;
         let id = self.request_id(which.ours, which.number) | u64::from(which.response);
         let max_ranges = cx.config.limits.max_resend_ranges;
-        let pace = self.rtt.smoothed();
-        if let Some(tso) = &mut self.tso {
-            tso.asked_again((now, pace), id, &range, &mut cx.stats);
-        }
+        self.segments_asked(cx, now, id, &range);
         if let Some(message) = self.outgoing(which) {
             let end = range.end.min(message.layout().wire_len);
             let unsent = message.sent() < end && message.ticket != 0;
@@ -152,7 +149,7 @@ impl Session {
                 rpc.timer.set(&mut cx.timers, Wake::Out(session, which.number), due);
                 rpc.request.restart();
                 if let Some(tso) = &mut self.tso {
-                    tso.gone(rpc.request.id());
+                    tso.gone(&mut cx.segments, rpc.request.id());
                 }
                 cx.enqueue(session, &mut rpc.request);
             }

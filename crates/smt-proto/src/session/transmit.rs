@@ -133,21 +133,27 @@ impl Session {
             self.exhausted(cx, now, which.ours, which.number);
             return Written::Nothing;
         };
-        let tso = tso.as_deref_mut().filter(|_| may_segment && epoch_keys.epoch() != EARLY_EPOCH);
-        let segment = tso.and_then(|tso| {
+        let mut tso =
+            tso.as_deref_mut().filter(|_| may_segment && epoch_keys.epoch() != EARLY_EPOCH);
+        let segment = tso.as_deref_mut().and_then(|tso| {
             let packet = message.segment();
             let frame_room =
                 u32::try_from(frame.len().saturating_sub(DATA_LEN)).unwrap_or(u32::MAX);
-            let limit = tso.allowance(now, packet)?.min(frame_room);
+            let limit = tso.allowance(&cx.segments, now, packet)?.min(frame_room);
             let paced = u32::try_from(cx.pacer.room()).unwrap_or(u32::MAX);
             let piece = message.next_segment(room, limit, paced)?;
-            tso.sent(now, id, piece.offset..piece.offset + piece.len, packet);
+            let most = cx.config.limits.max_segment_hosts;
+            let range = piece.offset..piece.offset + piece.len;
+            tso.sent((&mut cx.segments, &mut cx.stats, most), now, id, range, packet);
             Some(piece)
         });
         let is_segment = segment.is_some();
         let Some(piece) = segment.or_else(|| message.next_piece(room)) else {
             return Written::Nothing;
         };
+        if let Some(tso) = tso.filter(|_| !is_segment) {
+            tso.packet_sent(now, id, piece.offset..piece.offset + piece.len, piece.retransmit);
+        }
         let len = DATA_LEN + piece.len as usize;
         let Some((head, payload)) =
             frame.get_mut(..len).and_then(|frame| frame.split_first_chunk_mut::<DATA_LEN>())

@@ -1,5 +1,6 @@
 //! Whether messages leave as segments that a device cuts into packets (TSO): tried with one, used when
-//! it has arrived, left alone for a while when they get lost (spec 4.3.1).
+//! it has arrived, left alone for a while when they get lost (spec 4.3.1). Here is what a session sees of
+//! its own; what follows is kept for all sessions to the same host ([`crate::endpoint::segments`]).
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -7,6 +8,8 @@ use core::time::Duration;
 
 use super::{Session, Which};
 use crate::endpoint::Shared;
+use crate::endpoint::segments::{Allowed, MAX_LOST, OFF_FIRST, Segments, Way};
+use crate::event::Event;
 use crate::record;
 use crate::stats::Stats;
 use crate::time::Time;
@@ -16,25 +19,11 @@ use crate::wire::{DATA_LEN, RECORD_OVERHEAD};
 const MAX_SEGMENT: usize = 65_535 - 20;
 /// Packets of a segment that is sent to see whether it arrives: few, because it may be lost.
 const PROBE_PACKETS: u32 = 4;
-/// Losses in a row after which no more segments are sent for a while.
-const MAX_LOST: u32 = 2;
-/// How long none are sent then.
-const OFF_FOR: Duration = Duration::from_secs(120);
 /// Segments whose fate is watched at a time; what became of older ones is not learned.
 const MAX_WATCHED: usize = 16;
-
-/// What is known of segments on a session's path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Nothing, or nothing new: the next segment is a probe.
-    Untried,
-    /// A probe is on its way.
-    Probing,
-    /// They arrive.
-    Confirmed,
-    /// They get lost: none until then.
-    Off { until: Time },
-}
+/// Packets beside them that are watched: what gets lost together with packets is no evidence against
+/// segments.
+const MAX_PACKETS: usize = 16;
 
 /// A segment whose fate is not known.
 #[derive(Clone, Debug)]
@@ -49,38 +38,67 @@ struct Watched {
     asked: u32,
 }
 
+/// A segment most of which was asked for again. Whether it had to be shows when its message is there.
+#[derive(Clone, Debug)]
+struct Suspect {
+    id: u64,
+    range: Range<u32>,
+    sent_at: Time,
+    asked_at: Time,
+    /// When the first of it was sent again.
+    repeated_at: Option<Time>,
+}
+
+/// A packet that went out once while segments were watched.
+#[derive(Clone, Debug)]
+struct Single {
+    id: u64,
+    range: Range<u32>,
+    sent_at: Time,
+}
+
 /// Segments on the path of a session whose device takes them.
 #[derive(Debug)]
 pub(crate) struct Tso {
+    way: Way,
     /// Largest SMT packet that may be handed to the device as a segment, in bytes; 0: none, for now.
     limit: usize,
-    state: State,
-    /// Losses since a segment arrived, and when the last was noticed. What was sent before that says
-    /// nothing new: one full queue can cost many segments.
-    lost: u32,
-    noticed: Time,
+    /// The probe that is on its way is this session's.
+    probing: bool,
     watched: Vec<Watched>,
+    suspects: Vec<Suspect>,
+    packets: Vec<Single>,
+    /// When the last packet left that was asked for again.
+    packet_lost: Option<Time>,
 }
 
 /// What a RESEND says about a segment.
 enum Verdict {
     /// Nothing: it was asked for other bytes.
     None,
-    /// It was lost.
+    /// It seems lost.
     Lost,
     /// It came in part, or what was asked for had not had time to arrive.
     Unclear,
 }
 
 impl Tso {
-    fn new(limit: usize) -> Self {
-        Tso { limit, state: State::Untried, lost: 0, noticed: Time::ZERO, watched: Vec::new() }
+    fn new(way: Way, limit: usize) -> Self {
+        Tso {
+            way,
+            limit,
+            probing: false,
+            watched: Vec::new(),
+            suspects: Vec::new(),
+            packets: Vec::new(),
+            packet_lost: None,
+        }
     }
 
     /// The record size of messages of more than one packet, for packets of `packet` usable bytes: so
     /// that a record is whole packets (spec 4.2). `None`: as everywhere.
-    pub(crate) fn record_size_for(&self, packet: u32) -> Option<u16> {
-        if self.state != State::Confirmed {
+    pub(crate) fn record_size_for(&self, hosts: &Segments, packet: u32) -> Option<u16> {
+        if !hosts.is_confirmed(self.way) {
             return None;
         }
         let size = record::tso_record_size_for(packet as usize)?;
@@ -90,22 +108,44 @@ impl Tso {
     }
 
     /// Payload bytes that a segment of packets of `packet` bytes each may have now; `None`: no segment.
-    pub(crate) fn allowance(&mut self, now: Time, packet: u32) -> Option<u32> {
+    pub(crate) fn allowance(&self, hosts: &Segments, now: Time, packet: u32) -> Option<u32> {
         let most = u32::try_from(self.limit.saturating_sub(DATA_LEN)).unwrap_or(u32::MAX);
-        match self.state {
+        match hosts.allowed(self.way, now) {
             _ if most == 0 => None,
-            State::Confirmed => Some(most),
-            State::Probing => None,
-            State::Off { until } if now < until => None,
-            State::Untried | State::Off { .. } => Some(most.min(PROBE_PACKETS * packet)),
+            Allowed::None => None,
+            Allowed::Probe => Some(most.min(PROBE_PACKETS * packet)),
+            Allowed::All if self.must_wait(hosts, now) => None,
+            Allowed::All => Some(most),
         }
     }
 
-    /// A segment of bytes `range` of message `id` went out, in packets of `packet` bytes.
-    pub(crate) fn sent(&mut self, now: Time, id: u64, range: Range<u32>, packet: u32) {
-        if self.state != State::Confirmed {
-            self.state = State::Probing;
+    /// Whether so many segments seem lost that no more are to follow until it is clear.
+    fn must_wait(&self, hosts: &Segments, now: Time) -> bool {
+        let Some(last) = self.suspects.last() else { return false };
+        let (mut lost, mut noticed) = hosts.losses(self.way);
+        for suspect in &self.suspects {
+            if lost == 0 || suspect.sent_at >= noticed {
+                lost += 1;
+                noticed = suspect.asked_at;
+            }
+        }
+        lost >= MAX_LOST && now.since(last.asked_at) < OFF_FIRST
+    }
+
+    /// A segment of bytes `range` of message `id` went out, in packets of `packet` bytes. `most` hosts are
+    /// kept in mind.
+    pub(crate) fn sent(
+        &mut self,
+        (hosts, stats, most): (&mut Segments, &mut Stats, usize),
+        now: Time,
+        id: u64,
+        range: Range<u32>,
+        packet: u32,
+    ) {
+        if hosts.sent(self.way, now, most, stats) {
+            self.probing = true;
             self.watched.clear();
+            self.suspects.clear();
         }
         if self.watched.len() >= MAX_WATCHED {
             self.watched.remove(0);
@@ -114,90 +154,158 @@ impl Tso {
         self.watched.push(Watched { id, rest, start: range.start, sent_at: now, asked: 0 });
     }
 
-    /// Bytes `range` of message `id` were asked for again; answers take `srtt`.
+    /// Bytes `range` of message `id` went out as a packet, again if `is_repeat`.
+    pub(crate) fn packet_sent(&mut self, now: Time, id: u64, range: Range<u32>, is_repeat: bool) {
+        if is_repeat {
+            for suspect in &mut self.suspects {
+                if suspect.id == id && overlap(&suspect.range, &range) > 0 {
+                    suspect.repeated_at.get_or_insert(now);
+                }
+            }
+        } else if !self.watched.is_empty() {
+            if self.packets.len() >= MAX_PACKETS {
+                self.packets.remove(0);
+            }
+            self.packets.push(Single { id, range, sent_at: now });
+        }
+    }
+
+    /// Bytes `range` of message `id` were asked for again; answers take `srtt`. Returns for how long no
+    /// segments are sent to the host, if that begins now.
     pub(crate) fn asked_again(
         &mut self,
+        (hosts, stats): (&mut Segments, &mut Stats),
         (now, srtt): (Time, Duration),
         id: u64,
         range: &Range<u32>,
-        stats: &mut Stats,
-    ) {
-        if self.state == State::Confirmed {
+    ) -> Option<Duration> {
+        let way = self.way;
+        if hosts.is_confirmed(way) {
             // Holes are asked for from the first on: what lies before this one is there.
-            let before = |segment: &Watched| segment.id == id && segment.rest.end <= range.start;
-            let fresh = |segment: &Watched| {
-                segment.asked == 0
-                    && segment.sent_at >= self.noticed
-                    && now.since(segment.sent_at) >= srtt
-            };
-            if self.watched.iter().any(|segment| before(segment) && fresh(segment)) {
-                self.lost = 0;
+            let before = |segment: &&Watched| segment.id == id && segment.rest.end <= range.start;
+            let fresh =
+                |segment: &&Watched| segment.asked == 0 && now.since(segment.sent_at) >= srtt;
+            for segment in self.watched.iter().filter(before).filter(fresh) {
+                hosts.arrived(way, now, segment.sent_at, stats);
             }
         }
+        let in_time = |sent_at: Time| now.since(sent_at) >= srtt;
+        let lost = |packet: &&Single| {
+            packet.id == id && overlap(&packet.range, range) > 0 && in_time(packet.sent_at)
+        };
+        if let Some(packet) = self.packets.iter().rev().find(lost) {
+            self.packet_lost = Some(packet.sent_at);
+        }
+        // What was sent again as packets was lost once more: then it is not for being a segment.
+        self.suspects.retain(|suspect| {
+            let again = suspect.id == id && overlap(&suspect.range, range) > 0;
+            !(again && suspect.repeated_at.is_some_and(in_time))
+        });
+        let given_up = self.judge((hosts, stats), now, |suspect| {
+            let is_filled = suspect.id == id && suspect.range.end <= range.start;
+            (is_filled && suspect.repeated_at.is_some_and(in_time)).then_some(false)
+        });
         let mut at = 0;
         while let Some(segment) = self.watched.get_mut(at) {
             let verdict = if segment.id == id {
-                segment.asked_for(range, now.since(segment.sent_at) >= srtt)
+                segment.asked_for(range, in_time(segment.sent_at))
             } else {
                 Verdict::None
             };
             match verdict {
                 Verdict::None => at += 1,
-                Verdict::Unclear if self.state == State::Confirmed => at += 1,
+                Verdict::Unclear if hosts.is_confirmed(way) => at += 1,
                 Verdict::Unclear => {
                     self.watched.remove(at);
                 }
                 Verdict::Lost => {
-                    let sent_at = segment.sent_at;
+                    let Watched { id, start, ref rest, sent_at, .. } = *segment;
+                    let range = start..rest.end;
                     self.watched.remove(at);
-                    self.was_lost(now, sent_at, stats);
+                    if self.suspects.len() >= MAX_WATCHED {
+                        self.suspects.remove(0);
+                    }
+                    let (asked_at, repeated_at) = (now, None);
+                    self.suspects.push(Suspect { id, range, sent_at, asked_at, repeated_at });
                 }
             }
         }
-        self.probe_is_over();
+        self.probe_is_over(hosts);
+        given_up
     }
 
-    /// The messages of which `which` holds have arrived whole.
-    pub(crate) fn arrived(&mut self, which: impl Fn(u64) -> bool, stats: &mut Stats) {
-        let (state, lost, noticed) = (&mut self.state, &mut self.lost, self.noticed);
+    /// The messages of which `which` holds have arrived whole; no answer takes less than `shortest`.
+    /// Returns for how long no segments are sent to the host, if that begins now.
+    pub(crate) fn arrived(
+        &mut self,
+        (hosts, stats): (&mut Segments, &mut Stats),
+        (now, shortest): (Time, Duration),
+        which: impl Fn(u64) -> bool,
+    ) -> Option<Duration> {
+        if self.watched.is_empty() && self.suspects.is_empty() {
+            return None;
+        }
+        let way = self.way;
         self.watched.retain(|segment| {
             let over = which(segment.id);
-            if over && segment.asked == 0 && segment.sent_at >= noticed {
-                *lost = 0;
-                if *state == State::Probing {
-                    *state = State::Confirmed;
-                    stats.tso_confirmed += 1;
-                }
+            if over && segment.asked == 0 {
+                hosts.arrived(way, now, segment.sent_at, stats);
             }
             !over
         });
-        self.probe_is_over();
+        let given_up = self.judge((hosts, stats), now, |suspect| {
+            // Sooner than an answer to what was sent again: it was there without that.
+            let too_soon = suspect.repeated_at.is_none_or(|at| now.since(at) < shortest);
+            which(suspect.id).then_some(too_soon)
+        });
+        self.probe_is_over(hosts);
+        given_up
+    }
+
+    /// Ends the suspicion of which `arrived` says whether the segment had arrived after all.
+    fn judge(
+        &mut self,
+        (hosts, stats): (&mut Segments, &mut Stats),
+        now: Time,
+        arrived: impl Fn(&Suspect) -> Option<bool>,
+    ) -> Option<Duration> {
+        let (way, packet_lost) = (self.way, self.packet_lost);
+        let mut given_up = None;
+        self.suspects.retain(|suspect| {
+            let Suspect { sent_at, asked_at, .. } = *suspect;
+            match arrived(suspect) {
+                None => return true,
+                Some(true) => {
+                    stats.tso_segments_spurious += 1;
+                    hosts.arrived(way, now, sent_at, stats);
+                }
+                Some(false) => {
+                    let together = |at| sent_at <= at && at <= asked_at;
+                    if !packet_lost.is_some_and(together) {
+                        let off = hosts.lost(way, now, (sent_at, asked_at), stats);
+                        given_up = given_up.or(off);
+                    }
+                }
+            }
+            false
+        });
+        given_up
     }
 
     /// Message `id` is over, or begins anew, and nobody knows what arrived of it.
-    pub(crate) fn gone(&mut self, id: u64) {
+    pub(crate) fn gone(&mut self, hosts: &mut Segments, id: u64) {
         self.watched.retain(|segment| segment.id != id);
-        self.probe_is_over();
+        self.suspects.retain(|suspect| suspect.id != id);
+        self.probe_is_over(hosts);
     }
 
     /// A probe of which nothing more will be learned is followed by another.
-    fn probe_is_over(&mut self) {
-        if self.state == State::Probing && self.watched.is_empty() {
-            self.state = State::Untried;
-        }
-    }
-
-    fn was_lost(&mut self, now: Time, sent_at: Time, stats: &mut Stats) {
-        stats.tso_segments_lost += 1;
-        if self.lost > 0 && sent_at < self.noticed {
-            return;
-        }
-        self.lost = self.lost.saturating_add(1);
-        self.noticed = now;
-        if self.lost >= MAX_LOST {
-            stats.tso_given_up += u64::from(!matches!(self.state, State::Off { .. }));
-            self.state = State::Off { until: now + OFF_FOR };
-            self.watched.clear();
+    fn probe_is_over(&mut self, hosts: &mut Segments) {
+        if self.watched.is_empty() && self.suspects.is_empty() {
+            self.packets.clear();
+            if core::mem::take(&mut self.probing) {
+                hosts.probe_is_over(self.way);
+            }
         }
     }
 }
@@ -206,18 +314,22 @@ impl Watched {
     /// What it says that `range` of the message is asked for, if an answer to the segment can have
     /// come.
     fn asked_for(&mut self, range: &Range<u32>, in_time: bool) -> Verdict {
-        let len = |from: u32, to: u32| to.min(range.end).saturating_sub(from.max(range.start));
-        if len(self.start, self.rest.end) == 0 {
+        if overlap(&(self.start..self.rest.end), range) == 0 {
             return Verdict::None;
         }
         self.asked = self.asked.max(1);
         if !in_time {
             return Verdict::Unclear;
         }
-        self.asked = self.asked.saturating_add(len(self.rest.start, self.rest.end));
+        self.asked = self.asked.saturating_add(overlap(&self.rest, range));
         let half = (self.rest.end - self.rest.start) / 2;
         if self.asked > half { Verdict::Lost } else { Verdict::Unclear }
     }
+}
+
+/// How many bytes two ranges have in common.
+fn overlap(one: &Range<u32>, other: &Range<u32>) -> u32 {
+    one.end.min(other.end).saturating_sub(one.start.max(other.start))
 }
 
 impl Session {
@@ -229,7 +341,45 @@ impl Session {
             // What was learned stays: a datapath may not know the way for a moment.
             Some(tso) => tso.limit = limit,
             None if limit == 0 => {}
-            None => self.tso = Some(alloc::boxed::Box::new(Tso::new(limit))),
+            None => {
+                let way = (self.path.local, self.path.remote.ip());
+                self.tso = Some(alloc::boxed::Box::new(Tso::new(way, limit)));
+            }
+        }
+    }
+
+    /// Bytes `range` of message `id` were asked for again.
+    pub(super) fn segments_asked(
+        &mut self,
+        cx: &mut Shared,
+        now: Time,
+        id: u64,
+        range: &Range<u32>,
+    ) {
+        let Some(tso) = &mut self.tso else { return };
+        let times = (now, self.rtt.smoothed());
+        let given_up = tso.asked_again((&mut cx.segments, &mut cx.stats), times, id, range);
+        self.segments_given_up(cx, given_up);
+    }
+
+    /// Messages of which `which` holds have arrived.
+    pub(super) fn segments_arrived(&mut self, cx: &mut Shared, which: impl Fn(u64) -> bool) {
+        let Some(tso) = &mut self.tso else { return };
+        let times = (cx.now, self.rtt.shortest().unwrap_or_default());
+        let given_up = tso.arrived((&mut cx.segments, &mut cx.stats), times, which);
+        self.segments_given_up(cx, given_up);
+    }
+
+    /// What arrived of message `id` will not be known.
+    pub(super) fn segments_gone(&mut self, cx: &mut Shared, id: u64) {
+        if let Some(tso) = &mut self.tso {
+            tso.gone(&mut cx.segments, id);
+        }
+    }
+
+    fn segments_given_up(&self, cx: &mut Shared, off_for: Option<Duration>) {
+        if let Some(off_for) = off_for {
+            cx.events.push_back(Event::SegmentsLost { session: self.id, off_for });
         }
     }
 
@@ -240,152 +390,13 @@ impl Session {
             let ours = |which: &Which| !which.ours && which.response;
             self.rpc_of(id).filter(ours).is_some_and(|which| finished(which.number))
         };
-        tso.arrived(arrived, &mut cx.stats);
+        let times = (cx.now, self.rtt.shortest().unwrap_or_default());
+        let given_up = tso.arrived((&mut cx.segments, &mut cx.stats), times, arrived);
         self.tso = Some(tso);
+        self.segments_given_up(cx, given_up);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PACKET: u32 = 1000;
-    const SRTT: Duration = Duration::from_micros(10);
-
-    fn at(micros: u64) -> Time {
-        Time::from_nanos(micros * 1000)
-    }
-
-    struct Test {
-        tso: Tso,
-        stats: Stats,
-    }
-
-    impl Test {
-        fn new() -> Self {
-            Test { tso: Tso::new(60_000), stats: Stats::default() }
-        }
-
-        /// Sends a segment of message `id`, as long as may be; false if there may be none.
-        fn send(&mut self, micros: u64, id: u64) -> bool {
-            let Some(most) = self.tso.allowance(at(micros), PACKET) else { return false };
-            self.tso.sent(at(micros), id, 0..most, PACKET);
-            true
-        }
-
-        fn resend(&mut self, micros: u64, id: u64, range: Range<u32>) {
-            self.tso.asked_again((at(micros), SRTT), id, &range, &mut self.stats);
-        }
-
-        fn confirmed(&self) -> bool {
-            self.tso.state == State::Confirmed
-        }
-
-        fn arrive(&mut self, id: u64) {
-            self.tso.arrived(|other| other == id, &mut self.stats);
-        }
-    }
-
-    #[test]
-    fn one_small_segment_is_tried_and_when_its_message_is_there_the_others_follow() {
-        let mut test = Test::new();
-        assert_eq!(test.tso.allowance(at(0), PACKET), Some(4000));
-        assert!(test.send(0, 4));
-        assert!(!test.send(1, 4), "one at a time");
-        test.arrive(8);
-        assert!(!test.send(1, 4), "that was another message");
-        test.resend(50, 4, 4000..9000);
-        test.arrive(4);
-        assert!(test.confirmed(), "nothing of the segment was asked for");
-        assert_eq!(test.tso.allowance(at(60), PACKET), Some(60_000 - 52));
-        assert_eq!((test.stats.tso_confirmed, test.stats.tso_given_up), (1, 0));
-    }
-
-    #[test]
-    fn a_probe_of_which_nothing_is_learned_is_followed_by_another() {
-        let mut test = Test::new();
-        for (id, range) in [(4, 0..9000), (8, 0..9000), (12, 1000..1900)] {
-            assert!(test.send(100 * id, id));
-            // Asked for before an answer could come, or little of it.
-            let wait = if id == 12 { 20 } else { 3 };
-            test.resend(100 * id + wait, id, range);
-            test.arrive(id);
-            assert!(!test.confirmed());
-        }
-        assert!(test.send(2000, 16));
-        test.tso.gone(16);
-        assert!(test.send(2001, 20));
-        assert_eq!(test.stats, Stats::default());
-    }
-
-    #[test]
-    fn two_lost_in_a_row_end_it_for_a_while_and_then_one() {
-        let mut test = Test::new();
-        test.send(0, 4);
-        // A device that does not count packets lets the first arrive.
-        test.resend(20, 4, 1000..4000);
-        assert!(test.send(30, 8), "one may be chance");
-        test.resend(50, 8, 0..4000);
-        assert!(!test.send(60, 12));
-        assert_eq!((test.stats.tso_segments_lost, test.stats.tso_given_up), (2, 1));
-        let later = 50 + OFF_FOR.as_micros() as u64;
-        assert!(!test.send(later - 1, 12));
-        assert!(test.send(later, 12), "tried again");
-        test.resend(later + 20, 12, 0..4000);
-        assert!(!test.send(later + 30, 16), "three in a row");
-        assert!(test.send(2 * later, 20));
-        test.arrive(20);
-        assert!(test.confirmed());
-    }
-
-    #[test]
-    fn in_use_it_survives_single_losses_and_watches_only_so_many() {
-        let mut test = Test::new();
-        test.send(0, 4);
-        test.arrive(4);
-        for id in 1..200 {
-            let micros = 100 * id;
-            test.send(micros, id);
-            test.resend(micros + 20, id, 0..60_000);
-            test.send(micros + 30, id + 1000);
-            test.resend(micros + 60, id + 1000, 5000..6000);
-            test.arrive(id + 1000);
-            assert!(test.confirmed() || id > 1);
-            test.send(micros + 70, id + 2000);
-            test.arrive(id + 2000);
-        }
-        assert!(test.confirmed(), "never two in a row");
-        for id in 0..100 {
-            test.send(50_000, 5000 + id);
-            assert!(test.tso.watched.len() <= MAX_WATCHED);
-        }
-        test.resend(60_000, 5099, 0..60_000);
-        test.resend(60_000, 5098, 0..60_000);
-        assert!(test.confirmed(), "one loss");
-        test.send(60_010, 6000);
-        test.resend(61_000, 5097, 0..60_000);
-        assert!(test.confirmed(), "it was sent before");
-        test.resend(61_000, 6000, 0..60_000);
-        assert_eq!(test.tso.allowance(at(61_000), PACKET), None);
-        assert_eq!(test.stats.tso_given_up, 1);
-    }
-
-    #[test]
-    fn a_long_message_survives_losses_that_others_of_its_segments_lie_between() {
-        let mut test = Test::new();
-        test.send(0, 4);
-        test.arrive(4);
-        let sent = |test: &mut Test, micros, n: u32| {
-            test.tso.sent(at(micros), 8, n * 20_000..(n + 1) * 20_000, PACKET);
-        };
-        (0..4).for_each(|n| sent(&mut test, 1, n));
-        test.resend(100, 8, 20_000..60_000);
-        assert!(test.confirmed(), "two at once are one loss");
-        (4..8).for_each(|n| sent(&mut test, 101, n));
-        test.resend(200, 8, 120_000..140_000);
-        assert!(test.confirmed(), "those before it are there");
-        (8..10).for_each(|n| sent(&mut test, 201, n));
-        test.resend(300, 8, 160_000..200_000);
-        assert!(!test.confirmed(), "nothing since has arrived");
-    }
-}
+#[path = "tso_tests.rs"]
+mod tests;

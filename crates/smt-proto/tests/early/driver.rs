@@ -246,6 +246,7 @@ impl World {
             Event::KeyUpdateWanted { .. } => unreachable!("secrets are derived"),
             Event::HandshakeFailed { error, .. } => self.failed.push((end, error)),
             Event::Closed { reason, .. } => self.closed.push((end, reason)),
+            Event::SegmentsLost { .. } => unreachable!("no device cuts segments"),
             Event::EarlyRefused { .. } => self.refused += 1,
             Event::Post { body, .. } => self.posts.push(body.into_vec()),
             Event::Request { rpc, body, early } => {

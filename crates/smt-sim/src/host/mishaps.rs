@@ -153,6 +153,7 @@ fn add(past: &mut smt_proto::Stats, life: &smt_proto::Stats) {
     past.packets_received += life.packets_received;
     past.tso_segments_sent += life.tso_segments_sent;
     past.tso_segments_lost += life.tso_segments_lost;
+    past.tso_segments_spurious += life.tso_segments_spurious;
     past.tso_confirmed += life.tso_confirmed;
     past.tso_given_up += life.tso_given_up;
     past.packets_retransmitted += life.packets_retransmitted;

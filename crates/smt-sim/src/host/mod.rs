@@ -255,6 +255,7 @@ impl Host {
             Event::EarlyRefused { session } => self.prefixes_begin_anew(session),
             Event::Post { session, body } => self.on_post(session, &body),
             Event::KeyUpdateWanted { session } => self.register_next(session),
+            Event::SegmentsLost { .. } => {}
         }
     }
 }

@@ -226,6 +226,13 @@ impl Engine {
                     self.events.push_back(Event::RequestCancelled { rpc });
                 }
                 CoreEvent::Response { rpc, user, result } => self.call_ended(rpc, user, result),
+                CoreEvent::SegmentsLost { session, off_for } => {
+                    tracing::warn!(
+                        remote = ?self.remote_of(session),
+                        ?off_for,
+                        "segments get lost on the way: sending packets instead"
+                    );
+                }
                 CoreEvent::KeyUpdateWanted { session } => {
                     self.events.push_back(Event::KeyUpdateWanted { session });
                 }

@@ -1,11 +1,12 @@
 //! Messages of a real host as segments for its device: one that takes them, and one that says so and
-//! does not.
+//! does not, and one behind which they get lost.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use smt::datapath::DatapathStats;
-use smt::{CallOptions, DatapathKind, Event};
+use smt::{CallOptions, DatapathKind, Engine, Event, SessionId, Stats};
 use smt_testbed::{PairOptions, Trial, Wire, pair, test};
 
 use crate::bed::{Ca, NAME, Server, client_builder, pattern, server_address, server_builder};
@@ -24,7 +25,122 @@ pub(crate) fn tests() -> Vec<Trial> {
             assert_eq!((core.tso_segments_sent, core.tso_confirmed), (1, 0), "{core:?}");
             assert_eq!((datapath.tx_segments, datapath.tx_segment_errors), (0, 1), "{datapath:?}");
         }),
+        test("segments_lost_without_a_word_are_given_up", lost_without_a_word),
     ]
+}
+
+/// Counts warnings.
+struct Warnings(Arc<AtomicU64>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// A client with so many calls of 60 KB in flight, all the time.
+struct Caller {
+    engine: Engine,
+    session: SessionId,
+    next: u64,
+    done: u64,
+}
+
+impl Caller {
+    const IN_FLIGHT: u64 = 4;
+    const LEN: usize = 60_000;
+
+    /// Has `count` more responses come, each the bytes of its request.
+    fn go_on(&mut self, count: u64) {
+        let until = self.done + count;
+        while self.done < until {
+            while self.next < self.done + Self::IN_FLIGHT {
+                let options = CallOptions { user: self.next, ..CallOptions::default() };
+                self.engine.call(self.session, pattern(self.next, Self::LEN), options).unwrap();
+                self.next += 1;
+            }
+            match self.engine.next(Some(Duration::from_secs(10))).unwrap() {
+                Some(Event::Response { user, result, .. }) => {
+                    assert!(*result.unwrap() == *pattern(user, Self::LEN), "call {user}");
+                    self.done += 1;
+                }
+                other => panic!("{other:?} after {} calls: {:?}", self.done, self.stats()),
+            }
+        }
+    }
+
+    /// Goes on until `holds` of what the core has done.
+    fn go_on_until(&mut self, holds: impl Fn(&Stats) -> bool) {
+        let start = Instant::now();
+        while !holds(&self.stats()) {
+            assert!(start.elapsed() < Duration::from_secs(60), "{:?}", self.stats());
+            self.go_on(1);
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        *self.engine.stats()
+    }
+}
+
+fn lost_without_a_word() {
+    let wire = Wire::MacvlanOrDetour;
+    let pair = pair(PairOptions { wire, ..PairOptions::default() }).unwrap();
+    let ca = Arc::new(Ca::new());
+    let address = server_address(&pair, false);
+    let server = server_builder(&ca, address).datapath(DatapathKind::Packet);
+    let server = Server::start(&pair.b, address, server);
+    let builder = client_builder(&ca, false).datapath(DatapathKind::Packet);
+    let to = server.address;
+    let warnings = Arc::new(AtomicU64::new(0));
+    let subscriber = Warnings(Arc::clone(&warnings));
+    let run = || {
+        let mut engine = builder.engine().unwrap();
+        engine.connect(to, NAME).unwrap();
+        let session = match engine.next(Some(Duration::from_secs(10))).unwrap() {
+            Some(Event::Connected { session, .. }) => session,
+            other => panic!("{other:?}"),
+        };
+        let mut caller = Caller { engine, session, next: 0, done: 0 };
+        caller.go_on_until(|stats| stats.tso_confirmed > 0);
+        caller.go_on(100);
+        assert!(caller.stats().tso_given_up == 0, "{:?}", caller.stats());
+
+        // Calls are on their way when it happens.
+        pair.detour(true).unwrap();
+        caller.go_on_until(|stats| stats.tso_given_up > 0);
+        let before = caller.stats();
+        assert_eq!(warnings.load(Ordering::Relaxed), 1);
+        // Without a segment nothing gets lost.
+        while caller.stats().tso_segments_sent == before.tso_segments_sent && caller.done < 5000 {
+            caller.go_on(10);
+        }
+        let datapath = caller.engine.datapath_stats();
+        assert_eq!((datapath.tx_segment_errors, datapath.tx_errors), (0, 0), "{datapath:?}");
+        let after = caller.stats();
+        let repeated = after.packets_retransmitted - before.packets_retransmitted;
+        let calls = after.responses_received - before.responses_received;
+        assert!(repeated < 5 * calls, "{repeated} packets in {calls} calls of 43: {after:?}");
+
+        pair.detour(false).unwrap();
+        caller.go_on_until(|stats| stats.tso_confirmed > before.tso_confirmed);
+        caller.go_on(100);
+        assert_eq!(warnings.load(Ordering::Relaxed), 1, "said once: {:?}", caller.stats());
+    };
+    pair.a.run(|| tracing::subscriber::with_default(subscriber, run)).unwrap();
 }
 
 /// Calls one after the other and has the same bytes back; what the client's core and datapath have done.

@@ -170,6 +170,7 @@ impl World {
                     self.hosts[me].requests.retain(|(request, _)| *request != rpc);
                 }
                 Event::Response { user, result, .. } => self.response(me, user, result),
+                Event::SegmentsLost { .. } => panic!("no device cuts segments"),
                 Event::EarlyRefused { .. } => panic!("no early data was offered"),
                 Event::Post { .. } => panic!("none was sent"),
                 Event::KeyUpdateWanted { .. } => panic!("secrets are derived"),
