@@ -33,10 +33,14 @@ pub enum OpenError {
     )]
     ForeignProtocol(u8),
     /// Another process (or endpoint of this one) owns the port, or the block that it lies in.
-    #[error("port {0} is in use")]
+    #[error(
+        "port {0} is in use by another endpoint of this host: end that one, or take another port"
+    )]
     PortInUse(u16),
     /// The address to bind belongs to none of this host's interfaces.
-    #[error("no interface of this host has the address {0}")]
+    #[error(
+        "no interface of this host has the address {0}: bind one that `ip address` lists, or the wildcard"
+    )]
     AddressNotAvailable(IpAddr),
     /// AF_XDP is for processes with more rights than raw sockets need.
     #[error(
@@ -66,8 +70,9 @@ pub enum OpenError {
     /// Another program is attached to the device, or another socket bound to its queues.
     #[error(
         "the XDP hook of device {device} is taken by another process (`ip link show {device}` tells \
-         by which program): one process at a time can use it. Use another datapath beside it \
-         (`--datapath raw`)"
+         by which program): one process at a time can use it, since the kernel hands a queue's \
+         packets to the memory of one process. Use another datapath beside it (`--datapath packet`; \
+         `auto` does so by itself). When that process ends, however it does, the hook is free"
     )]
     DeviceBusy {
         /// The device.
@@ -82,7 +87,7 @@ pub enum OpenError {
     LockedMemory,
     /// Every block of client ports is owned.
     #[error(
-        "no client ports are free: all {} blocks of {} are owned",
+        "no client ports are free: all {} blocks of {} are owned: end some of this host's endpoints",
         crate::ports::BLOCKS,
         crate::ports::BLOCK_LEN
     )]

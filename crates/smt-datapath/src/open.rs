@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
+use crate::auto::{Obstacle, Usability, Verdict};
 use crate::ports::{FIRST_BLOCK, PortClaim};
 use crate::xdp::{self, XdpOptions};
 use crate::{DEFAULT_PROTOCOL, Datapath, OpenError, auto, packet, raw, udp};
@@ -147,6 +148,12 @@ pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
 fn open_best(options: OpenOptions, allow_xdp: bool) -> Result<Opened, OpenError> {
     let choice = auto::choose_here(options.protocol, options.bind, allow_xdp)
         .map_err(OpenError::io("ask the kernel for the devices"))?;
+    if let Some(Verdict { usability: Usability::No(why @ Obstacle::XdpTaken { .. }), .. }) =
+        choice.of(Kind::Xdp)
+        && allow_xdp
+    {
+        tracing::warn!(%why, "no XDP datapath: taking the next best");
+    }
     let mut result = Err(OpenError::NoDevice(options.bind));
     for kind in choice.candidates() {
         result = open(OpenOptions { kind, ..options });

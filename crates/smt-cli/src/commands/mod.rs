@@ -132,7 +132,7 @@ fn hint(error: &ConnectError) -> &'static str {
 /// What the user of this program can do about an address that cannot be had.
 fn bind_hint(error: &BindError) -> &'static str {
     match error {
-        BindError::Datapath(OpenError::PortInUse(_)) => " (take another one with --listen)",
+        BindError::Datapath(OpenError::PortInUse(_)) => " (by --listen)",
         BindError::Datapath(OpenError::Io { source, .. })
             if source.kind() == ErrorKind::PermissionDenied =>
         {

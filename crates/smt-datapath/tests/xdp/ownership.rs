@@ -1,11 +1,11 @@
 //! Who may use a device, and what is left of those who did.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, Command, Stdio};
 
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
-use smt_datapath::{OpenError, XdpHook, open};
+use smt_datapath::{Kind, OpenError, OpenOptions, XdpHook, open};
 use smt_testbed::{Namespace, PairOptions, Trial, pair};
 
 use crate::bed::*;
@@ -14,10 +14,14 @@ use crate::bed::*;
 /// with the few capabilities of raw sockets if the second is set.
 pub(crate) const HOLD: &str = "SMT_TEST_XDP_HOLD";
 pub(crate) const UNPRIVILEGED: &str = "SMT_TEST_XDP_UNPRIVILEGED";
+/// Another: the best datapath there is, opened anew with every line on standard input.
+const BEST: &str = "SMT_TEST_XDP_BEST";
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
         alone("a_killed_process_leaves_nothing", a_killed_process_leaves_nothing),
+        alone("a_second_process_has_the_next_best", a_second_process_has_the_next_best),
+        alone("ports_have_one_owner_among_processes", ports_have_one_owner_among_processes),
         alone("missing_capabilities_are_told", missing_capabilities_are_told),
         beside("a_device_has_one_owner", a_device_has_one_owner),
         beside("loopback_is_no_device", loopback_is_no_device),
@@ -38,7 +42,18 @@ pub(crate) fn hold(bind: IpAddr) {
         )
         .unwrap();
     }
-    match open(options(bind, XdpHook::Auto)) {
+    while std::env::var_os(BEST).is_some() {
+        let kind = Kind::Auto { allow_xdp: true };
+        let opened = open(OpenOptions { kind, ..options(bind, XdpHook::Auto) });
+        match &opened {
+            Ok(opened) => println!("{}", opened.datapath.caps().name),
+            Err(error) => println!("{error}"),
+        }
+        if std::io::stdin().read_line(&mut String::new()).unwrap() == 0 {
+            return;
+        }
+    }
+    match open(OpenOptions { listen: Some(PORT), ..options(bind, XdpHook::Auto) }) {
         Ok(_opened) => {
             println!("open");
             loop {
@@ -75,6 +90,57 @@ fn a_killed_process_leaves_nothing() {
         child.wait().unwrap();
         let mut client = client(&pair.a, a, hook);
         introduce(&mut client, &mut server, b);
+    }
+}
+
+/// While the first process has the device, and after it was killed.
+fn a_second_process_has_the_next_best() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let (a, b) = addresses(&pair)[0];
+    let (mut first, said) = holder(&pair.a, a, false);
+    assert_eq!(said, "open");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(HOLD, a.to_string()).env(BEST, "1");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut second = pair.a.command(command).unwrap();
+    let mut ask = second.stdin.take().unwrap();
+    let mut lines = BufReader::new(second.stdout.take().unwrap()).lines();
+    let mut says = || lines.next().unwrap().unwrap();
+    assert_eq!(says(), "packet");
+    writeln!(ask).unwrap();
+    assert_eq!(says(), "packet", "the first has it still");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    writeln!(ask).unwrap();
+    assert_eq!(says(), "xdp");
+    // And the other way round: a third has what the second leaves.
+    let third = pair.a.run(|| open(options(a, XdpHook::Auto)).err()).unwrap();
+    assert!(matches!(third, Some(OpenError::DeviceBusy { .. })), "{third:?}");
+    second.kill().unwrap();
+    second.wait().unwrap();
+    let mut server = server(&pair.b, b, XdpHook::Auto);
+    introduce(&mut client(&pair.a, a, XdpHook::Auto), &mut server, b);
+}
+
+fn ports_have_one_owner_among_processes() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let (a, _) = addresses(&pair)[0];
+    let (mut child, said) = holder(&pair.a, a, false);
+    assert_eq!(said, "open");
+    let listen = |kind| {
+        let options =
+            OpenOptions { kind, listen: Some(PORT), client: false, ..options(a, XdpHook::Auto) };
+        pair.a.run(|| open(options)).unwrap()
+    };
+    for kind in [Kind::Raw, Kind::Packet, Kind::Xdp, Kind::Auto { allow_xdp: true }] {
+        let error = listen(kind).err().unwrap();
+        assert!(matches!(error, OpenError::PortInUse(PORT)), "{kind:?}: {error:?}");
+        assert!(error.to_string().contains("take another port"), "{error}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for kind in [Kind::Raw, Kind::Packet, Kind::Xdp, Kind::Auto { allow_xdp: true }] {
+        listen(kind).unwrap();
     }
 }
 

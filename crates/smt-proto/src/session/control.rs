@@ -148,10 +148,10 @@ impl Session {
                 rpc.mark = cx.granter.meter.mark(now, due);
                 rpc.timer.set(&mut cx.timers, Wake::Out(session, which.number), due);
                 rpc.request.restart();
-                if let Some(tso) = &mut self.tso {
-                    tso.gone(&mut cx.segments, rpc.request.id());
-                }
+                let id = rpc.request.id();
                 cx.enqueue(session, &mut rpc.request);
+                // It has nothing of all that.
+                self.segments_asked(cx, now, id, &(0..u32::MAX));
             }
             UnknownCode::Forgotten => {
                 self.finish(cx, which.number, Err(CallError::OutcomeUnknown));

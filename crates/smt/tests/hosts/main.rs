@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bed;
+mod caller;
 mod calls;
+mod devices;
 mod early;
 mod failures;
 mod lifecycle;
@@ -16,6 +18,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut tests = calls::tests();
+    tests.extend(devices::tests());
     tests.extend(early::tests());
     tests.extend(failures::tests());
     tests.extend(lifecycle::tests());

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smt::datapath::DatapathStats;
-use smt::{CallOptions, DatapathKind, Engine, Event, SessionId, Stats};
+use smt::{CallOptions, DatapathKind, Event};
 use smt_testbed::{PairOptions, Trial, Wire, pair, test};
 
 use crate::bed::{Ca, NAME, Server, client_builder, pattern, server_address, server_builder};
+use crate::caller::Caller;
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
@@ -51,51 +52,6 @@ impl tracing::Subscriber for Warnings {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// A client with so many calls of 60 KB in flight, all the time.
-struct Caller {
-    engine: Engine,
-    session: SessionId,
-    next: u64,
-    done: u64,
-}
-
-impl Caller {
-    const IN_FLIGHT: u64 = 4;
-    const LEN: usize = 60_000;
-
-    /// Has `count` more responses come, each the bytes of its request.
-    fn go_on(&mut self, count: u64) {
-        let until = self.done + count;
-        while self.done < until {
-            while self.next < self.done + Self::IN_FLIGHT {
-                let options = CallOptions { user: self.next, ..CallOptions::default() };
-                self.engine.call(self.session, pattern(self.next, Self::LEN), options).unwrap();
-                self.next += 1;
-            }
-            match self.engine.next(Some(Duration::from_secs(10))).unwrap() {
-                Some(Event::Response { user, result, .. }) => {
-                    assert!(*result.unwrap() == *pattern(user, Self::LEN), "call {user}");
-                    self.done += 1;
-                }
-                other => panic!("{other:?} after {} calls: {:?}", self.done, self.stats()),
-            }
-        }
-    }
-
-    /// Goes on until `holds` of what the core has done.
-    fn go_on_until(&mut self, holds: impl Fn(&Stats) -> bool) {
-        let start = Instant::now();
-        while !holds(&self.stats()) {
-            assert!(start.elapsed() < Duration::from_secs(60), "{:?}", self.stats());
-            self.go_on(1);
-        }
-    }
-
-    fn stats(&self) -> Stats {
-        *self.engine.stats()
-    }
-}
-
 fn lost_without_a_word() {
     let wire = Wire::MacvlanOrDetour;
     let pair = pair(PairOptions { wire, ..PairOptions::default() }).unwrap();
@@ -108,13 +64,7 @@ fn lost_without_a_word() {
     let warnings = Arc::new(AtomicU64::new(0));
     let subscriber = Warnings(Arc::clone(&warnings));
     let run = || {
-        let mut engine = builder.engine().unwrap();
-        engine.connect(to, NAME).unwrap();
-        let session = match engine.next(Some(Duration::from_secs(10))).unwrap() {
-            Some(Event::Connected { session, .. }) => session,
-            other => panic!("{other:?}"),
-        };
-        let mut caller = Caller { engine, session, next: 0, done: 0 };
+        let mut caller = Caller::new(builder, to, &[60_000], 4);
         caller.go_on_until(|stats| stats.tso_confirmed > 0);
         caller.go_on(100);
         assert!(caller.stats().tso_given_up == 0, "{:?}", caller.stats());
