@@ -57,6 +57,8 @@ pub struct Limits {
     /// Hosts of which it is kept in mind whether segments arrive there; with one more, the one is forgotten
     /// that had none for the longest.
     pub max_segment_hosts: usize,
+    /// Short messages that leave together in one packet (spec 4.5). Below 2 each has a packet of its own.
+    pub max_bundled: u16,
     /// UNKNOWN answers to packets without a session, per second.
     pub max_no_session_answers: u32,
     /// How long a server keeps a handshake that makes no progress, and both ends the keys of early data
@@ -94,6 +96,7 @@ impl Default for Limits {
             max_control_queue: 4096,
             max_resend_ranges: 64,
             max_segment_hosts: 1024,
+            max_bundled: 256,
             max_no_session_answers: 1000,
             handshake_timeout: Duration::from_secs(10),
             max_silence: 30,

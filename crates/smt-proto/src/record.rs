@@ -158,23 +158,36 @@ fn range(index: u32, step: u32, end: u32) -> Range<u32> {
     start..start.saturating_add(step).min(end)
 }
 
-/// How many records a message can have: one for each sequence number of its ID.
+/// How many records a message can have: one for each sequence number of its ID, but for the last, which
+/// is that of a bundle.
 #[inline]
 fn max_records(id_bits: u8) -> u64 {
     assert!(ID_BITS.contains(&id_bits), "ID bits");
-    1 << (64 - id_bits)
+    (1 << (64 - id_bits)) - 1
 }
 
-/// The sequence number of a record (spec 3.2). `None` if the ID does not fit `id_bits`, the record
-/// index not what they leave, or `id_bits` is none of [`ID_BITS`].
+/// The sequence number of the bundle whose first message has this ID (spec 3.2). `None` if the ID does
+/// not fit `id_bits`, or that is none of [`ID_BITS`].
+#[inline]
+#[must_use]
+pub fn bundle_sequence_number(id: u64, id_bits: u8) -> Option<u64> {
+    if !ID_BITS.contains(&id_bits) || id >> id_bits != 0 {
+        return None;
+    }
+    let last = (1 << (64 - id_bits)) - 1;
+    Some(id << (64 - id_bits) | last)
+}
+
+/// The sequence number of a record of a message (spec 3.2). `None` if the ID does not fit `id_bits`, the
+/// record index not what they leave and bundles do not have, or `id_bits` is none of [`ID_BITS`].
 #[inline]
 #[must_use]
 pub fn sequence_number(id: u64, id_bits: u8, record: u32) -> Option<u64> {
     if !ID_BITS.contains(&id_bits) || id >> id_bits != 0 {
         return None;
     }
-    let index_bits = 64 - id_bits;
-    (record >> index_bits == 0).then_some(id << index_bits | u64::from(record))
+    let record = u64::from(record);
+    (record < max_records(id_bits)).then_some(id << (64 - id_bits) | record)
 }
 
 /// Seals a record in place. `wire` is its whole place in the wire stream, with the plaintext between

@@ -54,7 +54,14 @@ proptest! {
     #[test]
     fn sequence_numbers_are_unique(id_bits in ID_BITS, id in any::<u64>(), record in any::<u32>()) {
         let (id, record) = (id >> (64 - id_bits), record >> (id_bits - 32));
-        let number = sequence_number(id, id_bits, record).expect("in bounds");
+        let last = u32::MAX >> (id_bits - 32);
+        let number = match sequence_number(id, id_bits, record) {
+            Some(number) => number,
+            None => {
+                prop_assert_eq!(record, last);
+                bundle_sequence_number(id, id_bits).expect("in bounds")
+            }
+        };
         prop_assert_eq!((number >> (64 - id_bits), number << id_bits >> id_bits), (id, record.into()));
     }
 
@@ -79,10 +86,10 @@ fn impossible_lengths_are_refused() {
     }
     assert!(Layout::from_wire(1000, 62, 48).is_ok());
     assert!(Layout::from_wire(1000, 1022 + 23, 48).is_ok());
-    // 256 records are what 56 bits of ID leave.
-    assert!(Layout::from_wire(1000, 256 * 1022, 56).is_ok());
-    assert_eq!(refused(1000, 256 * 1022 + 23, 56), Malformed::Length);
-    assert_eq!(Layout::from_plain(1000, 256_001, 56), Err(TooLarge));
+    // 255 records are what 56 bits of ID leave, and one for a bundle.
+    assert!(Layout::from_wire(1000, 255 * 1022, 56).is_ok());
+    assert_eq!(refused(1000, 255 * 1022 + 23, 56), Malformed::Length);
+    assert_eq!(Layout::from_plain(1000, 255_001, 56), Err(TooLarge));
     assert_eq!(Layout::from_plain(16384, u64::from(u32::MAX), 40), Err(TooLarge));
     assert_eq!(Layout::from_plain(16384, u64::MAX, 40), Err(TooLarge));
 }
@@ -90,11 +97,19 @@ fn impossible_lengths_are_refused() {
 #[test]
 fn sequence_numbers_have_bounds() {
     assert_eq!(sequence_number(5, 48, 7), Some(5 << 16 | 7));
+    assert_eq!(sequence_number(5, 48, 0xfffe), Some(5 << 16 | 0xfffe));
+    assert_eq!(sequence_number(5, 48, 0xffff), None, "that of a bundle");
+    assert_eq!(bundle_sequence_number(5, 48), Some(5 << 16 | 0xffff));
     assert_eq!(sequence_number(5, 48, 1 << 16), None);
     assert_eq!(sequence_number(1 << 48, 48, 0), None);
-    assert_eq!(sequence_number((1 << 48) - 1, 48, 0xffff), Some(u64::MAX));
+    assert_eq!(bundle_sequence_number(1 << 48, 48), None);
+    assert_eq!(bundle_sequence_number((1 << 48) - 1, 48), Some(u64::MAX));
+    assert_eq!(sequence_number(5, 40, (1 << 24) - 1), None);
+    assert_eq!(bundle_sequence_number(5, 40), Some(5 << 24 | 0xff_ffff));
     assert_eq!(sequence_number(5, 39, 0), None);
     assert_eq!(sequence_number(5, 57, 0), None);
+    assert_eq!(bundle_sequence_number(5, 39), None);
+    assert_eq!(bundle_sequence_number(5, 57), None);
 }
 
 #[test]

@@ -13,6 +13,10 @@ pub struct Stats {
     pub responses_received: u64,
     pub records_sealed: u64,
     pub records_opened: u64,
+    pub bundles_sent: u64,
+    pub bundled_sent: u64,
+    pub bundles_received: u64,
+    pub bundled_received: u64,
     // Loss and its repair.
     pub packets_retransmitted: u64,
     pub resends_sent: u64,

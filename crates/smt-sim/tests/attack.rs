@@ -170,6 +170,7 @@ fn packet(step: u64) -> Packet {
             retransmit: step % 16 == 1,
             explicit: true,
             pinned: false,
+            bundle: false,
             tso_offset: 0,
         };
         data.emit(bytes.first_chunk_mut().unwrap());

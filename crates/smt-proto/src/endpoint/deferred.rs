@@ -2,6 +2,8 @@
 //! with one received. It is put off until the next packet has left (`settle`), so that it is not
 //! part of a round trip. At most one of each waits.
 
+use alloc::vec::Vec;
+
 use super::Endpoint;
 use crate::session::SessionId;
 use crate::time::Time;
@@ -19,6 +21,15 @@ pub(crate) struct Sent {
     pub(crate) timed: bool,
 }
 
+/// A packet with several messages went out, each whole.
+#[derive(Default)]
+pub(crate) struct SentBundle {
+    pub(crate) session: Option<SessionId>,
+    pub(crate) now: Time,
+    /// Whether we started it, and its number, of each RPC.
+    pub(crate) rpcs: Vec<(bool, u64)>,
+}
+
 /// A preamble's word about which of the peer's RPCs are finished.
 #[derive(Clone, Copy)]
 pub(crate) struct Acks {
@@ -31,12 +42,17 @@ pub(crate) struct Acks {
 #[derive(Default)]
 pub(crate) struct Deferred {
     pub(crate) sent: Option<Sent>,
+    pub(crate) bundle: SentBundle,
     pub(crate) acks: Option<Acks>,
 }
 
 impl Deferred {
     pub(super) fn is_empty(&self) -> bool {
-        self.sent.is_none() && self.acks.is_none()
+        !self.has_sent() && self.acks.is_none()
+    }
+
+    pub(super) fn has_sent(&self) -> bool {
+        self.sent.is_some() || self.bundle.session.is_some()
     }
 }
 
@@ -52,6 +68,15 @@ impl Endpoint {
             && let Some(session) = self.sessions.get_mut(sent.session)
         {
             session.sent(&mut self.shared, sent);
+        }
+        if let Some(id) = self.shared.deferred.bundle.session.take() {
+            // Its vector is used again.
+            let mut bundle = core::mem::take(&mut self.shared.deferred.bundle);
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.sent_bundle(&mut self.shared, &bundle);
+            }
+            bundle.rpcs.clear();
+            self.shared.deferred.bundle = bundle;
         }
         if let Some(acks) = self.shared.deferred.acks.take()
             && let Some(session) = self.sessions.get_mut(acks.session)

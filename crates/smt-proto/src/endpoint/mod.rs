@@ -30,6 +30,8 @@ use crate::event::Event;
 use crate::grant::Granter;
 use crate::keys::Secret;
 use crate::message::send::{OutMessage, Scratch};
+use crate::padding::Padding;
+use crate::session::bundle::Waiting;
 use crate::session::telling::Active;
 use crate::session::{Direction, Path, RpcId, SessionId};
 use crate::sizes::Sizes;
@@ -114,6 +116,27 @@ impl Shared {
         }
     }
 
+    /// Queues a new message: it waits in its session for the session's turn if it may leave together with
+    /// others (spec 4.5), else like all others. `rpc`: we started it, its number.
+    pub(crate) fn enqueue_new(
+        &mut self,
+        session: SessionId,
+        waiting: &mut Waiting,
+        message: &mut OutMessage,
+        rpc: (bool, u64),
+    ) {
+        let Config { padding, limits, .. } = &self.config;
+        let bundles = limits.max_bundled > 1 && *padding == Padding::None;
+        if !bundles || !message.fits_bundle() {
+            return self.enqueue(session, message);
+        }
+        let ticket = self.queue.ticket_of_session();
+        message.ticket = ticket;
+        if waiting.push(message, rpc) {
+            self.queue.push_session(session, ticket, message.left());
+        }
+    }
+
     /// What a request says about how much of its response may come without grants: our share for each
     /// response that may come, if that is less than every message may send; else 0. However little it
     /// is, one packet comes.
@@ -135,8 +158,9 @@ impl Shared {
 
     /// Nothing of a message is to be sent any more.
     pub(crate) fn dequeue(&mut self, message: &mut OutMessage) {
-        if core::mem::take(&mut message.ticket) != 0 {
-            self.queue.abandon();
+        let ticket = core::mem::take(&mut message.ticket);
+        if ticket != 0 {
+            self.queue.abandon(ticket);
         }
     }
 

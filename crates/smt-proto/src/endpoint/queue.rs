@@ -13,8 +13,14 @@ const SHARE_OF_OLDEST: u32 = 16;
 /// Dead entries that are not worth a look.
 const FEW_DEAD: usize = 64;
 
-/// Names one stay of a message in the queue; 0 names none.
+/// Names one stay of a message in the queue, or in its session until it is the session's turn
+/// ([`OF_SESSION`]); 0 names none.
 pub(crate) type Ticket = u64;
+
+/// Set in the tickets of messages that wait in their session, which has one entry for all of them here.
+pub(crate) const OF_SESSION: Ticket = 1 << 63;
+/// In the place of a message ID: that entry.
+const SESSION_ITSELF: u64 = 0;
 
 /// A message that waits to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +31,13 @@ pub(crate) struct Entry {
     pub(crate) ticket: Ticket,
     pub(crate) session: SessionId,
     pub(crate) id: u64,
+}
+
+impl Entry {
+    /// Whether it is that of a session, for all the messages that wait there.
+    pub(crate) fn is_of_session(&self) -> bool {
+        self.id == SESSION_ITSELF
+    }
 }
 
 /// The greatest entry is the one that goes first.
@@ -84,9 +97,29 @@ impl SendQueue {
         self.last_ticket
     }
 
-    /// A message whose entry is here leaves the queue.
-    pub(crate) fn abandon(&mut self) {
-        self.dead += 1;
+    /// A ticket for a message that waits in its session.
+    pub(crate) fn ticket_of_session(&mut self) -> Ticket {
+        self.last_ticket += 1;
+        self.last_ticket | OF_SESSION
+    }
+
+    /// Enters a session where messages wait, the first under `ticket` with `left` bytes left.
+    pub(crate) fn push_session(&mut self, session: SessionId, ticket: Ticket, left: u32) {
+        self.small.push(Entry { left, ticket: ticket & !OF_SESSION, session, id: SESSION_ITSELF });
+    }
+
+    /// A session has had its turn; `next` are ticket and length of the first message that still waits
+    /// there.
+    pub(crate) fn served_session(&mut self, turn: Turn, next: Option<(Ticket, u32)>) {
+        let Some((ticket, left)) = next else { return self.served(turn, None) };
+        if let Some(mut top) = self.small.peek_mut() {
+            (top.ticket, top.left) = (ticket & !OF_SESSION, left);
+        }
+    }
+
+    /// A message whose ticket is of here leaves the queue.
+    pub(crate) fn abandon(&mut self, ticket: Ticket) {
+        self.dead += usize::from(ticket & OF_SESSION == 0);
     }
 
     /// Whether messages of one packet wait.
@@ -264,8 +297,9 @@ mod tests {
                     2 => {
                         let nth = left as usize % model.messages.len().max(1);
                         if let Some(id) = model.messages.keys().nth(nth).copied() {
+                            let (ticket, _) = model.messages[&id];
+                            model.queue.abandon(ticket);
                             model.messages.remove(&id);
-                            model.queue.abandon();
                         }
                     }
                     _ => {

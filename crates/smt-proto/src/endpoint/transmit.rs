@@ -48,7 +48,7 @@ impl Endpoint {
     /// shorter than the path's packets makes packets shorter; no segment is longer than the frame. A call that can no longer be sent ends here: look
     /// for its event.
     pub fn poll_transmit(&mut self, now: Time, frame: &mut [u8]) -> Option<Transmit> {
-        if self.shared.deferred.sent.is_some() {
+        if self.shared.deferred.has_sent() {
             self.settle();
         }
         if self.shared.queue.wants_purge() {
@@ -151,6 +151,14 @@ impl Endpoint {
                 self.shared.queue.was_dead(turn);
                 continue;
             };
+            if turn.entry.is_of_session() {
+                let written = session.write_waiting(&mut self.shared, now, frame);
+                self.shared.queue.served_session(turn, session.next_waiting());
+                if let Written::Packet { len, priority, .. } = written {
+                    return Some(Transmit::new(&session.path, len, priority));
+                }
+                continue;
+            }
             match session.write_data(&mut self.shared, now, (id, ticket), frame) {
                 Written::Packet { len, segment, priority, left } => {
                     self.shared.queue.served(turn, left);

@@ -95,6 +95,7 @@ fn packets(message: &mut OutMessage, room: u32, limits: &[u32], form: Form) -> V
             retransmit: piece.retransmit,
             explicit,
             pinned: piece.pinned,
+            bundle: false,
             tso_offset: layout.record_at(piece.offset),
         };
         match explicit {

@@ -125,6 +125,33 @@ impl OutMessage {
         self.body.len() as u64
     }
 
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether it may leave in a bundle (spec 4.5): it is one record in one packet, without padding, and
+    /// nothing of it was sent.
+    pub(crate) fn fits_bundle(&self) -> bool {
+        self.frozen.is_none()
+            && self.layout.records == 1
+            && self.is_small()
+            && self.layout.plain_len as usize == PREAMBLE_LEN + self.body.len()
+    }
+
+    /// It leaves whole, in a bundle. What is sent of it again is sealed for itself, with the preamble that
+    /// freezes now. Returns its priority.
+    pub(crate) fn leave_bundled(&mut self, epoch: u32, oldest_epoch: u32, acks: Acks) -> u8 {
+        self.freeze(epoch, oldest_epoch, acks);
+        self.sent = self.layout.wire_len;
+        self.granted = self.sent;
+        self.ticket = 0;
+        self.unscheduled.1
+    }
+
     pub(crate) fn is_small(&self) -> bool {
         self.layout.wire_len <= self.segment
     }

@@ -6,7 +6,7 @@ use core::ops::RangeInclusive;
 
 use bytes::Bytes;
 
-use super::Session;
+use super::{Session, State};
 use super::feed::unschedule;
 use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, StartError, reply_code};
@@ -81,7 +81,13 @@ impl Session {
         let rpc = OutRpc::new(sort, user, request, deadline);
         let rpc = self.out.entry(number).insert(rpc).into_mut();
         rpc.timer.set(&mut cx.timers, Wake::Out(self.id, number), deadline);
-        cx.enqueue(self.id, &mut rpc.request);
+        let bundles = sort != Sort::Early && matches!(self.state, State::Established);
+        match bundles {
+            true => {
+                cx.enqueue_new(self.id, &mut self.waiting, &mut rpc.request, (true, number));
+            }
+            false => cx.enqueue(self.id, &mut rpc.request),
+        }
         cx.calls += 1;
         self.posts += usize::from(sort == Sort::Post);
         cx.stats.requests_sent += u64::from(sort != Sort::Post);
@@ -105,7 +111,12 @@ impl Session {
         });
         let Ok(mut response) = response else { return false };
         self.outgoing_bytes += response.body_len();
-        cx.enqueue(self.id, &mut response);
+        match self.state {
+            State::Established => {
+                cx.enqueue_new(self.id, &mut self.waiting, &mut response, (false, number));
+            }
+            _ => cx.enqueue(self.id, &mut response),
+        }
         if let Some(rpc) = self.inc.get_mut(&number) {
             self.incoming_bytes -= rpc.charge;
             cx.incoming_bytes -= rpc.charge;

@@ -52,6 +52,9 @@ impl Session {
         if !early {
             self.consider_telling(cx, now, packet.data.cutoffs);
         }
+        if packet.data.bundle {
+            return self.on_bundle(cx, now, packet);
+        }
         match self.rpc_of(packet.data.header.message_id) {
             Some(Which { ours: true, response: true, number }) => {
                 self.on_response(cx, now, number, packet);
@@ -97,8 +100,7 @@ impl Session {
             cx.stats.dropped_replayed_request += 1;
             return;
         }
-        if number - self.seen.floor() >= u64::from(self.local.max_rpcs) {
-            cx.stats.limit_rpcs += 1;
+        if self.is_beyond_window(cx, number) {
             return self.violation_under(cx, now, packet.data.header.epoch.into());
         }
         #[cfg(feature = "mutations")]
@@ -161,7 +163,7 @@ impl Session {
     }
 
     /// Gives a complete request to whom it is for.
-    fn hand_out(
+    pub(super) fn hand_out(
         &mut self,
         cx: &mut Shared,
         number: u64,
@@ -445,31 +447,14 @@ impl Session {
             cx.stats.dropped_malformed += 1;
             return None;
         };
-        let limits = &cx.config.limits;
-        if layout.plain_len > limits.max_message.saturating_add(PREAMBLE_LEN as u32) {
-            cx.stats.limit_message += 1;
+        if !self.is_lawful_length(cx, layout.plain_len) {
             self.violation_under(cx, now, data.header.epoch.into());
             return None;
         }
-        let more = u64::from(layout.plain_len);
-        if self.incoming_bytes + more > limits.max_incoming_bytes
-            || cx.incoming_bytes + more > limits.max_incoming_bytes_total
-        {
-            cx.stats.limit_incoming_bytes += 1;
-            cx.send_control(self.id, id, Notice::Busy);
+        if !self.has_room(cx, id, layout.plain_len) {
             return None;
         }
         let is_request = id & 1 == 0;
-        // Before the client is known, its responses are held to less.
-        let most = match self.state {
-            State::Handshaking => limits.max_outgoing_bytes.min(limits.max_early_bytes as u64),
-            _ => limits.max_outgoing_bytes,
-        };
-        if is_request && self.outgoing_bytes > most {
-            cx.stats.limit_outgoing_bytes += 1;
-            cx.send_control(self.id, id, Notice::Busy);
-            return None;
-        }
         let mut keys = Openers { early: self.early.as_deref_mut(), app: self.keys.as_deref_mut() };
         let Some(epoch) = keys.epoch(data.header.epoch) else {
             cx.stats.dropped_unexpected += 1;
@@ -483,6 +468,44 @@ impl Session {
         Some((layout, epoch))
     }
 
+    /// Whether a request has a number that the peer may not have reached yet: a violation.
+    pub(super) fn is_beyond_window(&self, cx: &mut Shared, number: u64) -> bool {
+        let beyond = number - self.seen.floor() >= u64::from(self.local.max_rpcs);
+        cx.stats.limit_rpcs += u64::from(beyond);
+        beyond
+    }
+
+    /// Whether a message may be as long as that.
+    pub(super) fn is_lawful_length(&self, cx: &mut Shared, plain_len: u32) -> bool {
+        let most = cx.config.limits.max_message.saturating_add(PREAMBLE_LEN as u32);
+        cx.stats.limit_message += u64::from(plain_len > most);
+        plain_len <= most
+    }
+
+    /// Whether there is room for message `id`, which takes `bytes`; else its sender is told.
+    pub(super) fn has_room(&self, cx: &mut Shared, id: u64, bytes: u32) -> bool {
+        let (limits, more) = (&cx.config.limits, u64::from(bytes));
+        if self.incoming_bytes + more > limits.max_incoming_bytes
+            || cx.incoming_bytes + more > limits.max_incoming_bytes_total
+        {
+            cx.stats.limit_incoming_bytes += 1;
+            cx.send_control(self.id, id, Notice::Busy);
+            return false;
+        }
+        let is_request = id & 1 == 0;
+        // Before the client is known, its responses are held to less.
+        let most = match self.state {
+            State::Handshaking => limits.max_outgoing_bytes.min(limits.max_early_bytes as u64),
+            _ => limits.max_outgoing_bytes,
+        };
+        if is_request && self.outgoing_bytes > most {
+            cx.stats.limit_outgoing_bytes += 1;
+            cx.send_control(self.id, id, Notice::Busy);
+            return false;
+        }
+        true
+    }
+
     fn peer_limits(&self) -> PeerLimits {
         PeerLimits {
             id_bits: self.peer.id_bits,
@@ -491,7 +514,7 @@ impl Session {
         }
     }
 
-    fn charge(&mut self, cx: &mut Shared, bytes: u64) {
+    pub(super) fn charge(&mut self, cx: &mut Shared, bytes: u64) {
         self.incoming_bytes += bytes;
         cx.incoming_bytes += bytes;
     }

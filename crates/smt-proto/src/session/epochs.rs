@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use super::update::Seals;
 use crate::crypto::{Suite, SuiteId};
 use crate::keys::{EpochKeys, Secret};
 use crate::time::Time;
@@ -197,10 +198,9 @@ impl SendEpochs {
         Ok(())
     }
 
-    /// Enters the next epoch if one is due and may be entered, before a message of `records` records and
-    /// `bytes` bytes is frozen.
-    pub(crate) fn advance(&mut self, suite: &dyn Suite, records: u32, bytes: u32) -> Step {
-        let crosses = !self.may_seal(records, bytes);
+    /// Enters the next epoch if one is due and may be entered, before messages that take `seals` are frozen.
+    pub(crate) fn advance(&mut self, suite: &dyn Suite, seals: Seals) -> Step {
+        let crosses = !self.may_seal(seals);
         if !(self.wanted || crosses || self.has_used(1, 2)) {
             return Step::Stay;
         }
@@ -226,19 +226,19 @@ impl SendEpochs {
         Step::Entered
     }
 
-    /// Whether `records` more records of `bytes` in all may be sealed under the current key.
-    pub(crate) fn may_seal(&self, records: u32, bytes: u32) -> bool {
-        self.records + u64::from(records) <= self.limits.records
-            && self.blocks + blocks(records, bytes) <= self.limits.blocks
+    /// Whether so much more may be sealed under the current key.
+    pub(crate) fn may_seal(&self, seals: Seals) -> bool {
+        self.records + u64::from(seals.records) <= self.limits.records
+            && self.blocks + seals.blocks <= self.limits.blocks
     }
 
-    /// A message of `records` records and `bytes` bytes is frozen in the current epoch: it counts as
-    /// sealed, and the epoch lives until [`release`](Self::release).
-    pub(crate) fn reserve(&mut self, records: u32, bytes: u32) {
-        self.records += u64::from(records);
-        self.blocks += blocks(records, bytes);
+    /// Messages are frozen in the current epoch: they count as sealed, and the epoch lives until each was
+    /// [released](Self::release).
+    pub(crate) fn reserve(&mut self, seals: Seals) {
+        self.records += u64::from(seals.records);
+        self.blocks += seals.blocks;
         if let Some(current) = self.epochs.last_mut() {
-            current.live += 1;
+            current.live += seals.messages;
         }
     }
 
@@ -269,11 +269,6 @@ impl SendEpochs {
         }
         Step::Unregistered
     }
-}
-
-/// The 16-byte blocks that a message counts for.
-fn blocks(records: u32, bytes: u32) -> u64 {
-    u64::from(bytes).div_ceil(16) + u64::from(records)
 }
 
 /// A receiving epoch.

@@ -28,9 +28,9 @@ fn at(millis: u64) -> Time {
 
 /// Freezes a message of a record in whatever epoch is right.
 fn freeze(send: &mut SendEpochs) -> Step {
-    let step = send.advance(suite(), 1, 100);
-    assert!(send.may_seal(1, 100));
-    send.reserve(1, 100);
+    let step = send.advance(suite(), Seals::of_message(1, 100));
+    assert!(send.may_seal(Seals::of_message(1, 100)));
+    send.reserve(Seals::of_message(1, 100));
     step
 }
 
@@ -93,8 +93,8 @@ fn half_of_a_limit_is_a_wish() {
     // By blocks: three messages of 20 000 bytes are more than half.
     send.peer_opened(4);
     for _ in 0..4 {
-        assert_eq!(send.advance(suite(), 1, 20_000), Step::Stay);
-        send.reserve(1, 20_000);
+        assert_eq!(send.advance(suite(), Seals::of_message(1, 20_000)), Step::Stay);
+        send.reserve(Seals::of_message(1, 20_000));
     }
     assert_eq!(freeze(&mut send), Step::Entered);
 }
@@ -102,15 +102,15 @@ fn half_of_a_limit_is_a_wish() {
 #[test]
 fn a_message_larger_than_what_is_left_moves_to_the_next_epoch() {
     let mut send = send();
-    send.reserve(30, 100);
-    assert_eq!(send.advance(suite(), 51, 100), Step::Stay, "the peer has not opened 3");
-    assert!(!send.may_seal(51, 100));
+    send.reserve(Seals::of_message(30, 100));
+    assert_eq!(send.advance(suite(), Seals::of_message(51, 100)), Step::Stay, "the peer has not opened 3");
+    assert!(!send.may_seal(Seals::of_message(51, 100)));
     send.peer_opened(3);
-    assert_eq!(send.advance(suite(), 50, 100), Step::Stay, "it fits");
-    assert_eq!(send.advance(suite(), 51, 100), Step::Entered);
-    assert!(send.may_seal(51, 100));
+    assert_eq!(send.advance(suite(), Seals::of_message(50, 100)), Step::Stay, "it fits");
+    assert_eq!(send.advance(suite(), Seals::of_message(51, 100)), Step::Entered);
+    assert!(send.may_seal(Seals::of_message(51, 100)));
     // What no key may seal is not sealed.
-    assert!(!send.may_seal(81, 100) && !send.may_seal(1, 200_000));
+    assert!(!send.may_seal(Seals::of_message(81, 100)) && !send.may_seal(Seals::of_message(1, 200_000)));
 }
 
 #[test]
@@ -290,8 +290,8 @@ proptest! {
                 }
                 3 if !messages.is_empty() => send.release(messages.remove(0)),
                 _ => {
-                    send.advance(suite(), 1, 100);
-                    send.reserve(1, 100);
+                    send.advance(suite(), Seals::of_message(1, 100));
+                    send.reserve(Seals::of_message(1, 100));
                     messages.push(send.current());
                 }
             }

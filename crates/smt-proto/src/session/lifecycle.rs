@@ -195,6 +195,7 @@ impl Session {
     pub(crate) fn shrink(&mut self) {
         self.out.shrink_to_fit();
         self.inc.shrink_to_fit();
+        self.waiting.shrink();
         self.finished.shrink();
         self.seen.shrink();
     }

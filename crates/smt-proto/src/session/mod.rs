@@ -2,6 +2,7 @@
 
 mod acks;
 mod answer;
+pub(crate) mod bundle;
 mod calls;
 mod control;
 mod crypt;
@@ -17,6 +18,7 @@ pub(crate) mod telling;
 mod timeout;
 pub(crate) mod transmit;
 mod tso;
+mod unbundle;
 pub(crate) mod update;
 
 use alloc::boxed::Box;
@@ -40,6 +42,7 @@ use crate::tag::ControlWindow;
 use crate::time::Time;
 use crate::timer::Timer;
 use crate::wire::{EARLY_EPOCH, Header, Params, epoch_to_wire};
+use bundle::Waiting;
 use early::EarlyKeys;
 use handshake::Handshake;
 use telling::Telling;
@@ -174,6 +177,8 @@ pub(crate) struct Session {
     next_number: u64,
     finished: IdSet,
     out: Rpcs<OutRpc>,
+    /// New messages, requests and responses, that may leave together.
+    waiting: Waiting,
     /// How many of them are post-handshake messages.
     posts: usize,
 
@@ -226,6 +231,7 @@ impl Session {
             next_number: 0,
             finished: IdSet::default(),
             out: HashMap::default(),
+            waiting: Waiting::default(),
             posts: 0,
             seen: IdSet::default(),
             inc: HashMap::default(),

@@ -71,6 +71,9 @@ const NEED_ACK_AFTER: core::time::Duration = core::time::Duration::from_millis(1
 impl Session {
     /// Whether the send queue's entry is that of a message, not of one that has left the queue.
     pub(crate) fn is_queued(&mut self, entry: &Entry) -> bool {
+        if entry.is_of_session() {
+            return self.next_waiting().is_some();
+        }
         let which = self.rpc_of(entry.id);
         let message = which.and_then(|which| self.outgoing(which));
         message.is_some_and(|message| message.ticket == entry.ticket)
@@ -177,6 +180,7 @@ impl Session {
             retransmit: piece.retransmit,
             explicit: !is_segment,
             pinned: piece.pinned,
+            bundle: false,
             tso_offset: layout.record_at(piece.offset),
         };
         data.emit(head);
@@ -323,6 +327,7 @@ impl Session {
             retransmit: false,
             explicit: true,
             pinned: false,
+            bundle: false,
             tso_offset: 0,
         };
         data.emit(head);
@@ -342,14 +347,20 @@ impl Session {
                 let due = silent_at.min(rpc.deadline);
                 rpc.timer.set(&mut cx.timers, Wake::Out(session, number), due);
             }
-        } else if all_sent && let Some(rpc) = self.inc.get_mut(&number) {
-            #[cfg(feature = "mutations")]
-            if cx.config.has(crate::mutation::Mutation::ResponseForgottenBeforeAck) {
-                return self.forget(cx, number);
-            }
-            let due = now + NEED_ACK_AFTER * (1 << rpc.silences.min(7));
-            rpc.timer.set(&mut cx.timers, Wake::In(session, number), due);
+        } else if all_sent {
+            self.response_sent(cx, now, number);
         }
+    }
+
+    /// All of a response went out.
+    pub(super) fn response_sent(&mut self, cx: &mut Shared, now: Time, number: u64) {
+        let Some(rpc) = self.inc.get_mut(&number) else { return };
+        #[cfg(feature = "mutations")]
+        if cx.config.has(crate::mutation::Mutation::ResponseForgottenBeforeAck) {
+            return self.forget(cx, number);
+        }
+        let due = now + NEED_ACK_AFTER * (1 << rpc.silences.min(7));
+        rpc.timer.set(&mut cx.timers, Wake::In(self.id, number), due);
     }
 
     /// A message cannot be sealed any more: its RPC fails. One that was sent in part may have been

@@ -70,25 +70,63 @@ impl Session {
     }
 }
 
-/// Chooses the epoch that a message of `layout` is frozen in, which may be the next one, and reserves
-/// what it takes of the key. False if the key may not seal so much.
+/// What messages that freeze take of a key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seals {
+    pub(crate) messages: u32,
+    pub(crate) records: u32,
+    /// 16-byte blocks.
+    pub(crate) blocks: u64,
+}
+
+impl Seals {
+    /// Of one message.
+    pub(crate) fn of_message(records: u32, wire_len: u32) -> Self {
+        let blocks = u64::from(wire_len).div_ceil(16) + u64::from(records);
+        Seals { messages: 1, records, blocks }
+    }
+
+    /// Of a bundle of so many messages, of `bytes` bytes on the wire in all, its own record and theirs: each
+    /// may be lost and sealed once more for itself.
+    pub(super) fn of_bundle(messages: usize, bytes: usize) -> Self {
+        let messages = u32::try_from(messages).unwrap_or(u32::MAX);
+        let records = messages.saturating_add(1);
+        // Of each record the last block may be in part, and one more goes for its tag.
+        let blocks = (bytes as u64).div_ceil(16) + 2 * u64::from(records);
+        Seals { messages, records, blocks }
+    }
+}
+
+/// Chooses the epoch that messages are frozen in, which may be the next one. False if the key may not seal
+/// so much.
+pub(super) fn step(
+    keys: &mut SessionKeys,
+    cx: &mut Shared,
+    session: SessionId,
+    seals: Seals,
+) -> bool {
+    #[cfg(feature = "mutations")]
+    if cx.config.has(crate::mutation::Mutation::UpdateWithoutEvidence) {
+        keys.send.peer_opened(u32::MAX);
+    }
+    note_step(keys.send.advance(keys.suite, seals), cx, session);
+    keys.send.may_seal(seals)
+}
+
+/// Chooses the epoch that a message of `layout` is frozen in, and reserves what it takes of the key. False
+/// if the key may not seal so much.
 pub(super) fn reserve(
     keys: &mut SessionKeys,
     cx: &mut Shared,
     session: SessionId,
     layout: Layout,
 ) -> bool {
-    let (records, bytes) = (layout.records, layout.wire_len);
-    #[cfg(feature = "mutations")]
-    if cx.config.has(crate::mutation::Mutation::UpdateWithoutEvidence) {
-        keys.send.peer_opened(u32::MAX);
-    }
-    note_step(keys.send.advance(keys.suite, records, bytes), cx, session);
-    if !keys.send.may_seal(records, bytes) {
+    let seals = Seals::of_message(layout.records, layout.wire_len);
+    if !step(keys, cx, session, seals) {
         cx.stats.limit_aead += 1;
         return false;
     }
-    keys.send.reserve(records, bytes);
+    keys.send.reserve(seals);
     true
 }
 

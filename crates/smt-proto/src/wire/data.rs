@@ -1,7 +1,7 @@
 //! DATA packets (spec 2.2).
 
 use super::common::Typed;
-use super::epoch::carries_messages;
+use super::epoch::{FIRST_EPOCH, carries_messages};
 use super::fields::{Fields, FieldsMut};
 use super::{COMMON_LEN, Header, Malformed, PacketType, packet_type};
 
@@ -23,6 +23,7 @@ pub(crate) const FLAGS_AT: usize = 48;
 pub(crate) const RETRANSMIT: u8 = 1;
 pub(crate) const EXPLICIT: u8 = 2;
 pub(crate) const PINNED: u8 = 4;
+pub(crate) const BUNDLE: u8 = 8;
 
 /// The header of a DATA packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +50,9 @@ pub struct Data {
     pub explicit: bool,
     /// The tag covers the payload, too.
     pub pinned: bool,
+    /// The payload is a bundle (spec 4.5): one record with several messages, of which the header names the
+    /// first.
+    pub bundle: bool,
     /// Index of the first record of the TSO segment, at most [`MAX_TSO_OFFSET`].
     pub tso_offset: u32,
 }
@@ -67,7 +71,7 @@ impl Data {
         let head = packet.first_chunk::<DATA_LEN>().ok_or(Malformed::Short)?;
         let fields = Fields(head);
         let flags = fields.u8::<FLAGS_AT>();
-        if fields.u16::<44>() != 0 || flags & !(RETRANSMIT | EXPLICIT | PINNED) != 0 {
+        if fields.u16::<44>() != 0 || flags & !(RETRANSMIT | EXPLICIT | PINNED | BUNDLE) != 0 {
             return Err(Malformed::Reserved);
         }
         let data = Self {
@@ -87,6 +91,7 @@ impl Data {
             retransmit: flags & RETRANSMIT != 0,
             explicit: flags & EXPLICIT != 0,
             pinned: flags & PINNED != 0,
+            bundle: flags & BUNDLE != 0,
             tso_offset: fields.u24::<49>(),
         };
         data.check()?;
@@ -116,7 +121,23 @@ impl Data {
         if self.message_len == 0 || self.incoming > self.message_len {
             return Err(Malformed::Length);
         }
-        Ok(())
+        if self.bundle { self.check_bundle() } else { Ok(()) }
+    }
+
+    /// A bundle is one record in one packet, and leaves once.
+    fn check_bundle(&self) -> Result<(), Malformed> {
+        if u32::from(self.header.epoch) < FIRST_EPOCH {
+            return Err(Malformed::Epoch);
+        }
+        if !self.explicit {
+            return Err(Malformed::Implicit);
+        }
+        if self.retransmit || self.pinned || self.sequence != 0 || self.tso_offset != 0 {
+            return Err(Malformed::Reserved);
+        }
+        let len = u32::from(self.record_size) + RECORD_OVERHEAD;
+        let lengths = [self.message_len, self.incoming, u32::from(self.segment_size)];
+        if lengths == [len; 3] { Ok(()) } else { Err(Malformed::Length) }
     }
 
     /// Writes the header with [`tag`](Self::tag) as it is.
@@ -134,7 +155,8 @@ impl Data {
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         let flags = flag(self.retransmit, RETRANSMIT)
             | flag(self.explicit, EXPLICIT)
-            | flag(self.pinned, PINNED);
+            | flag(self.pinned, PINNED)
+            | flag(self.bundle, BUNDLE);
         let mut fields = FieldsMut(out);
         fields.u32::<28>(self.message_len);
         fields.u32::<32>(self.incoming);
@@ -188,7 +210,34 @@ pub(super) mod tests {
                 explicit: explicit || handshake || pinned,
                 cutoffs: if handshake { 0 } else { cutoffs },
                 pinned,
+                bundle: false,
             }
+        }
+    }
+
+    prop_compose! {
+        fn bundle()(data in data(), record_size in MIN_RECORD_SIZE..=MAX_RECORD_SIZE) -> Data {
+            let len = record_size + RECORD_OVERHEAD as u16;
+            Data {
+                header: Header { epoch: data.header.epoch.max(3), ..data.header },
+                record_size,
+                segment_size: len,
+                message_len: len.into(),
+                incoming: len.into(),
+                ..bundled(data)
+            }
+        }
+    }
+
+    fn bundled(data: Data) -> Data {
+        Data {
+            sequence: 0,
+            tso_offset: 0,
+            retransmit: false,
+            pinned: false,
+            explicit: true,
+            bundle: true,
+            ..data
         }
     }
 
@@ -205,6 +254,7 @@ pub(super) mod tests {
             retransmit: false,
             explicit: false,
             pinned: false,
+            bundle: false,
             tso_offset: 0,
         }
     }
@@ -217,7 +267,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(data in data(), payload in proptest::collection::vec(any::<u8>(), 0..99)) {
+        fn round_trip(data in prop_oneof![data(), bundle()], payload in proptest::collection::vec(any::<u8>(), 0..99)) {
             let mut head = [0xff; DATA_LEN];
             data.emit(&mut head);
             let packet = [&head[..], &payload].concat();
@@ -226,7 +276,7 @@ pub(super) mod tests {
 
         #[test]
         fn what_parses_is_what_was_sent(
-            data in data(),
+            data in prop_oneof![data(), bundle()],
             changes in proptest::collection::vec((0..DATA_LEN, any::<u8>()), 0..4),
         ) {
             let mut packet = [0; DATA_LEN];
@@ -280,7 +330,23 @@ pub(super) mod tests {
         packet[45] = 1;
         assert_eq!(Data::parse(&packet), Err(Malformed::Reserved));
         packet[45] = 0;
-        packet[FLAGS_AT] = 8;
+        packet[FLAGS_AT] = 16;
         assert_eq!(Data::parse(&packet), Err(Malformed::Reserved));
+    }
+
+    #[test]
+    fn a_bundle_is_one_record_in_one_packet() {
+        let ok = bundled(Data { message_len: 1022, incoming: 1022, ..example() });
+        assert_eq!(reparse(ok), Ok(ok));
+        assert_eq!(reparse(Data { explicit: false, ..ok }), Err(Malformed::Implicit));
+        assert_eq!(reparse(Data { retransmit: true, ..ok }), Err(Malformed::Reserved));
+        assert_eq!(reparse(Data { pinned: true, ..ok }), Err(Malformed::Reserved));
+        assert_eq!(reparse(Data { sequence: 1, ..ok }), Err(Malformed::Reserved));
+        assert_eq!(reparse(Data { tso_offset: 1, ..ok }), Err(Malformed::Reserved));
+        assert_eq!(reparse(Data { message_len: 1023, ..ok }), Err(Malformed::Length));
+        assert_eq!(reparse(Data { incoming: 1021, ..ok }), Err(Malformed::Length));
+        assert_eq!(reparse(Data { segment_size: 1021, ..ok }), Err(Malformed::Length));
+        let early = Header { epoch: 1, ..ok.header };
+        assert_eq!(reparse(Data { header: early, ..ok }), Err(Malformed::Epoch));
     }
 }

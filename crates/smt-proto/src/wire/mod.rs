@@ -4,6 +4,7 @@
 //! `parse` takes any bytes, never panics, and yields only values the specification allows; `emit`
 //! turns such a value back into the very same bytes.
 
+mod bundle;
 mod common;
 mod control;
 mod data;
@@ -15,6 +16,7 @@ mod params;
 mod preamble;
 mod retry;
 
+pub use bundle::{BUNDLE_ENTRY_LEN, BUNDLE_HEAD_LEN, BundleEntry, BundleHead};
 pub use common::{COMMON_LEN, Header, PacketType, packet_type, peek};
 pub use control::{
     AckRanges, CancelCode, Control, ControlBody, MAX_ACK_RANGES, MAX_CONTROL_LEN, MIN_CONTROL_LEN,

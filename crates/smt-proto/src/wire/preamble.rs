@@ -20,6 +20,26 @@ pub enum Kind {
     Error = 2,
 }
 
+impl Kind {
+    #[inline]
+    pub(super) fn parse(code: u8) -> Result<Self, Malformed> {
+        match code {
+            0 => Ok(Kind::Application),
+            1 => Ok(Kind::Post),
+            2 => Ok(Kind::Error),
+            _ => Err(Malformed::Code),
+        }
+    }
+}
+
+/// Whether a sender may say this of the highest epoch it has opened, and the oldest it may send under.
+#[inline]
+pub(super) fn epochs_make_sense(highest_peer: u32, oldest: u32) -> Result<(), Malformed> {
+    let sense = (oldest >= FIRST_EPOCH || oldest == EARLY_EPOCH)
+        && !matches!(highest_peer, 1..FIRST_EPOCH);
+    if sense { Ok(()) } else { Err(Malformed::Epoch) }
+}
+
 /// What is said under encryption about a message and its sender's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Preamble {
@@ -56,12 +76,7 @@ impl Preamble {
             return Err(Malformed::Version);
         }
         let preamble = Self {
-            kind: match fields.u8::<1>() {
-                0 => Kind::Application,
-                1 => Kind::Post,
-                2 => Kind::Error,
-                _ => return Err(Malformed::Code),
-            },
+            kind: Kind::parse(fields.u8::<1>())?,
             record_size: fields.u16::<2>(),
             app_len: fields.u32::<4>(),
             wire_len: fields.u32::<8>(),
@@ -80,12 +95,7 @@ impl Preamble {
         if !(MIN_RECORD_SIZE..=MAX_RECORD_SIZE).contains(&self.record_size) {
             return Err(Malformed::RecordSize);
         }
-        let early = self.oldest_epoch == EARLY_EPOCH;
-        if (self.oldest_epoch < FIRST_EPOCH && !early)
-            || matches!(self.highest_peer_epoch, 1..FIRST_EPOCH)
-        {
-            return Err(Malformed::Epoch);
-        }
+        epochs_make_sense(self.highest_peer_epoch, self.oldest_epoch)?;
         if self.ack_floor & 1 != 0 {
             return Err(Malformed::Range);
         }

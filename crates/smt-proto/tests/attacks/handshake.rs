@@ -327,6 +327,7 @@ pub(crate) fn first_flight(token: u64, source: u16) -> Vec<u8> {
         retransmit: false,
         explicit: true,
         pinned: false,
+        bundle: false,
         tso_offset: 0,
     };
     let mut packet = vec![0; DATA_LEN + 10];

@@ -436,6 +436,7 @@ pub(crate) fn thiefs_answer(world: &World) -> Vec<u8> {
         retransmit: false,
         explicit: true,
         pinned: false,
+        bundle: false,
         tso_offset: 0,
     };
     let mut packet = vec![0; DATA_LEN];
@@ -529,6 +530,7 @@ pub(crate) fn forged_with(
                 retransmit: false,
                 explicit: true,
                 pinned: false,
+                bundle: false,
                 tso_offset: index,
             };
             let mut packet = vec![0; DATA_LEN + wire.len()];

@@ -47,6 +47,7 @@ fn declared(world: &World, number: u64, plain_len: u32) -> Vec<u8> {
         retransmit: false,
         explicit: true,
         pinned: false,
+        bundle: false,
         tso_offset: 0,
     };
     let mut packet = vec![0; DATA_LEN + 1];

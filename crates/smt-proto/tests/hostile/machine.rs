@@ -235,6 +235,7 @@ impl Machine {
             retransmit: flags & 1 != 0,
             explicit: true,
             pinned: flags & 2 != 0,
+            bundle: false,
             tso_offset: layout.record_at(range.start) & 0xff_ffff,
         };
         let mut packet = vec![0; DATA_LEN];
@@ -422,6 +423,7 @@ impl Machine {
             retransmit: false,
             explicit: true,
             pinned: false,
+            bundle: false,
             tso_offset: 0,
         };
         let mut packet = vec![0; DATA_LEN];

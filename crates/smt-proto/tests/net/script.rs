@@ -116,6 +116,7 @@ impl Script {
             retransmit: false,
             explicit: true,
             pinned: false,
+            bundle: false,
             tso_offset: layout.record_at(offset),
         }
     }

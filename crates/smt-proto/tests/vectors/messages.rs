@@ -88,6 +88,7 @@ impl Fields {
             retransmit: self.retransmit,
             explicit: self.explicit,
             pinned: self.pinned,
+            bundle: false,
             tso_offset: self.tso_offset,
         }
     }

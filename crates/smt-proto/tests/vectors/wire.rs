@@ -278,6 +278,7 @@ fn offsets() {
             retransmit: false,
             explicit: v.explicit,
             pinned: false,
+            bundle: false,
             tso_offset: v.tso_offset,
         };
         let ip = match (v.ip_version, v.ip_id) {

@@ -212,6 +212,7 @@ pub(super) fn flight(header: Header, token: u64, payload: &[u8]) -> Vec<u8> {
         retransmit: false,
         explicit: true,
         pinned: false,
+        bundle: false,
         tso_offset: 0,
     };
     data_packet(&data, payload)

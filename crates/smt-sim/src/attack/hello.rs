@@ -40,6 +40,7 @@ pub(super) fn first_flight(
             retransmit: false,
             explicit: true,
             pinned: false,
+            bundle: false,
             tso_offset: 0,
         };
         packets.push(forge::data_packet(&data, payload));

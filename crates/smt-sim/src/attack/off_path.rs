@@ -312,6 +312,7 @@ fn data_of(header: Header, rng: &mut Rng) -> Data {
         retransmit: false,
         explicit: true,
         pinned: false,
+        bundle: false,
         tso_offset: 0,
     }
 }

@@ -28,6 +28,7 @@ pub(super) fn data(message_id: u64, sequence: u32, payload: usize) -> Packet {
         retransmit: false,
         explicit: true,
         pinned: false,
+        bundle: false,
         tso_offset: 0,
     };
     let noise = forge::noise(payload as u64, &mut Rng::new(data.tag));

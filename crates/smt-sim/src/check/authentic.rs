@@ -326,6 +326,7 @@ mod tests {
                 retransmit: pinned,
                 explicit: true,
                 pinned,
+                bundle: false,
                 tso_offset: 0,
                 cutoffs: 0,
             };

@@ -43,6 +43,7 @@ fn data(input: &mut Input<'_>) -> Data {
         retransmit: false,
         explicit: input.u8() & 1 != 0,
         pinned: false,
+        bundle: false,
         tso_offset: input.number() & MAX_TSO_OFFSET,
     }
 }

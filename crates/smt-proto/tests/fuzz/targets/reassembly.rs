@@ -132,6 +132,7 @@ impl Life {
             retransmit,
             explicit: true,
             pinned,
+            bundle: false,
             tso_offset: self.layout.record_at(from),
         };
         let mut packet = vec![0; DATA_LEN];

@@ -132,6 +132,7 @@ impl End {
             retransmit: false,
             explicit: false,
             pinned: false,
+            bundle: false,
             tso_offset: 0,
         })
     }
