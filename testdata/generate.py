@@ -27,6 +27,7 @@ from reference import (
     UPDATE,
     Keys,
     block,
+    bundle,
     control_packet,
     data_packet,
     digest,
@@ -136,9 +137,9 @@ def records_file():
         keys = Keys(suite, seeded(f"record {suite:x}", hash_len(suite)))
         for message_id, id_bits, index, length in [
             (4, 48, 0, 1),
-            (0x3A5F00C0F5, 48, 65535, 64),
-            (2**40 - 1, 40, 2**24 - 1, 63),
-            (2**56 - 1, 56, 255, 300),
+            (0x3A5F00C0F5, 48, 65534, 64),
+            (2**40 - 1, 40, 2**24 - 2, 63),
+            (2**56 - 1, 56, 254, 300),
         ]:
             number = (message_id << (64 - id_bits)) + index
             records.append(
@@ -154,8 +155,14 @@ def records_file():
                     "wire": keys.seal(number, pattern(length)),
                 }
             )
+    # The last index of each message ID is that of bundles.
     refused = [[4, 48, 65536], [2**48, 48, 0], [2**40, 40, 0], [4, 56, 256], [4, 40, 2**24]]
-    return {"records": records, "refused": refused}
+    refused += [[4, 48, 65535], [4, 56, 255], [4, 40, 2**24 - 1]]
+    bundles = [
+        [message_id, id_bits, (message_id << (64 - id_bits)) + 2 ** (64 - id_bits) - 1]
+        for message_id, id_bits in [(4, 48), (0x3A5F00C0F5, 40), (2**56 - 1, 56)]
+    ]
+    return {"records": records, "refused": refused, "bundles": bundles}
 
 
 def message(name, suite, epochs_on, record_size, app_len, plain_len, cut, v6=False):
@@ -305,12 +312,96 @@ def data_file():
         "flight": flight(),
         "refused": [
             with_byte("PINNED without EXPLICIT", 48, 4),
-            with_byte("unknown data flag", 48, 8),
+            with_byte("unknown data flag", 48, 16),
+            with_byte("a bundle of two records", 48, 10),
             with_byte("reserved epoch", 8, 2),
             with_byte("record size", 9, 0xFF),
             with_byte("more promised than there is", 32, 0xFF),
             with_byte("reserved field", 45, 1),
             with_byte("data offset", 12, 0x50),
+        ],
+    }
+
+
+def bundled(name, suite, epochs_on, lengths):
+    """A bundle of messages of these lengths: every third is a response, the last of those an error."""
+    keys = Keys(suite, seeded(f"bundle {name}", hash_len(suite)), 3)
+    tag_key, first_secret = header_key(suite, keys.secret), keys.secret
+    for _ in range(epochs_on):
+        keys = keys.next()
+    head = {
+        "highest_peer_epoch": 3,
+        "oldest_epoch": keys.epoch,
+        "ack_floor": 0x3A5F00C0F4,
+        "ack_bitmap": 0x8000000000000001,
+    }
+    entries = []
+    for i, length in enumerate(lengths):
+        response = i % 3 == 2
+        entries.append(
+            {
+                "message_id": 0x3A5F00C104 + 4 * i if not response else 0x1F00C107 + 4 * i,
+                "kind": "error" if response and i + 3 >= len(lengths) else "application",
+                "app_len": length,
+                "response_limit": 0 if response else 24000,
+            }
+        )
+    plain = bundle(head, [(entry, pattern(entry["app_len"])) for entry in entries])
+    first = entries[0]["message_id"]
+    fields = {
+        "src_port": 40000,
+        "dst_port": 4791,
+        "epoch": keys.epoch,
+        "message_id": first,
+        "cutoffs": 257,
+        "record_size": len(plain),
+        "segment_size": len(plain) + 22,
+        "message_len": len(plain) + 22,
+        "incoming": len(plain) + 22,
+        "sequence": 0,
+        "retransmit": False,
+        "explicit": True,
+        "pinned": False,
+        "bundle": True,
+        "tso_offset": 0,
+    }
+    return {
+        "name": name,
+        "suite": suite,
+        "first_secret": first_secret,
+        "header_key": tag_key,
+        "id_bits": 48,
+        "head": head,
+        "entries": entries,
+        "fields": fields,
+        "packet": data_packet(tag_key, fields, keys.seal((first << 16) + 65535, plain)),
+    }
+
+
+def bundles_file():
+    good = bundled("good", 0x1301, 0, [64, 64, 10])["packet"]
+
+    def with_byte(why, at, value):
+        return {"why": why, "packet": good[:at] + bytes([value]) + good[at + 1 :]}
+
+    return {
+        "bundles": [
+            bundled("one message, filled up", 0x1301, 0, [3]),
+            bundled("two empty ones", 0x1303, 0, [0, 0]),
+            bundled("many", 0x1301, 0, [64] * 17),
+            bundled("of both directions, epoch 256", 0x1302, 253, [1, 200, 64, 0, 7, 4]),
+        ],
+        "refused": [
+            with_byte("BUNDLE without EXPLICIT", 48, 8),
+            with_byte("BUNDLE and PINNED", 48, 14),
+            with_byte("BUNDLE and RETRANSMIT", 48, 11),
+            with_byte("an offset", 7, 1),
+            with_byte("a TSO offset", 51, 1),
+            with_byte("early data", 8, 1),
+            with_byte("another record size", 10, good[10] ^ 1),
+            with_byte("another length", 31, good[31] ^ 1),
+            with_byte("not all promised", 35, good[35] ^ 1),
+            with_byte("another segment size", 15, good[15] ^ 1),
         ],
     }
 
@@ -594,6 +685,7 @@ def main():
         "keys": keys_file(),
         "records": records_file(),
         "data": data_file(),
+        "bundles": bundles_file(),
         "control": control_file(),
         "retries": retries_file(),
         "offsets": offsets_file(),

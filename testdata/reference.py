@@ -15,7 +15,7 @@ SUITES = {
 
 DATA, GRANT, RESEND, UNKNOWN, BUSY, CUTOFFS = 0x10, 0x11, 0x12, 0x13, 0x14, 0x15
 NEED_ACK, ACK, CANCEL, RETRY, UPDATE = 0x17, 0x18, 0x20, 0x21, 0x22
-RETRANSMIT, EXPLICIT, PINNED = 1, 2, 4
+RETRANSMIT, EXPLICIT, PINNED, BUNDLE = 1, 2, 4, 8
 
 
 # SipHash-2-4 (Aumasson, Bernstein), 64 bits.
@@ -161,6 +161,26 @@ def preamble(p):
     )
 
 
+def bundle(head, entries):
+    """The plaintext of a bundle (spec 4.5); `entries` are pairs of what is said of a message and its bytes."""
+    plain = struct.pack(
+        ">BBHIIQQ",
+        1,
+        0,
+        len(entries),
+        head["highest_peer_epoch"],
+        head["oldest_epoch"],
+        head["ack_floor"],
+        head["ack_bitmap"],
+    )
+    for entry, text in entries:
+        plain += struct.pack(
+            ">QBBHI", entry["message_id"], KINDS[entry["kind"]], 0, len(text), entry["response_limit"]
+        )
+        plain += text
+    return plain.ljust(64, b"\0")
+
+
 # Packets (spec 2, 5.4).
 
 
@@ -194,7 +214,10 @@ def data_packet(key, d, payload):
         d["segment_size"],
     )
     flags = (
-        RETRANSMIT * d["retransmit"] | EXPLICIT * d["explicit"] | PINNED * d["pinned"]
+        RETRANSMIT * d["retransmit"]
+        | EXPLICIT * d["explicit"]
+        | PINNED * d["pinned"]
+        | BUNDLE * d.get("bundle", False)
     )
     tail = struct.pack(">II", d["cutoffs"], flags << 24 | d["tso_offset"])
     lengths = struct.pack(">II", d["message_len"], d["incoming"])

@@ -33,6 +33,22 @@ fn a_small_call_allocates_its_payload_buffers_and_nothing_else() {
 }
 
 #[test]
+fn small_calls_in_bundles_allocate_two_buffers_for_each_bundle() {
+    static BODY: [u8; 64] = [7; 64];
+    const CALLS: u64 = 170;
+    let mut pair = Pair::new();
+    for _ in 0..200 {
+        pair.calls(CALLS as usize, Bytes::from_static(&BODY));
+    }
+    let info =
+        allocation_counter::measure(|| pair.calls(CALLS as usize, Bytes::from_static(&BODY)));
+    println!("{} allocations for {CALLS} 64-byte calls", info.count_total);
+    // Each way ten bundles of 17: the buffer that one is opened into, and what counts who uses it. The owner
+    // that this test wraps each request in.
+    assert_eq!(info.count_total, 2 * 10 * 2 + CALLS);
+}
+
+#[test]
 fn an_idle_session_takes_at_most_four_kilobytes() {
     const SESSIONS: u16 = 1000;
     for (me, role) in [Role::Client, Role::Server].into_iter().enumerate() {

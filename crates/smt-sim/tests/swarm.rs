@@ -50,6 +50,8 @@ fn two_hundred_seeds_are_clean_and_reach_everything() {
     assert!(total.retransmitted > 1000 && total.key_updates > 20 && total.bad_tags > 500);
     assert!(total.retries > 50 && total.updates_asked > 100 && total.posts > 500);
     assert!(total.early_accepted > 50 && total.early_refused > 10 && total.early_requests > 50);
+    let [bundles, bundled] = total.bundles;
+    assert!(bundles > 50 && bundled >= 2 * bundles, "{:?}", total.bundles);
     let [segments, confirmed, given_up] = total.segments;
     assert!(segments > 1000 && confirmed > 100 && given_up > 10, "{:?}", total.segments);
     assert!(total.sessions_dead > 10 && total.handshakes_failed > 10);

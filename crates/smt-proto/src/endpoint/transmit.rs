@@ -152,8 +152,11 @@ impl Endpoint {
                 continue;
             };
             if turn.entry.is_of_session() {
-                let written = session.write_waiting(&mut self.shared, now, frame);
+                let (written, cut_short) = session.write_waiting(&mut self.shared, now, frame);
                 self.shared.queue.served_session(turn, session.next_waiting());
+                if let Some(id) = cut_short {
+                    session.queue_rest(&mut self.shared, id);
+                }
                 if let Written::Packet { len, priority, .. } = written {
                     return Some(Transmit::new(&session.path, len, priority));
                 }

@@ -86,35 +86,36 @@ impl Session {
         Some((first.ticket, u32::try_from(left).unwrap_or(u32::MAX)))
     }
 
-    /// Writes a packet of messages that wait into `frame`: a bundle of those that fit, or the first alone.
+    /// Writes a packet of messages that wait into `frame`: a bundle of those that fit, or the first alone. If
+    /// packets have become shorter than that one, the rest of it is to be [queued](Self::queue_rest).
     pub(crate) fn write_waiting(
         &mut self,
         cx: &mut Shared,
         now: Time,
         frame: &mut [u8],
-    ) -> Written {
+    ) -> (Written, Option<u64>) {
         let room = self.room.min(frame.len()).saturating_sub(DATA_LEN + RECORD_OVERHEAD as usize);
         let room = room.min(MAX_RECORD_SIZE.into());
         if matches!(self.state, State::Established)
             && self.waiting.is_worth_it(room)
             && let Some(written) = self.write_bundle(cx, now, room, frame)
         {
-            return written;
+            return (written, None);
         }
         let Some(Place { id, ticket, .. }) = self.waiting.list.pop_front() else {
-            return Written::Nothing;
+            return (Written::Nothing, None);
         };
         let written = self.write_data(cx, now, (id, ticket), frame);
-        if let Written::Packet { left: Some(_), .. } = written {
-            // Packets have become shorter. The rest goes as of a long message.
-            let session = self.id;
-            let which = self.rpc_of(id);
-            if let Some(message) = which.and_then(|which| self.outgoing(which)) {
-                message.ticket = 0;
-                cx.enqueue(session, message);
-            }
+        (written, matches!(written, Written::Packet { left: Some(_), .. }).then_some(id))
+    }
+
+    /// Queues what is left of a message that was to leave in one packet.
+    pub(crate) fn queue_rest(&mut self, cx: &mut Shared, id: u64) {
+        let (session, which) = (self.id, self.rpc_of(id));
+        if let Some(message) = which.and_then(|which| self.outgoing(which)) {
+            message.ticket = 0;
+            cx.enqueue(session, message);
         }
-        written
     }
 
     /// Writes a bundle whose plaintext takes at most `room` bytes. `None` if the key may not seal it.

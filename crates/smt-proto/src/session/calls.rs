@@ -6,8 +6,8 @@ use core::ops::RangeInclusive;
 
 use bytes::Bytes;
 
-use super::{Session, State};
 use super::feed::unschedule;
+use super::{Session, State};
 use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, StartError, reply_code};
 use crate::event::Event;

@@ -103,14 +103,20 @@ fn half_of_a_limit_is_a_wish() {
 fn a_message_larger_than_what_is_left_moves_to_the_next_epoch() {
     let mut send = send();
     send.reserve(Seals::of_message(30, 100));
-    assert_eq!(send.advance(suite(), Seals::of_message(51, 100)), Step::Stay, "the peer has not opened 3");
+    assert_eq!(
+        send.advance(suite(), Seals::of_message(51, 100)),
+        Step::Stay,
+        "the peer has not opened 3"
+    );
     assert!(!send.may_seal(Seals::of_message(51, 100)));
     send.peer_opened(3);
     assert_eq!(send.advance(suite(), Seals::of_message(50, 100)), Step::Stay, "it fits");
     assert_eq!(send.advance(suite(), Seals::of_message(51, 100)), Step::Entered);
     assert!(send.may_seal(Seals::of_message(51, 100)));
     // What no key may seal is not sealed.
-    assert!(!send.may_seal(Seals::of_message(81, 100)) && !send.may_seal(Seals::of_message(1, 200_000)));
+    assert!(
+        !send.may_seal(Seals::of_message(81, 100)) && !send.may_seal(Seals::of_message(1, 200_000))
+    );
 }
 
 #[test]

@@ -92,7 +92,9 @@ impl Session {
         let text = plain.get(..plain_len as usize).unwrap_or_default();
         let first = BundleEntry::parse(text, BUNDLE_HEAD_LEN);
         let head = match (BundleHead::parse(text), first) {
-            (Ok(head), Ok((first, _))) if first.message_id == id && head.oldest_epoch <= epoch => head,
+            (Ok(head), Ok((first, _))) if first.message_id == id && head.oldest_epoch <= epoch => {
+                head
+            }
             _ => return self.violation_under(cx, now, epoch),
         };
         cx.stats.records_opened += 1;
@@ -113,13 +115,7 @@ impl Session {
     }
 
     /// Takes one message of a bundle. False: the peer contradicts itself.
-    fn on_entry(
-        &mut self,
-        cx: &mut Shared,
-        now: Time,
-        bundle: &mut Opened,
-        entry: Entry,
-    ) -> bool {
+    fn on_entry(&mut self, cx: &mut Shared, now: Time, bundle: &mut Opened, entry: Entry) -> bool {
         match self.rpc_of(entry.head.message_id) {
             Some(Which { ours: true, response: true, number }) => {
                 self.on_bundled_response(cx, now, number, bundle, entry)

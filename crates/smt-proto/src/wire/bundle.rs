@@ -102,8 +102,7 @@ impl BundleEntry {
     #[inline]
     pub fn parse(plaintext: &[u8], at: usize) -> Result<(Self, Range<usize>), Malformed> {
         let rest = plaintext.get(at..).ok_or(Malformed::Short)?;
-        let (head, bytes) =
-            rest.split_first_chunk::<BUNDLE_ENTRY_LEN>().ok_or(Malformed::Short)?;
+        let (head, bytes) = rest.split_first_chunk::<BUNDLE_ENTRY_LEN>().ok_or(Malformed::Short)?;
         let fields = Fields(head);
         if fields.u8::<9>() != 0 {
             return Err(Malformed::Reserved);
@@ -172,8 +171,7 @@ mod tests {
 
     fn write(head: BundleHead, messages: &[Message]) -> Vec<u8> {
         let mut plain = Vec::from([0xff; BUNDLE_HEAD_LEN]);
-        BundleHead { count: messages.len() as u16, ..head }
-            .emit(plain.first_chunk_mut().unwrap());
+        BundleHead { count: messages.len() as u16, ..head }.emit(plain.first_chunk_mut().unwrap());
         for (entry, bytes) in messages {
             let mut place = [0xff; BUNDLE_ENTRY_LEN];
             entry.emit(&mut place);
@@ -240,12 +238,8 @@ mod tests {
             ack_floor: 0,
             ack_bitmap: 0,
         };
-        let entry = BundleEntry {
-            message_id: 8,
-            kind: Kind::Application,
-            app_len: 30,
-            response_limit: 0,
-        };
+        let entry =
+            BundleEntry { message_id: 8, kind: Kind::Application, app_len: 30, response_limit: 0 };
         let messages = [(entry, [9; 30].to_vec()), (entry, [9; 30].to_vec())];
         let good = write(head, &messages);
         assert_eq!(good.len(), 28 + 2 * 46);

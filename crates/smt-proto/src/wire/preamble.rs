@@ -35,8 +35,8 @@ impl Kind {
 /// Whether a sender may say this of the highest epoch it has opened, and the oldest it may send under.
 #[inline]
 pub(super) fn epochs_make_sense(highest_peer: u32, oldest: u32) -> Result<(), Malformed> {
-    let sense = (oldest >= FIRST_EPOCH || oldest == EARLY_EPOCH)
-        && !matches!(highest_peer, 1..FIRST_EPOCH);
+    let sense =
+        (oldest >= FIRST_EPOCH || oldest == EARLY_EPOCH) && !matches!(highest_peer, 1..FIRST_EPOCH);
     if sense { Ok(()) } else { Err(Malformed::Epoch) }
 }
 

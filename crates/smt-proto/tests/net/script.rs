@@ -7,8 +7,8 @@ use std::time::Duration;
 use smt_proto::keys::{EpochKeys, HeaderKey, Secret};
 use smt_proto::record::{self, Layout};
 use smt_proto::wire::{
-    Control, ControlBody, DATA_LEN, Data, Header, Kind, MAX_CONTROL_LEN, PREAMBLE_LEN, Preamble,
-    epoch_to_wire,
+    BUNDLE_ENTRY_LEN, BUNDLE_HEAD_LEN, BundleEntry, BundleHead, Control, ControlBody, DATA_LEN,
+    Data, Header, Kind, MAX_CONTROL_LEN, PREAMBLE_LEN, Preamble, epoch_to_wire,
 };
 use smt_proto::{Config, PacketMeta, Time};
 
@@ -175,6 +175,68 @@ impl Script {
                 self.data(data, &stream[wire.start as usize..wire.end as usize])
             })
             .collect()
+    }
+
+    /// An entry of a bundle for an application message.
+    pub fn entry(&self, message_id: u64, body: &[u8]) -> BundleEntry {
+        let app_len = body.len() as u16;
+        BundleEntry { message_id, kind: Kind::Application, app_len, response_limit: 0 }
+    }
+
+    /// The common part of a right bundle.
+    pub fn bundle_head(&self, count: u16) -> BundleHead {
+        BundleHead {
+            count,
+            highest_peer_epoch: self.opened,
+            oldest_epoch: self.oldest,
+            ack_floor: self.ack_floor,
+            ack_bitmap: 0,
+        }
+    }
+
+    /// The plaintext of a bundle of application messages.
+    pub fn bundle_text(&self, messages: &[(BundleEntry, &[u8])]) -> Vec<u8> {
+        let mut plain = vec![0; BUNDLE_HEAD_LEN];
+        self.bundle_head(messages.len() as u16).emit(plain.first_chunk_mut().unwrap());
+        for (entry, body) in messages {
+            let mut place = [0; BUNDLE_ENTRY_LEN];
+            entry.emit(&mut place);
+            plain.extend(place);
+            plain.extend(*body);
+        }
+        plain.resize(plain.len().max(64), 0);
+        plain
+    }
+
+    /// The packet of a bundle with this plaintext, whose header names message `id`.
+    pub fn bundle_of(&self, id: u64, plain: &[u8]) -> Vec<u8> {
+        let mut wire = [&[0; 5], plain, &[0; 17]].concat();
+        let number = record::bundle_sequence_number(id, 48).unwrap();
+        record::seal(&self.keys, number, &mut wire);
+        let len = wire.len() as u16;
+        let data = Data {
+            header: self.header(id),
+            sequence: 0,
+            record_size: plain.len() as u16,
+            segment_size: len,
+            message_len: len.into(),
+            incoming: len.into(),
+            tag: 0,
+            cutoffs: 0,
+            retransmit: false,
+            explicit: true,
+            pinned: false,
+            bundle: true,
+            tso_offset: 0,
+        };
+        self.data(data, &wire)
+    }
+
+    /// The packet of a right bundle of application messages.
+    pub fn bundle(&self, messages: &[(u64, &[u8])]) -> Vec<u8> {
+        let entries: Vec<_> =
+            messages.iter().map(|(id, body)| (self.entry(*id, body), *body)).collect();
+        self.bundle_of(messages[0].0, &self.bundle_text(&entries))
     }
 
     /// Gives the core a packet and returns what it sends at once.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use smt_proto::crypto::NotAuthentic;
 use smt_proto::keys::{EpochKeys, Secret, expand_label, key_context, secret_from_traffic_secret};
-use smt_proto::record::{open, seal, sequence_number};
+use smt_proto::record::{bundle_sequence_number, open, seal, sequence_number};
 use smt_proto::wire::epoch_to_wire;
 
 use crate::{Hex, read, suite};
@@ -203,6 +203,7 @@ fn epoch_bytes() {
 struct Records {
     records: Vec<Record>,
     refused: Vec<(u64, u8, u32)>,
+    bundles: Vec<(u64, u8, u64)>,
 }
 
 #[derive(Deserialize)]
@@ -229,5 +230,8 @@ fn records() {
     }
     for (message_id, id_bits, index) in vectors.refused {
         assert_eq!(sequence_number(message_id, id_bits, index), None);
+    }
+    for (message_id, id_bits, number) in vectors.bundles {
+        assert_eq!(bundle_sequence_number(message_id, id_bits), Some(number));
     }
 }

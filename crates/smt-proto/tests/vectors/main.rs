@@ -1,6 +1,7 @@
 //! The vectors of `testdata`, which `testdata/generate.py` computes without our code.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod bundles;
 mod crypto;
 mod messages;
 mod wire;

@@ -50,10 +50,10 @@ struct Flight {
 }
 
 #[derive(Deserialize)]
-struct Fields {
+pub(crate) struct Fields {
     src_port: u16,
     dst_port: u16,
-    epoch: u32,
+    pub(crate) epoch: u32,
     message_id: u64,
     record_size: u16,
     segment_size: u16,
@@ -64,13 +64,15 @@ struct Fields {
     retransmit: bool,
     explicit: bool,
     pinned: bool,
+    #[serde(default)]
+    bundle: bool,
     tso_offset: u32,
     #[serde(default)]
     tag: u64,
 }
 
 impl Fields {
-    fn data(&self) -> Data {
+    pub(crate) fn data(&self) -> Data {
         Data {
             header: Header {
                 src_port: self.src_port,
@@ -88,7 +90,7 @@ impl Fields {
             retransmit: self.retransmit,
             explicit: self.explicit,
             pinned: self.pinned,
-            bundle: false,
+            bundle: self.bundle,
             tso_offset: self.tso_offset,
         }
     }
@@ -110,12 +112,7 @@ pub(crate) struct PreambleFields {
 impl PreambleFields {
     pub(crate) fn preamble(&self) -> Preamble {
         Preamble {
-            kind: match &self.kind[..] {
-                "application" => Kind::Application,
-                "post" => Kind::Post,
-                "error" => Kind::Error,
-                other => panic!("unknown kind {other}"),
-            },
+            kind: kind(&self.kind),
             record_size: self.record_size,
             app_len: self.app_len,
             wire_len: self.wire_len,
@@ -125,6 +122,15 @@ impl PreambleFields {
             ack_floor: self.ack_floor,
             ack_bitmap: self.ack_bitmap,
         }
+    }
+}
+
+pub(crate) fn kind(name: &str) -> Kind {
+    match name {
+        "application" => Kind::Application,
+        "post" => Kind::Post,
+        "error" => Kind::Error,
+        other => panic!("unknown kind {other}"),
     }
 }
 

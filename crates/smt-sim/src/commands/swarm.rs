@@ -177,6 +177,9 @@ fn text(sum: &Sum, took: Duration) -> String {
     line("packets added", total.added.to_string());
     line("packets delivered", total.delivered.to_string());
     line("packets sent again", total.retransmitted.to_string());
+    let [bundles, bundled] = total.bundles;
+    line("bundles received", bundles.to_string());
+    line("messages in them", bundled.to_string());
     let [segments, confirmed, given_up] = total.segments;
     line("segments sent", segments.to_string());
     line("cards found to work", confirmed.to_string());
@@ -228,6 +231,8 @@ fn as_json(sum: &Sum, took: Duration) -> serde_json::Value {
         "packets_added": total.added,
         "packets_delivered": total.delivered,
         "packets_retransmitted": total.retransmitted,
+        "bundles_received": total.bundles[0],
+        "messages_in_bundles": total.bundles[1],
         "segments_sent": total.segments[0],
         "segments_confirmed": total.segments[1],
         "segments_given_up": total.segments[2],

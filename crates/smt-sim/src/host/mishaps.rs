@@ -151,6 +151,8 @@ impl Host {
 fn add(past: &mut smt_proto::Stats, life: &smt_proto::Stats) {
     past.packets_sent += life.packets_sent;
     past.packets_received += life.packets_received;
+    past.bundles_received += life.bundles_received;
+    past.bundled_received += life.bundled_received;
     past.tso_segments_sent += life.tso_segments_sent;
     past.tso_segments_lost += life.tso_segments_lost;
     past.tso_segments_spurious += life.tso_segments_spurious;

@@ -80,6 +80,8 @@ pub struct Report {
     /// Segments that hosts have handed to their cards, how often one was found to arrive, and how often
     /// they were given up.
     pub segments: [u64; 3],
+    /// Bundles that have arrived, and the messages in them.
+    pub bundles: [u64; 2],
     /// Nonces that sealed something.
     pub nonces: u64,
     /// Packets whose tag was wrong.
@@ -321,6 +323,8 @@ impl Report {
         self.early_requests += stats.early_requests_received;
         self.posts += stats.posts_received;
         self.updates_asked += stats.key_updates_asked;
+        let bundles = [stats.bundles_received, stats.bundled_received];
+        self.bundles.iter_mut().zip(bundles).for_each(|(sum, seen)| *sum += seen);
         let seen = [stats.tso_segments_sent, stats.tso_confirmed, stats.tso_given_up];
         self.segments.iter_mut().zip(seen).for_each(|(sum, seen)| *sum += seen);
         self.failed_opens += stats.limit_failed_opens;

@@ -47,6 +47,8 @@ impl Sum {
         total.early_requests += report.early_requests;
         total.posts += report.posts;
         total.updates_asked += report.updates_asked;
+        let bundles = total.bundles.iter_mut().zip(report.bundles);
+        bundles.for_each(|(sum, seen)| *sum += seen);
         let segments = total.segments.iter_mut().zip(report.segments);
         segments.for_each(|(sum, seen)| *sum += seen);
         total.failed_opens += report.failed_opens;

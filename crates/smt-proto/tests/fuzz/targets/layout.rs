@@ -64,7 +64,9 @@ fn sequence(input: &mut Input<'_>) {
             assert_eq!(number & ((1 << index_bits) - 1), u64::from(record));
         }
         None => assert!(
-            !ID_BITS.contains(&bits) || id >> bits != 0 || u64::from(record) >> (64 - bits) != 0
+            !ID_BITS.contains(&bits)
+                || id >> bits != 0
+                || u64::from(record) >= (1 << (64 - bits)) - 1
         ),
     }
 }

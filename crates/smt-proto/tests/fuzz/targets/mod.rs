@@ -2,6 +2,7 @@
 //! workspace `fuzz`; the tests here replay the inputs it has found.
 #![allow(unreachable_pub, dead_code, reason = "shared with the fuzz targets")]
 
+pub mod bundle;
 mod checked;
 pub mod control;
 #[path = "../../hostile/input.rs"]
@@ -24,7 +25,7 @@ pub mod record;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("packet", packet::run),
     ("control", control::run),
     ("offset", offset::run),
@@ -32,6 +33,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("numbers", numbers::run),
     ("params", params::run),
     ("preamble", preamble::run),
+    ("bundle", bundle::run),
     ("record", record::run),
     ("reassembly", reassembly::run),
     ("endpoint", machine::run),
