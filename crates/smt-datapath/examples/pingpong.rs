@@ -3,8 +3,8 @@
 //! ```text
 //! cargo build --release -p smt-datapath --example pingpong
 //! pingpong loopback [raw|packet|udp|tcp] [size] [count]    two threads, 127.0.0.1 and 127.0.0.2
-//! pingpong serve    <address> [raw|packet|xdp|xdp-generic|udp|tcp]         echo at <address>, port 7000
-//! pingpong ping     <address> <server> [raw|packet|xdp|xdp-generic|udp|tcp] [size] [count]
+//! pingpong serve    <address> [raw|packet|xdp|xdp-driver|xdp-generic|udp|tcp]         echo at <address>, port 7000
+//! pingpong ping     <address> <server> [raw|packet|xdp|xdp-driver|xdp-generic|udp|tcp] [size] [count]
 //! ```
 //!
 //! A message of `size` bytes, headers of 52 bytes not counted, crosses in as many packets as it takes,
@@ -96,6 +96,7 @@ impl Options {
             None | Some(&"raw") => Some(of(Kind::Raw)),
             Some(&"packet") => Some(of(Kind::Packet)),
             Some(&"xdp") => Some(xdp(XdpHook::Auto)),
+            Some(&"xdp-driver") => Some(xdp(XdpHook::Driver)),
             Some(&"xdp-generic") => Some(xdp(XdpHook::Generic)),
             Some(&"udp") => Some(of(Kind::Udp)),
             Some(&"tcp") => None,

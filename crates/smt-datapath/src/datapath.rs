@@ -147,8 +147,9 @@ pub trait Datapath: Send {
     /// is by level; an error condition counts as readable (`EPOLLPRI` comes with `EPOLLERR`).
     fn fd(&self) -> BorrowedFd<'_>;
 
-    /// When a packet that the datapath itself holds back becomes due, if it holds one: whoever
-    /// watches `fd` alone must then call `recv` and `flush`. Only decorators hold packets.
+    /// When the datapath has something to do by itself, as with a packet that it holds back: whoever
+    /// watches `fd` alone must then call `recv` and `flush`. To be asked each time before sleeping on
+    /// `fd`: for who does not sleep, a datapath may stop watching what `fd` tells of.
     fn next_due(&self) -> Option<Instant> {
         None
     }

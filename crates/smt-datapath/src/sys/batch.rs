@@ -216,7 +216,7 @@ impl TxBatch {
         let control_len = writer.finish();
         let room = self.headers.controls.address(index);
         let header = &mut self.headers.messages[index].msg_hdr;
-        header.msg_namelen = name_len as libc::socklen_t;
+        header.msg_namelen = name_len.min(size_of::<RawAddress>()) as libc::socklen_t;
         header.msg_controllen = control_len as _;
         header.msg_control = if control_len == 0 { std::ptr::null_mut() } else { room.cast() };
     }

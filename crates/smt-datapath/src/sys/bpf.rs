@@ -50,19 +50,18 @@ pub(crate) fn socket_map(name: &str, len: u32) -> io::Result<OwnedFd> {
         numa_node: u32,
         name: [u8; 16],
     }
-    create(
-        MAP_CREATE,
-        &Attributes {
-            kind: MAP_TYPE_XSKMAP,
-            key_size: 4,
-            value_size: 4,
-            max_entries: len,
-            flags: 0,
-            inner_map_fd: 0,
-            numa_node: 0,
-            name: object_name(name),
-        },
-    )
+    let attributes = Attributes {
+        kind: MAP_TYPE_XSKMAP,
+        key_size: 4,
+        value_size: 4,
+        max_entries: len,
+        flags: 0,
+        inner_map_fd: 0,
+        numa_node: 0,
+        name: object_name(name),
+    };
+    // SAFETY: there is no address among them, and the command makes a descriptor.
+    unsafe { create(MAP_CREATE, &attributes) }
 }
 
 /// Puts `socket` in a map made by [`socket_map`].
@@ -140,7 +139,10 @@ fn try_load(
         ifindex: 0,
         expected_attach_type: ATTACH_XDP,
     };
-    create(PROG_LOAD, &attributes)
+    // SAFETY: instructions, licence and log lead to as many bytes as the fields beside them say, until
+    // the end of this function; the log, the one that is written to, comes from a `&mut`. The command
+    // makes a descriptor.
+    unsafe { create(PROG_LOAD, &attributes) }
 }
 
 /// Attaches `program` to the device `ifindex` until the returned descriptor is closed, by whatever
@@ -153,18 +155,17 @@ pub(crate) fn attach_xdp(program: impl AsFd, ifindex: u32, hook: Hook) -> io::Re
         attach_type: u32,
         flags: u32,
     }
-    create(
-        LINK_CREATE,
-        &Attributes {
-            program_fd: program.as_fd().as_raw_fd() as u32,
-            ifindex,
-            attach_type: ATTACH_XDP,
-            flags: match hook {
-                Hook::Generic => 1 << 1,
-                Hook::Driver => 1 << 2,
-            },
+    let attributes = Attributes {
+        program_fd: program.as_fd().as_raw_fd() as u32,
+        ifindex,
+        attach_type: ATTACH_XDP,
+        flags: match hook {
+            Hook::Generic => 1 << 1,
+            Hook::Driver => 1 << 2,
         },
-    )
+    };
+    // SAFETY: there is no address among them, and the command makes a descriptor.
+    unsafe { create(LINK_CREATE, &attributes) }
 }
 
 /// What `program` decides about a frame that came in on queue 0.
@@ -220,11 +221,13 @@ fn object_name(name: &str) -> [u8; 16] {
 }
 
 /// A command whose result is a new descriptor.
-fn create<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the callers' pointers lead to what the fields beside them say, for the whole call,
-    // and the log, the one that is written to, comes from a `&mut`.
+///
+/// # Safety
+/// As [`call`], and `command` must be one that returns a new descriptor.
+unsafe fn create<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller promises it.
     let fd = unsafe { call(command, attributes) }?;
-    // SAFETY: these commands return a descriptor that is nobody's yet (and closes on exec).
+    // SAFETY: the caller promises that the descriptor is new, and so nobody's yet.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -16,7 +16,7 @@ const FEATURES: u32 = 4;
 const NAME_WORDS: usize = 8;
 /// Words of what a device tells of its driver (`struct ethtool_drvinfo`).
 const DRIVER_WORDS: usize = 49;
-/// Most features a kernel may name; those of today have some sixty.
+/// Most features a kernel may name, or they are not asked for; those of today have some sixty.
 const MAX_FEATURES: usize = 4096;
 
 /// Receive queues that the device called `name` in the network namespace of `socket` uses; 1 if it
@@ -24,7 +24,8 @@ const MAX_FEATURES: usize = 4096;
 pub(crate) fn rx_queues(socket: &UdpSocket, name: &str) -> u32 {
     // The command, four maxima, then how many there are: receive, send, other and combined ones.
     let mut channels = [GET_CHANNELS, 0, 0, 0, 0, 0, 0, 0, 0];
-    match request(socket, name, &mut channels) {
+    // SAFETY: the kernel writes nine words.
+    match unsafe { request(socket, name, &mut channels) } {
         Ok(()) => channels[5].saturating_add(channels[8]).max(1),
         Err(_) => 1,
     }
@@ -35,7 +36,8 @@ pub(crate) fn driver(socket: &UdpSocket, name: &str) -> Option<String> {
     // The command, then names: of the driver first.
     let mut info = [0; DRIVER_WORDS];
     info[0] = GET_DRIVER;
-    request(socket, name, &mut info).ok()?;
+    // SAFETY: the kernel writes the structure, which has as many words.
+    unsafe { request(socket, name, &mut info) }.ok()?;
     Some(text(&info[1..1 + NAME_WORDS])).filter(|driver| !driver.is_empty())
 }
 
@@ -46,16 +48,21 @@ pub(crate) fn driver(socket: &UdpSocket, name: &str) -> Option<String> {
 /// There is no such device, or it does not tell.
 pub(crate) fn active_features(socket: &UdpSocket, name: &str) -> io::Result<Vec<String>> {
     let mut info = [GET_SET_INFO, 0, 1 << FEATURES, 0, 0];
-    request(socket, name, &mut info)?;
-    let count = (info[4] as usize).min(MAX_FEATURES);
-    // The kernel writes all names it has, whose number is compiled into it: no fewer than these.
-    let mut names = vec![0; 3 + MAX_FEATURES * NAME_WORDS];
+    // SAFETY: the kernel writes one word behind the mask for each of its bits, which is one.
+    unsafe { request(socket, name, &mut info) }?;
+    let count = info[4] as usize;
+    if count > MAX_FEATURES {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let mut names = vec![0; 3 + count * NAME_WORDS];
     (names[0], names[1], names[2]) = (GET_STRINGS, FEATURES, count as u32);
-    request(socket, name, &mut names)?;
+    // SAFETY: the kernel writes all names it has, whose number is compiled into it and was just told.
+    unsafe { request(socket, name, &mut names) }?;
     let blocks = count.div_ceil(32);
     let mut features = vec![0; 2 + blocks * 4];
     (features[0], features[1]) = (GET_FEATURES, blocks as u32);
-    request(socket, name, &mut features)?;
+    // SAFETY: the kernel writes no more blocks than the second word says.
+    unsafe { request(socket, name, &mut features) }?;
     let active = |index: usize| {
         features.get(2 + index / 32 * 4 + 2).is_some_and(|word| word >> (index % 32) & 1 == 1)
     };
@@ -74,7 +81,10 @@ fn text(words: &[u32]) -> String {
 }
 
 /// Makes the ethtool request that `words` begins with, of the device called `name`.
-fn request(socket: &UdpSocket, name: &str, words: &mut [u32]) -> io::Result<()> {
+///
+/// # Safety
+/// There must be as many words as the kernel writes in answer to the request.
+unsafe fn request(socket: &UdpSocket, name: &str, words: &mut [u32]) -> io::Result<()> {
     // SAFETY: a plain C structure for which all zeros is a value.
     let mut request = unsafe { std::mem::zeroed::<libc::ifreq>() };
     if name.len() >= request.ifr_name.len() {
@@ -84,11 +94,8 @@ fn request(socket: &UdpSocket, name: &str, words: &mut [u32]) -> io::Result<()> 
         *place = byte as libc::c_char;
     }
     request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
-    // SAFETY: the name ends with a zero, and the data leads to `words`, which outlive the call. The
-    // kernel writes no further than they reach: the nine words of channels, the
-    // words of a driver, one word per bit of the mask asked for, as many
-    // blocks of features as `words` says there is room for, and names of which no kernel has as
-    // many as `MAX_FEATURES`.
+    // SAFETY: the name ends with a zero, and the data leads to `words`, which outlive the call, and
+    // which the caller promises to be enough.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

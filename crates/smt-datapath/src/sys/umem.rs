@@ -53,11 +53,13 @@ impl Mapping {
     /// A pointer to byte `offset`, for a `T` that lies there.
     ///
     /// # Panics
-    /// If it does not fit.
+    /// If it does not fit, or would not be aligned.
     pub(crate) fn at<T>(&self, offset: usize) -> NonNull<T> {
         let end = offset.checked_add(size_of::<T>());
         assert!(end.is_some_and(|end| end <= self.len), "{offset} of {} bytes", self.len);
-        // SAFETY: the assertion keeps it inside the mapping.
+        // The mapping begins with a page.
+        assert!(offset.is_multiple_of(align_of::<T>()), "{offset} is not aligned");
+        // SAFETY: the assertions keep it inside the mapping.
         unsafe { self.start.add(offset) }.cast()
     }
 }

@@ -48,17 +48,20 @@ pub(super) fn attach(
     ours: &Ours,
     options: XdpOptions,
 ) -> Result<Attached, OpenError> {
-    let told = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
-        .map_or(1, |socket| ethtool::rx_queues(&socket, target.name).min(MAX_QUEUES));
+    let requests = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .map_err(OpenError::io("ask the kernel for the device's queues"))?;
+    let told = ethtool::rx_queues(&requests, target.name).min(MAX_QUEUES);
+    let driver = ethtool::driver(&requests, target.name);
+    let hooks = hooks(options.hook, driver.as_deref());
     let layout = |multi_chunk| Layout::new(target.mtu, told as usize, multi_chunk);
     if Layout::needs_multi_chunk(target.mtu) {
-        match attach_with(target, layout(true), ours, options) {
+        match attach_with(target, layout(true), ours, (options, hooks)) {
             // The kernel (before 6.6) or the driver takes only packets of one chunk.
             Err(Refusal::Queue(0, XskError { step: Step::Bind, .. })) => {}
             result => return result.map_err(|refusal| refusal.explain(target.name)),
         }
     }
-    attach_with(target, layout(false), ours, options)
+    attach_with(target, layout(false), ours, (options, hooks))
         .map_err(|refusal| refusal.explain(target.name))
 }
 
@@ -73,13 +76,12 @@ fn attach_with(
     target: Target<'_>,
     layout: Layout,
     ours: &Ours,
-    options: XdpOptions,
+    (options, hooks): (XdpOptions, &[Hook]),
 ) -> Result<Attached, Refusal> {
     let Target { name, ifindex, .. } = target;
     let map = bpf::socket_map(NAME, MAX_QUEUES)
         .map_err(|error| Refusal::Other(refused("make an XDP socket map", error)))?;
-    let (link, hook) =
-        attach_program(target, layout, ours, &map, options.hook).map_err(Refusal::Other)?;
+    let (link, hook) = attach_program(target, layout, ours, &map, hooks).map_err(Refusal::Other)?;
     let mut queues = Vec::new();
     for number in 0..MAX_QUEUES {
         let binding = Binding {
@@ -127,20 +129,27 @@ pub(crate) fn try_load(protocol: u8) -> Result<(), OpenError> {
     load(&ours, Layout::new(1500, 1, false), &map).map(|_| ())
 }
 
-/// Loads the program and attaches it where `hook` says, or else where the device lets it.
+/// Where to attach, in this order. veth's own hook makes a frame of each packet that already is the
+/// stack's, and takes segmentation from the device, and so from everybody else's TCP: there the
+/// stack's hook is the better one.
+fn hooks(wanted: XdpHook, driver: Option<&str>) -> &'static [Hook] {
+    match (wanted, driver) {
+        (XdpHook::Auto, Some("veth")) => &[Hook::Generic, Hook::Driver],
+        (XdpHook::Auto, _) => &[Hook::Driver, Hook::Generic],
+        (XdpHook::Driver, _) => &[Hook::Driver],
+        (XdpHook::Generic, _) => &[Hook::Generic],
+    }
+}
+
+/// Loads the program and attaches it at the first of `hooks` where the device lets it.
 fn attach_program(
     target: Target<'_>,
     layout: Layout,
     ours: &Ours,
     map: &OwnedFd,
-    hook: XdpHook,
+    hooks: &[Hook],
 ) -> Result<(OwnedFd, Hook), OpenError> {
     let program = load(ours, layout, map)?;
-    let hooks: &[Hook] = match hook {
-        XdpHook::Auto => &[Hook::Driver, Hook::Generic],
-        XdpHook::Driver => &[Hook::Driver],
-        XdpHook::Generic => &[Hook::Generic],
-    };
     let mut last = io::Error::from(io::ErrorKind::Unsupported);
     for hook in hooks {
         match bpf::attach_xdp(&program, target.ifindex, *hook) {

@@ -13,6 +13,7 @@
 
 mod asm;
 mod attach;
+mod choose;
 mod frames;
 mod layout;
 mod program;
@@ -20,7 +21,7 @@ mod queue;
 
 use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ use rustix::event::{PollFlags, epoll};
 
 pub(crate) use self::attach::try_load;
 use self::attach::{Attached, Target, attach};
+pub(crate) use self::choose::choose_device;
 pub(crate) use self::layout::ONE_CHUNK;
 use self::layout::TX_HEADROOM;
 use self::program::Ours;
@@ -40,7 +42,7 @@ use crate::ports::PortClaim;
 use crate::raw::{self, Native};
 use crate::socket::{SocketDatapath, wait_for};
 use crate::sys::bpf::Hook;
-use crate::sys::device::{self, Device};
+use crate::sys::device::Device;
 use crate::{
     Caps, Datapath, DatapathStats, OpenError, OpenOptions, PRIORITIES, PathError, RxMeta, TxMeta,
 };
@@ -48,7 +50,8 @@ use crate::{
 /// Packets taken between flushes; as many as the raw socket takes.
 const TX_BURST: usize = crate::socket::TX_BURST;
 const RX_BURST: usize = 64;
-/// Turns of `recv` of which one looks at the raw socket first, so that it never starves.
+/// Turns of `recv` that find packets in the queues, after which one looks at the raw socket first, so
+/// that it never starves.
 const RAW_TURNS: u32 = 32;
 /// How often the raw socket is looked at in turns that find nothing else. It costs a system call
 /// there, and the queues cost none.
@@ -56,13 +59,16 @@ const RAW_PACE: Duration = Duration::from_micros(50);
 /// Such turns in a row of which one looks at the clock for that: this takes longer than a look at the
 /// queues.
 const CLOCK_TURNS: u32 = 16;
+/// Turns in a row without a word of sleep after which the queues are watched no more: that costs the
+/// kernel a quarter of a microsecond with each packet.
+const AWAKE_TURNS: u32 = 1024;
 /// How soon packets that the kernel did not take are offered again.
 const STALL_PACE: Duration = Duration::from_micros(200);
 
 /// Where the XDP program is to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpHook {
-    /// In the device's driver, or in the stack if the driver cannot.
+    /// Where it costs least: in the device's driver, or in the stack if the driver cannot or is veth's.
     #[default]
     Auto,
     /// In the driver.
@@ -139,44 +145,15 @@ pub(crate) fn open(options: &OpenOptions, claim: PortClaim) -> Result<XdpDatapat
         places: Vec::with_capacity(RX_BURST),
         burst_is_raw: false,
         next_queue: 0,
-        turns: 0,
+        full_turns: 0,
         raw_looked_at: Instant::now(),
         raw_left_out: false,
         empty_turns: 0,
         due_was_told: Cell::new(false),
+        awake_turns: Cell::new(0),
+        watches: Cell::new(true),
         stats: DatapathStats::default(),
     })
-}
-
-/// The device that has the address, or for a wildcard the only one there is or else the one of the
-/// default route.
-pub(crate) fn choose_device(bind: IpAddr) -> Result<Device, OpenError> {
-    let mut devices = device::devices().map_err(OpenError::io("list the devices"))?;
-    devices.retain(|device| device.is_ethernet);
-    let of = |address: IpAddr| {
-        devices.iter().find(|device| device.addresses.contains(&address)).cloned()
-    };
-    if !bind.is_unspecified() {
-        return of(bind).ok_or(OpenError::NoDevice(bind));
-    }
-    let mut usable = devices.iter().filter(|device| {
-        device.is_up && device.addresses.iter().any(|a| a.is_ipv4() == bind.is_ipv4())
-    });
-    match (usable.next(), usable.next()) {
-        (Some(device), None) => Ok(device.clone()),
-        _ => default_source(bind).and_then(of).ok_or(OpenError::NoDevice(bind)),
-    }
-}
-
-/// Our address towards the rest of the world.
-fn default_source(any: IpAddr) -> Option<IpAddr> {
-    let outside: SocketAddr = match any {
-        IpAddr::V4(_) => ([192, 0, 2, 1], 9).into(),
-        IpAddr::V6(_) => ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect(outside).ok()?;
-    socket.local_addr().ok().map(|address| address.ip())
 }
 
 fn epoll_over(attached: &Attached, raw: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -233,7 +210,8 @@ pub(crate) struct XdpDatapath {
     burst_is_raw: bool,
     /// The queue to begin with, so that none starves.
     next_queue: usize,
-    turns: u32,
+    /// Turns since the raw socket was looked at that found something in the queues.
+    full_turns: u32,
     /// When the raw socket was looked at.
     raw_looked_at: Instant,
     /// It was left out since then.
@@ -242,6 +220,10 @@ pub(crate) struct XdpDatapath {
     empty_turns: u32,
     /// Since the last such turn.
     due_was_told: Cell<bool>,
+    /// Turns in a row without a word of sleep.
+    awake_turns: Cell<u32>,
+    /// The epoll descriptor watches the queues.
+    watches: Cell<bool>,
     stats: DatapathStats,
 }
 
@@ -276,10 +258,33 @@ impl XdpDatapath {
         self.burst.len()
     }
 
+    /// Has the epoll descriptor watch the queues again, what is in them already included.
+    fn watch(&self) -> io::Result<()> {
+        for queue in &self.attached.queues {
+            let data = epoll::EventData::new_u64(0);
+            match epoll::add(&self.epoll, queue, data, epoll::EventFlags::IN) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.watches.set(true);
+        Ok(())
+    }
+
+    /// Nobody sleeps: whoever is about to asks for `next_due`.
+    fn stop_watching(&self) {
+        for queue in &self.attached.queues {
+            // Of no consequence: it is watched, or it is not.
+            let _ = epoll::delete(&self.epoll, queue);
+        }
+        self.watches.set(false);
+    }
+
     /// Receives a burst from the raw socket.
     fn receive_raw(&mut self, now: Instant) -> io::Result<usize> {
         self.raw_looked_at = now;
         self.raw_left_out = false;
+        self.full_turns = 0;
         let count = self.raw.recv()?;
         self.burst_is_raw = count > 0;
         Ok(count)
@@ -396,32 +401,36 @@ impl Datapath for XdpDatapath {
             self.flush_queue();
         }
         self.burst_is_raw = false;
-        self.turns = self.turns.wrapping_add(1);
-        if !self.turns.is_multiple_of(RAW_TURNS) {
-            let count = self.receive();
+        self.awake_turns.set(self.awake_turns.get().saturating_add(1));
+        if self.awake_turns.get() == AWAKE_TURNS && self.watches.get() {
+            self.stop_watching();
+        }
+        if self.full_turns >= RAW_TURNS {
+            let count = self.receive_raw(Instant::now())?;
             if count > 0 {
-                self.empty_turns = 0;
                 return Ok(count);
             }
-            // Whoever asks when to come again sleeps: it has the time, and would have to come again
-            // for the raw socket alone.
-            if self.due_was_told.replace(false) {
-                return self.receive_raw(Instant::now());
-            }
-            if self.empty_turns.is_multiple_of(CLOCK_TURNS) {
-                let now = Instant::now();
-                if now.duration_since(self.raw_looked_at) >= RAW_PACE {
-                    return self.receive_raw(now);
-                }
-            }
-            self.empty_turns = self.empty_turns.wrapping_add(1);
-            self.raw_left_out = true;
-            return Ok(0);
         }
-        match self.receive_raw(Instant::now())? {
-            0 => Ok(self.receive()),
-            count => Ok(count),
+        let count = self.receive();
+        if count > 0 {
+            self.full_turns += 1;
+            self.empty_turns = 0;
+            return Ok(count);
         }
+        // Whoever asks when to come again sleeps: it has the time, and would have to come again for the
+        // raw socket alone.
+        if self.due_was_told.replace(false) {
+            return self.receive_raw(Instant::now());
+        }
+        if self.empty_turns.is_multiple_of(CLOCK_TURNS) {
+            let now = Instant::now();
+            if now.duration_since(self.raw_looked_at) >= RAW_PACE {
+                return self.receive_raw(now);
+            }
+        }
+        self.empty_turns = self.empty_turns.wrapping_add(1);
+        self.raw_left_out = true;
+        Ok(0)
     }
 
     fn packet(&mut self, index: usize) -> (RxMeta, &mut [u8]) {
@@ -451,6 +460,11 @@ impl Datapath for XdpDatapath {
         // Whoever watches by edges would miss a packet of the raw socket for good.
         let look = self.raw_left_out.then(|| self.raw_looked_at + RAW_PACE);
         self.due_was_told.set(true);
+        self.awake_turns.set(0);
+        if !self.watches.get() && self.watch().is_err() {
+            // Without a watch there is no sleep.
+            return Some(Instant::now());
+        }
         self.stalled.into_iter().chain(look).min()
     }
 

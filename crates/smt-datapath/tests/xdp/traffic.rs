@@ -2,10 +2,10 @@
 
 use std::io::Read;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
-use smt_datapath::{Kind, OpenOptions, TxMeta, XdpHook, XdpOptions, open};
+use smt_datapath::{Kind, OpenOptions, Opened, TxMeta, XdpHook, XdpOptions, open};
 use smt_testbed::{PairOptions, Trial, Wire, pair};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -19,6 +19,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         beside("overruns_are_counted", overruns_are_counted),
         beside("every_queue_is_used", every_queue_is_used),
         beside("waiting_ends_with_a_packet", waiting_ends_with_a_packet),
+        beside("who_was_awake_for_long_can_sleep", who_was_awake_for_long_can_sleep),
         beside("priorities_are_marked", priorities_are_marked),
         beside("segments_arrive_whole_by_the_stack", segments_arrive_whole_by_the_stack),
         beside("busy_polling_carries_packets", busy_polling_carries_packets),
@@ -161,6 +162,39 @@ fn waiting_ends_with_a_packet() {
         assert_eq!(rustix::event::poll(&mut poll, None).unwrap(), 1);
         server.datapath.wait(None).unwrap();
         assert_eq!(receive(&mut server, 1)[0].2.len(), len);
+    }
+}
+
+/// Nothing that comes while nobody sleeps is forgotten when somebody does.
+fn who_was_awake_for_long_can_sleep() {
+    for hook in HOOKS {
+        let pair = pair(PairOptions::default()).unwrap();
+        let (mut server, mut client, b) = introduced(&pair, hook);
+        let from = client.client_ports.start;
+        for comes_first in [false, true, true, false] {
+            for _ in 0..5000 {
+                assert_eq!(server.datapath.recv().unwrap(), 0);
+            }
+            let is_readable = |server: &Opened, timeout: Duration| {
+                let mut poll = [PollFd::from_borrowed_fd(server.datapath.fd(), PollFlags::IN)];
+                let timeout = timeout.try_into().unwrap();
+                rustix::event::poll(&mut poll, Some(&timeout)).unwrap() == 1
+            };
+            if comes_first {
+                send(&mut client, b, &packet(from, PORT, 64, 1));
+                let start = Instant::now();
+                while client.datapath.backlog() > 0 && start.elapsed() < PATIENCE {
+                    std::thread::yield_now();
+                }
+            }
+            server.datapath.next_due();
+            if !comes_first {
+                assert!(!is_readable(&server, Duration::ZERO));
+                send(&mut client, b, &packet(from, PORT, 64, 1));
+            }
+            assert!(is_readable(&server, PATIENCE));
+            assert_eq!(receive(&mut server, 1)[0].2.len(), 64);
+        }
     }
 }
 
