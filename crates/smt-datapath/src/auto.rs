@@ -5,7 +5,7 @@
 //!
 //! 1. *packet* where a device cuts segments (TSO): nothing else carries large messages as fast.
 //! 2. *xdp* where it works, if the caller allows it: the fastest for small messages, but attaching its
-//!    program changes the device for everybody (veth loses TSO, so that TCP on it gets slower).
+//!    program changes the device for everybody (all its packets pass the program: TCP gets slower).
 //! 3. *packet* where packets leave by an Ethernet device: less work for the kernel than *raw*.
 //! 4. *raw* where packet sockets have nothing to send, as on loopback.
 //! 5. *udp*, which needs nothing but the same choice at the other end.
