@@ -402,7 +402,7 @@ fn entries_beyond_a_limit_are_what_packets_beyond_it_are() {
         let body = vec![1; len];
         let packet = script.bundle(&[(script.my_id(0), b"first"), (script.my_id(number), &body)]);
         script.give(&packet);
-        let closed = script.net.hosts[SERVER].closed.clone();
+        let closed = script.net.hosts[SERVER].closed;
         assert_eq!(closed, (!sound).then_some(CloseReason::Violation), "{number}, {len}");
         assert_eq!(stats(&script.net, SERVER).violations, u64::from(!sound));
     }
