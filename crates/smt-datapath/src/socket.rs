@@ -22,6 +22,8 @@ use crate::{
 pub(crate) const TX_BURST: usize = 64;
 /// Bytes asked for in each direction; the kernel doubles it for its own overhead.
 pub(crate) const BUFFER_BYTES: i32 = 8 << 20;
+/// Bytes received at once: more would leave the processor's caches before they are opened.
+const BURST_BYTES: usize = 96 << 10;
 /// Largest IP packet.
 const SLOT_LEN: usize = 65_536;
 /// An error that the network caused makes one call fail; more in a row than this are our own.
@@ -90,6 +92,8 @@ pub(crate) struct SocketDatapath<E> {
     needs_control: bool,
     /// The last call found the socket empty, so that one packet is all to expect from the next.
     was_empty: bool,
+    /// Messages like the last ones to copy before they are looked at.
+    worth_taking: usize,
     burst: Vec<Packet>,
     /// The kernel's count of dropped packets, as last reported; it wraps.
     overruns: u32,
@@ -123,6 +127,7 @@ impl<E: Encapsulation> SocketDatapath<E> {
             rx: RxBatch::new(encapsulation.rx_slots(), SLOT_LEN),
             needs_control: encapsulation.needs_control(),
             was_empty: true,
+            worth_taking: usize::MAX,
             burst: Vec::with_capacity(caps.rx_burst),
             overruns: 0,
             marking,
@@ -161,7 +166,7 @@ impl<E: Encapsulation> SocketDatapath<E> {
             } else if self.was_empty {
                 self.rx.receive_plain(self.fd.as_fd()).map(|()| 1)
             } else {
-                self.rx.receive_many(self.fd.as_fd())
+                self.rx.receive_many(self.fd.as_fd(), self.worth_taking)
             };
             match received {
                 Ok(count) => {
@@ -337,6 +342,9 @@ impl<E: Encapsulation> Datapath for SocketDatapath<E> {
         let count = self.receive()?;
         for slot in 0..count {
             self.unpack(slot);
+        }
+        if let Some(longest) = (0..count).map(|slot| self.rx.len(slot)).max() {
+            self.worth_taking = (BURST_BYTES / longest.max(1)).max(1);
         }
         Ok(self.burst.len())
     }

@@ -22,7 +22,8 @@ pub struct Limits {
     pub max_rpcs: u32,
     /// Largest application message we take, in bytes (declared to the peer).
     pub max_message: u32,
-    /// Bytes of a message that a peer may send without a grant (declared to the peer).
+    /// Bytes of a message that a peer may send without a grant, with what records add to the application's
+    /// (declared to the peer).
     pub unscheduled: u32,
     /// Bytes of messages being received or worked on, per session. Requests beyond it are
     /// answered with BUSY, responses wait for their grants.
@@ -82,7 +83,8 @@ impl Default for Limits {
             max_sessions: 65_536,
             max_rpcs: 4096,
             max_message: 64 << 20,
-            unscheduled: 64 << 10,
+            // 64 KB of an application's, in records as short as those of the IPv6 minimum MTU.
+            unscheduled: 68 << 10,
             max_incoming_bytes: 256 << 20,
             max_incoming_bytes_total: 1 << 30,
             max_outgoing_bytes: 256 << 20,

@@ -144,7 +144,7 @@ fn a_receivers_cutoffs_and_limit_are_heeded_and_their_version_told_back() {
         ]
     );
     // A limit without sense is one packet; one above the declared is the declared.
-    for (unscheduled, count) in [(0, 1), (u32::MAX, (64 << 10) / stride as usize + 1)] {
+    for (unscheduled, count) in [(0, 1), (u32::MAX, (68 << 10) / stride as usize + 1)] {
         let packet = script.control(0, cutoffs(8, unscheduled));
         deliver(&mut script, &packet);
         start(&mut script, 100_000);
@@ -179,7 +179,7 @@ fn a_sender_that_goes_by_another_version_is_told_once_a_round_trip() {
 
 #[test]
 fn a_response_comes_without_grants_only_as_far_as_its_request_says() {
-    for (response_limit, most) in [(0, 64 << 10), (1, 1), (5000, 5000), (u32::MAX, 64 << 10)] {
+    for (response_limit, most) in [(0, 68 << 10), (1, 1), (5000, 5000), (u32::MAX, 68 << 10)] {
         let mut script = Script::new(SERVER, Config::default());
         let layout = Layout::from_plain(RECORD, 41, 48).unwrap();
         let mut preamble = script.preamble(&layout, 1);

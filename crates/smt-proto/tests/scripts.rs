@@ -127,12 +127,12 @@ fn a_sender_stops_at_the_grant_and_goes_on_with_the_next() {
         Some(Sent::Data { offset, len, .. }) => *offset as usize + len,
         other => panic!("{other:?}"),
     };
-    // The unscheduled limit of 64 KB, to the end of its packet.
+    // The unscheduled limit, to the end of its packet.
     let unscheduled = end(&sent);
-    assert!((65_536..65_536 + 1428).contains(&unscheduled));
+    assert!((69_632..69_632 + 1428).contains(&unscheduled));
     assert!(script.give_control(id, ControlBody::Grant { offset: 1000, priority: 0 }).is_empty());
-    let sent = script.give_control(id, ControlBody::Grant { offset: 70_000, priority: 0 });
-    assert!((70_000..71_428).contains(&end(&sent)));
+    let sent = script.give_control(id, ControlBody::Grant { offset: 72_000, priority: 0 });
+    assert!((72_000..73_428).contains(&end(&sent)));
     let sent = script.give_control(id, ControlBody::Grant { offset: u32::MAX, priority: 0 });
     assert!(end(&sent) > 200_000);
     assert!(script.give_control(id, ControlBody::Grant { offset: 90_000, priority: 0 }).is_empty());
@@ -142,7 +142,7 @@ fn a_sender_stops_at_the_grant_and_goes_on_with_the_next() {
 fn a_silent_response_is_polled_and_busy_backs_the_polling_off() {
     let (mut script, id, sent) = client_with_call(100, Duration::from_secs(9));
     assert_eq!(sent.len(), 1);
-    let body = ControlBody::Resend { offset: 0, length: 64 << 10, priority: 7, pinned: false };
+    let body = ControlBody::Resend { offset: 0, length: 68 << 10, priority: 7, pinned: false };
     let poll = control(id | 1, body);
     assert_eq!(silence(&mut script), std::slice::from_ref(&poll));
     for wait in [1u64, 2, 4, 8, 16, 32, 64, 100, 100] {

@@ -27,7 +27,8 @@ pub fn serve(engine: &mut Engine, wait: Wait, is_over: impl Fn() -> bool) -> Res
         while let Some(some) = event {
             if let Event::Request { rpc, body, .. } = some {
                 let receipt = body.get(..RECEIPT_BYTES).filter(|_| body.len() > ECHO_UP_TO);
-                let response = receipt.map(<[u8]>::to_vec).unwrap_or_else(|| body.into_vec());
+                let response = receipt.map(Bytes::copy_from_slice);
+                let response = response.unwrap_or_else(|| body.into());
                 engine.reply(rpc, response);
             }
             event = engine.next_event();

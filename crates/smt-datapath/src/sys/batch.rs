@@ -126,15 +126,20 @@ impl RxBatch {
         Ok(())
     }
 
-    /// Receives as many messages as there are, up to the number of slots; returns how many.
-    pub(crate) fn receive_many(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+    /// Receives as many messages as there are, up to `most` and the number of slots; returns how many.
+    pub(crate) fn receive_many(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        most: usize,
+    ) -> io::Result<usize> {
         self.restore();
+        let most = most.min(self.headers.messages.len());
         // SAFETY: as above, for each of the headers.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 self.headers.messages.address(0),
-                self.headers.messages.len() as _,
+                most as _,
                 libc::MSG_DONTWAIT as _,
                 std::ptr::null_mut(),
             )

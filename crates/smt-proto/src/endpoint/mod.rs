@@ -465,6 +465,12 @@ impl Endpoint {
         self.shared.pacer.set(now, bytes);
     }
 
+    /// Whether [`set_backlog`](Self::set_backlog) would tell something that matters: so much was sent
+    /// since the last time that little room may be left, or nothing is known yet.
+    pub fn wants_backlog(&self) -> bool {
+        self.shared.pacer.wants_look()
+    }
+
     /// Whether messages wait for the backlog: [`set_backlog`](Self::set_backlog) may let them go.
     pub fn is_paced(&self) -> bool {
         self.shared.pacer.is_full() && self.shared.queue.has_large()

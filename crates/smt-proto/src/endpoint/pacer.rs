@@ -49,6 +49,11 @@ impl Pacer {
         self.most.saturating_sub(self.backlog.unwrap_or(0))
     }
 
+    /// Whether so much may wait that it matters how much does.
+    pub(super) fn wants_look(&self) -> bool {
+        self.backlog.is_none_or(|backlog| backlog >= self.most / 3)
+    }
+
     /// When the driver should look at the backlog again, if messages wait for it.
     pub(super) fn look_again(&self) -> Option<Time> {
         self.is_full().then_some(self.look_again)
@@ -66,5 +71,24 @@ impl Pacer {
         if !core::mem::replace(&mut self.stalled, true) {
             stats.pacing_stalls += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_driver_is_asked_while_nothing_is_known_and_when_room_gets_short() {
+        let mut pacer = Pacer::new(90_000);
+        assert!(pacer.wants_look());
+        pacer.set(Time::ZERO, 0);
+        pacer.sent(29_999);
+        assert!(!pacer.wants_look() && !pacer.is_full());
+        pacer.sent(1);
+        assert!(pacer.wants_look() && !pacer.is_full());
+        assert_eq!(pacer.room(), 60_000);
+        pacer.set(Time::ZERO, 10_000);
+        assert!(!pacer.wants_look());
     }
 }

@@ -129,6 +129,36 @@ fn body(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * i / 7) as u8).collect()
 }
 
+/// Lengths of the segments of a message with `len` application bytes, all of it granted, in packets of 1428
+/// bytes and records of eleven of them; each at most `most` bytes.
+fn segment_lens(len: usize, most: u32) -> Vec<u32> {
+    let size = tso_record_size_for(1428).unwrap();
+    let mut message = message(&body(len), size, 1428, u32::MAX);
+    let mut lens = Vec::new();
+    while let Some(piece) = message.next_segment(1428, 65_463, most) {
+        lens.push(piece.len);
+    }
+    assert!(message.layout().wire_len - message.sent() <= 1428, "the rest is a packet");
+    lens
+}
+
+#[test]
+fn segments_of_long_messages_are_short_at_first() {
+    const RECORD: u32 = 11 * 1428;
+    let most = 64 << 10;
+    assert_eq!(segment_lens(4 << 10, most), [4096 + 40 + 22]);
+    // A short last record goes with the one before.
+    assert_eq!(segment_lens(16 << 10, most), [16_384 + 40 + 44]);
+    assert_eq!(segment_lens(32 << 10, most), [RECORD, 32_768 + 40 + 66 - RECORD]);
+    assert_eq!(segment_lens(64 << 10, most), [2 * RECORD, 65_536 + 40 + 110 - 2 * RECORD]);
+    assert_eq!(segment_lens(60_000, most), [2 * RECORD, 60_000 + 40 + 88 - 2 * RECORD]);
+    let long = segment_lens(1 << 20, most);
+    assert_eq!(long[..4], [2 * RECORD, 2 * RECORD, 4 * RECORD, 4 * RECORD]);
+    // Unless that is more than may wait in the host.
+    let paced = segment_lens(64 << 10, 34_000);
+    assert_eq!(paced, [2 * RECORD, 2 * RECORD, 65_536 + 40 + 110 - 4 * RECORD]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 

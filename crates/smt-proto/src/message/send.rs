@@ -12,6 +12,12 @@ use crate::record::{self, Layout};
 use crate::session::SessionId;
 use crate::wire::{Kind, PREAMBLE_LEN, Preamble};
 
+/// The longest segment at the start of a long message, in bytes: sealing it takes longer than handing it
+/// over does.
+const PIPELINED: u32 = 32 << 10;
+/// Messages of less than two times so many bytes are not cut for the receiver to begin earlier.
+const WORTH_A_SEGMENT: u32 = 12 << 10;
+
 /// What the first seal fixes for ever (spec 3.3).
 #[derive(Debug)]
 struct Frozen {
@@ -267,6 +273,10 @@ impl OutMessage {
     /// Takes whole records of which nothing was sent, for a segment of more than one packet with at most
     /// `most` payload bytes, or one record if that is more but not more than `limit`. As with packets, one
     /// that begins below the grant may go whole. `None` if there is no such segment now.
+    ///
+    /// Segments are short enough that the receiver works on one while the next is sealed: at most about
+    /// half of the message (or [`WORTH_A_SEGMENT`]), and the first ones [`PIPELINED`] bytes, later ones no more than all before them; but a
+    /// last record that is not a full one goes with that before it.
     pub(crate) fn next_segment(&mut self, room: u32, limit: u32, most: u32) -> Option<Piece> {
         let Layout { wire_len, .. } = self.layout;
         let stride = self.layout.stride();
@@ -278,7 +288,14 @@ impl OutMessage {
         let granted = if needs_grant { self.granted } else { self.granted.min(unscheduled) };
         let packets = granted.checked_sub(self.sent)?.div_ceil(self.segment);
         let end = self.sent.saturating_add(packets.saturating_mul(self.segment)).min(wire_len);
-        let end = end.min(self.sent.saturating_add(most.max(stride).min(limit)));
+        let half = (wire_len / 2).max(WORTH_A_SEGMENT);
+        let half = (half + stride / 2) / stride * stride;
+        let pipelined = self.sent.max(PIPELINED).min(half).min(most).max(stride);
+        let last = wire_len - wire_len % stride;
+        let end = match self.sent.saturating_add(pipelined.min(limit)) {
+            cut if cut >= last && wire_len - self.sent <= limit.min(most) => end,
+            cut => end.min(cut),
+        };
         let ends_within = if end < wire_len { (end - self.sent) % stride } else { 0 };
         let len = end - ends_within - self.sent;
         if len <= self.segment {

@@ -151,6 +151,10 @@ impl Engine {
 
     /// When the engine next has to wake up by itself.
     fn next_due(&self, now: Instant) -> Option<Instant> {
+        if self.core.wants_transmit() {
+            // Its turn was over before all had left.
+            return Some(now);
+        }
         let core = self.core.poll_timeout().map(|due| self.instant(due));
         // Loss may be noticed a little late. What else waits for a time waits for that time.
         let is_exact = self.core.is_paced();

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use smt_datapath::fault::Rules;
@@ -147,4 +147,27 @@ fn an_adaptive_engine_stops_spinning_where_it_is_in_vain() {
 
 fn is_no_message(event: Event) -> bool {
     !matches!(event, Event::Request { .. } | Event::Response { .. })
+}
+
+#[test]
+fn what_a_turn_has_not_sent_waits_for_nothing() {
+    const CALLS: u64 = 8;
+    let (mut client, session, server) = ends(Wait::Block, Rules::NONE);
+    for user in 0..CALLS {
+        let options = CallOptions { user, ..CallOptions::default() };
+        client.call(session, vec![1; 60_000], options).unwrap();
+    }
+    client.flush().unwrap();
+    let now = Instant::now();
+    assert!(client.core.wants_transmit(), "more than a turn's worth");
+    assert_eq!(client.next_due(now), Some(now));
+    let (over, thread) = serve(server);
+    for _ in 0..CALLS {
+        let Some(Event::Response { result, .. }) = client.next(PATIENCE).unwrap() else {
+            panic!("a call has no response");
+        };
+        assert_eq!(result.unwrap().len(), 60_000);
+    }
+    over.store(true, Ordering::Relaxed);
+    thread.join().unwrap();
 }

@@ -14,6 +14,11 @@ const MAX_BURSTS: usize = 8;
 /// Packets sealed before they are handed to the host, so that the receiver works on them while the
 /// next are sealed.
 const FLUSH_AFTER: usize = 8;
+/// Bytes received, and sent, after which it is the other's turn, and that of events, however few bursts
+/// they were: small messages wait no longer than large ones take so far.
+const TURN_BYTES: usize = 96 << 10;
+/// Bytes that are worth a call to the host of their own: a record, say, or several of many packets.
+const WORTH_A_CALL: usize = 12 << 10;
 /// Packets in a first burst that make another one likely.
 const SHORT_BURST: usize = 4;
 /// Polls that may find packets before the timers are looked at all the same.
@@ -35,6 +40,7 @@ impl Engine {
         let mut worked = self.flush()?;
         let mut drained = false;
         self.has_received = false;
+        let mut taken = 0;
         for burst in 0..MAX_BURSTS {
             let received = self.datapath.recv()?;
             drained = received == 0;
@@ -43,10 +49,10 @@ impl Engine {
                 break;
             }
             (worked, self.has_received) = (true, true);
-            self.take_packets(received);
+            taken += self.take_packets(received);
             // A short burst may have been the last, but asking costs a system call: the next poll
             // will know. A lone packet is answered at once.
-            if burst == 0 && received < SHORT_BURST {
+            if (burst == 0 && received < SHORT_BURST) || taken >= TURN_BYTES {
                 break;
             }
         }
@@ -67,14 +73,17 @@ impl Engine {
         Ok(worked)
     }
 
-    /// Hands the packets of a burst to the core.
-    fn take_packets(&mut self, received: usize) {
+    /// Hands the packets of a burst to the core; returns how many bytes they have.
+    fn take_packets(&mut self, received: usize) -> usize {
         let now = self.now();
+        let mut bytes = 0;
         for index in 0..received {
             let (meta, packet) = self.datapath.packet(index);
             let meta = PacketMeta { remote: meta.src, local: meta.dst, ip_id: meta.ip_id };
+            bytes += packet.len();
             self.core.handle_packet(now, &meta, packet);
         }
+        bytes
     }
 
     /// Timers, and what is beside the packets.
@@ -108,7 +117,9 @@ impl Engine {
             return Ok(false);
         }
         let now = self.now();
+        let mut handed = 0;
         for _ in 0..MAX_BURSTS {
+            let mut sealed = 0;
             for _ in 0..FLUSH_AFTER {
                 let Some(frame) = self.datapath.frame() else { break };
                 let Some(transmit) = self.core.poll_transmit(now, frame) else { break };
@@ -120,16 +131,18 @@ impl Engine {
                     segment: transmit.segment,
                 };
                 self.datapath.commit(meta);
-                if !self.core.wants_transmit() {
+                sealed += transmit.len;
+                if sealed >= WORTH_A_CALL || !self.core.wants_transmit() {
                     break;
                 }
             }
             self.datapath.flush()?;
             self.core.settle();
-            if self.core.wants_transmit() || self.core.is_paced() {
+            if self.core.is_paced() || (self.core.wants_transmit() && self.core.wants_backlog()) {
                 self.tell_backlog();
             }
-            if !self.core.wants_transmit() {
+            handed += sealed;
+            if handed >= TURN_BYTES || !self.core.wants_transmit() {
                 break;
             }
         }
