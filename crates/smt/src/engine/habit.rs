@@ -7,8 +7,9 @@ use rustix::time::{ClockId, clock_getres};
 /// How long an adaptive engine busy-polls before it sleeps, if that has paid of late. About what it costs
 /// to sleep and to be woken.
 pub(super) const ADAPTIVE_SPIN: Duration = Duration::from_micros(50);
-/// Spins in vain, one after the other, until it sleeps at once.
-const MOST_CREDIT: u8 = 16;
+/// Spins in vain, one after the other, until it sleeps at once: 10 ms of them, since two ends that the
+/// kernel has put on one core spin in vain until it moves one of them to another.
+const MOST_CREDIT: u8 = 200;
 /// Spins in vain that one that was not makes up for: it saves a little less than the others cost.
 const CREDIT_PER_HIT: u8 = 4;
 /// A packet that ends a sleep as short as this might have been met while spinning: waking up is part of it.

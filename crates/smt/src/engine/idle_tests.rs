@@ -139,8 +139,8 @@ fn an_idle_engine_takes_next_to_no_processor_time() {
 fn an_adaptive_engine_stops_spinning_where_it_is_in_vain() {
     let (mut client, _, _server) = ends(Wait::Adaptive, Rules::NONE);
     assert!(client.habit.spins());
-    for _ in 0..100 {
-        assert!(client.next(Some(Duration::from_micros(200))).unwrap().is_none_or(is_no_message));
+    for _ in 0..300 {
+        assert!(client.next(Some(Duration::from_micros(100))).unwrap().is_none_or(is_no_message));
     }
     assert!(!client.habit.spins());
 }
