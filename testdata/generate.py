@@ -36,6 +36,8 @@ from reference import (
     expand_label,
     hash_len,
     header_key,
+    lane_request_id,
+    lane_secret,
     preamble,
     retry_packet,
 )
@@ -591,7 +593,8 @@ def params_file():
     required = entries_of(CLIENT_PARAMS)[:5]
     defaults = {**CLIENT_PARAMS, "wake_delay_us": 0, "max_id_bits": 56}
     valid.append({"params": defaults, "padding": None, "block": block(required)})
-    unknown = [(0, b"?")] + required + [(12, b""), (0xFFFF, bytes(3))]
+    valid.append({"params": {**wishes, "lanes": 64}, "padding": 0, "block": block(entries_of({**wishes, "lanes": 64}))})
+    unknown = [(0, b"?")] + required + [(99, b""), (0xFFFF, bytes(3))]
     valid.append({"params": defaults, "padding": None, "block": block(unknown)})
 
     def refuse(why, flight):
@@ -614,6 +617,10 @@ def params_file():
         refuse("early answer too short", block(required + [(10, bytes(31))])),
         refuse("early answer too long", block(required + [(10, bytes(33))])),
         refuse("wants of a wrong length", block(required + [(11, b"")])),
+        refuse("no lanes", block(required + [(12, b"\0")])),
+        refuse("three lanes", block(required + [(12, b"\3")])),
+        refuse("too many lanes", block(required + [(12, b"\x80")])),
+        refuse("lanes of a wrong length", block(required + [(12, b"\0\2")])),
         refuse("answer before offer", block(required + [(10, bytes(32)), (9, b"?")])),
         refuse("too few ID bits", changed(id_bits=39)),
         refuse("too many ID bits", changed(id_bits=57)),
@@ -627,6 +634,36 @@ def params_file():
         for kind, _ in required
     ]
     return {"valid": valid, "invalid": invalid}
+
+
+def lanes_file():
+    secrets = []
+    for suite in SUITES:
+        secret = seeded("lanes", hash_len(suite))
+        for lane in [0, 1, 63]:
+            of_lane = lane_secret(suite, secret, lane)
+            secrets.append(
+                {
+                    "suite": suite,
+                    "secret": secret,
+                    "lane": lane,
+                    "lane_secret": of_lane,
+                    "header_key": header_key(suite, of_lane),
+                }
+            )
+    ids = [
+        {
+            "first_id": first,
+            "lanes": lanes,
+            "lane": lane,
+            "number": number,
+            "request_id": lane_request_id(first, lanes, lane, number),
+        }
+        for first in [4, 6, 0x3A5F00C0F4, 2**39 - 2]
+        for lanes, lane in [(1, 0), (2, 0), (2, 1), (8, 5), (64, 63)]
+        for number in [0, 1, 1000]
+    ]
+    return {"secrets": secrets, "ids": ids}
 
 
 def preambles_file():
@@ -690,6 +727,7 @@ def main():
         "retries": retries_file(),
         "offsets": offsets_file(),
         "params": params_file(),
+        "lanes": lanes_file(),
         "preambles": preambles_file(),
         "tickets": tickets(),
         "published": published_file(),

@@ -108,6 +108,18 @@ def header_key(suite, secret):
     return expand_label(suite, secret, b"smt header", b"", 16)
 
 
+def lane_secret(suite, secret, lane):
+    """The secret of epoch 3 of a lane, from the session's."""
+    if lane == 0:
+        return secret
+    return expand_label(suite, secret, b"smt lane", bytes([lane]), hash_len(suite))
+
+
+def lane_request_id(first_id, lanes, lane, number):
+    place = -(-(first_id // 4) // lanes) * lanes + number * lanes + lane
+    return 4 * place + first_id % 4
+
+
 def epoch_byte(epoch):
     return epoch if epoch < 3 else 3 + (epoch - 3) % 253
 
@@ -139,7 +151,8 @@ def entries_of(params, padding=0, offer=None, answer=None):
     entries += [(8, bytes(padding))] if padding else []
     entries += [(9, offer)] if offer is not None else []
     entries += [(10, answer)] if answer is not None else []
-    return entries + ([(11, bytes([params["wants"]]))] if params.get("wants") else [])
+    entries += [(11, bytes([params["wants"]]))] if params.get("wants") else []
+    return entries + ([(12, bytes([params["lanes"]]))] if params.get("lanes", 1) != 1 else [])
 
 
 KINDS = {"application": 0, "post": 1, "error": 2}

@@ -37,11 +37,36 @@ pub struct Config {
     /// [`wire::WANTS_TLS_TICKETS`](crate::wire::WANTS_TLS_TICKETS) and
     /// [`wire::WANTS_SMT_TICKET`](crate::wire::WANTS_SMT_TICKET).
     pub wants: u8,
+    /// How many lanes our sessions have, at least: a power of two, at most
+    /// [`wire::MAX_LANES`](crate::wire::MAX_LANES). Each can be handled by another core (spec 3.5), and
+    /// costs as much memory as a session. The peer may want more, and never gets fewer than it wants.
+    pub lanes: u8,
+    /// Which lanes of its sessions this endpoint handles.
+    pub shard: Shard,
     /// Replaces the AEAD limits of the cipher suite; only ever lower them.
     pub aead_limits: Option<AeadLimits>,
     /// A bug to plant, to show that it is found.
     #[cfg(feature = "mutations")]
     pub mutation: Option<crate::mutation::Mutation>,
+}
+
+/// One of several endpoints of a host that share sessions (spec 3.5): lane l belongs to shard
+/// l mod `count`. Shard 0 makes all handshakes; the others get their lanes of each session by
+/// [`Endpoint::take_lanes`](crate::Endpoint::take_lanes) and
+/// [`Endpoint::add_lanes`](crate::Endpoint::add_lanes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which one, below `count`.
+    pub index: u8,
+    /// How many there are: a power of two, at most [`wire::MAX_LANES`](crate::wire::MAX_LANES).
+    pub count: u8,
+}
+
+impl Default for Shard {
+    /// The only one.
+    fn default() -> Self {
+        Shard { index: 0, count: 1 }
+    }
 }
 
 impl Config {
@@ -69,6 +94,8 @@ impl Default for Config {
             incast_control: true,
             default_room: 1280 - 48,
             wants: 0,
+            lanes: 1,
+            shard: Shard::default(),
             aead_limits: None,
             #[cfg(feature = "mutations")]
             mutation: None,

@@ -165,6 +165,16 @@ pub fn secret_from_traffic_secret(
     Secret::derive(suite, traffic_secret, "smt 1", context)
 }
 
+/// The first secret of a direction of lane `index` of a session, from the session's own of epoch 3 (spec
+/// 3.5). Lane 0 has that itself.
+#[must_use]
+pub fn lane_secret(suite: &dyn Suite, secret: &Secret, index: u8) -> Secret {
+    match index {
+        0 => secret.clone(),
+        index => Secret::derive(suite, secret.as_bytes(), "smt lane", &[index]),
+    }
+}
+
 /// The keys of one direction and epoch. They hold the next epoch's secret, not their own, so that
 /// nothing leads back.
 pub struct EpochKeys {

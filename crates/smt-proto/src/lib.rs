@@ -33,13 +33,13 @@ pub mod time;
 mod timer;
 pub mod wire;
 
-pub use config::Config;
+pub use config::{Config, Shard};
 pub use endpoint::{EarlyData, Endpoint, External, PacketMeta, Transmit};
 pub use event::Event;
 pub use limits::Limits;
 pub use message::Body;
 pub use session::{
-    AeadLimits, Direction, EarlyBinding, KeyContext, Path, Role, RpcId, SessionId, Updates,
+    AeadLimits, Direction, EarlyBinding, KeyContext, Lanes, Path, Role, RpcId, SessionId, Updates,
 };
 pub use stats::Stats;
 pub use time::Time;

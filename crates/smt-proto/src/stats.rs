@@ -42,6 +42,7 @@ pub struct Stats {
     pub dropped_replayed_control: u64,
     pub dropped_replayed_request: u64,
     pub dropped_unexpected: u64,
+    pub dropped_wrong_lane: u64,
     pub records_not_authentic: u64,
     pub violations: u64,
     // Limits hit, by name.
@@ -79,6 +80,7 @@ pub struct Stats {
     pub posts_sent: u64,
     pub posts_received: u64,
     pub sessions_dead: u64,
+    pub lanes_opened: u64,
     pub key_updates: u64,
     pub key_updates_asked: u64,
     pub probes_sent: u64,

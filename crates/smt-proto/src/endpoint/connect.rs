@@ -11,7 +11,7 @@ use crate::keys::Secret;
 use crate::session::handshake::{FlightStep, Handshake};
 use crate::session::{KeyContext, Path, Role, Session, SessionId, State, Updates};
 use crate::time::Time;
-use crate::wire::{Block, DATA_LEN, Data, ID_BITS, MAX_FIRST_ID, Params};
+use crate::wire::{Block, DATA_LEN, Data, ID_BITS, MAX_FIRST_ID, MAX_LANES, Params};
 
 /// A session whose secrets were negotiated elsewhere (spec 5.1, last rule).
 pub struct External {
@@ -40,7 +40,8 @@ impl Endpoint {
     /// ClientHello to [`send_flight`](Self::send_flight).
     ///
     /// # Errors
-    /// [`HandshakeError::TooManySessions`].
+    /// [`HandshakeError::TooManySessions`]; [`HandshakeError::BadParameters`] at other shards than 0,
+    /// to which the answer would not come.
     pub fn connect(
         &mut self,
         now: Time,
@@ -48,6 +49,9 @@ impl Endpoint {
         room: usize,
         deadline: Time,
     ) -> Result<SessionId, HandshakeError> {
+        if self.shared.config.shard.index != 0 {
+            return Err(HandshakeError::BadParameters);
+        }
         if self.sessions.len() >= self.shared.config.limits.max_sessions {
             self.shared.stats.limit_sessions += 1;
             return Err(HandshakeError::TooManySessions);
@@ -131,16 +135,27 @@ impl Endpoint {
         client: Secret,
         server: Secret,
     ) {
+        let lanes = self.sessions.get(id).map_or(1, |session| session.lane.count());
+        let fits = self.has_room_for(lanes, 1);
         let Some(session) = self.sessions.get_mut(id) else { return };
         if !matches!(session.state, State::Handshaking) {
             return;
+        }
+        if !fits {
+            self.shared.stats.limit_sessions += 1;
+            session.handshake_failed(&mut self.shared, HandshakeError::TooManySessions);
+            return self.sweep();
         }
         let early = session.handshake.as_deref_mut().map(|h| h.take_early(|_| true));
         if session.role == Role::Server {
             self.half_open -= 1;
         }
+        let lanes = session.lanes(suite, (&client, &server), Updates::Derived);
         session.install_keys(&mut self.shared, now, suite, client, server, Updates::Derived);
         let path = session.path;
+        if let Some(lanes) = lanes {
+            self.open_family(now, id, lanes);
+        }
         let mut next = self.sessions.newest(path.remote, path.remote_port, path.local_port);
         while let Some(other) = next.and_then(|other| self.sessions.get_mut(other)) {
             next = other.older;
@@ -178,28 +193,42 @@ impl Endpoint {
     /// Adds a session whose secrets were negotiated elsewhere. It works at once.
     ///
     /// # Errors
-    /// [`HandshakeError::TooManySessions`], [`HandshakeError::BadParameters`].
+    /// [`HandshakeError::TooManySessions`], [`HandshakeError::BadParameters`]: also for lanes with
+    /// registered updates, for fewer lanes than there are shards, and at other shards than 0.
     pub fn add_session(
         &mut self,
         now: Time,
         external: External,
     ) -> Result<SessionId, HandshakeError> {
-        if self.sessions.len() >= self.shared.config.limits.max_sessions {
+        let lanes = external.local.lanes.max(external.peer.lanes);
+        if !self.has_room_for(lanes, 0) {
             self.shared.stats.limit_sessions += 1;
             return Err(HandshakeError::TooManySessions);
         }
-        if !agree(&external.local, &external.peer, external.role) {
+        let registered = external.updates == Updates::Registered;
+        let shard = self.shared.config.shard;
+        if !agree(&external.local, &external.peer, external.role)
+            || (registered && lanes > 1)
+            || lanes < shard.count
+            || shard.index != 0
+        {
             return Err(HandshakeError::BadParameters);
         }
         let External { path, role, suite, local, peer, room, updates, .. } = external;
         let (client, server) = (external.client_secret, external.server_secret);
-        let id = self.sessions.insert(|id| Session::new(id, path, role, local, now));
+        let limits = self.shared.config.limits;
+        let way = (path, role);
+        let id = self.sessions.insert(|id| Session::new(id, way, local, &limits, now));
         if let Some(session) = self.sessions.get_mut(id) {
             session.set_peer(peer);
             session.room = room;
+            let lanes = session.lanes(suite, (&client, &server), updates);
             session.install_keys(&mut self.shared, now, suite, client, server, updates);
             if role == Role::Client {
                 session.establish(&mut self.shared);
+            }
+            if let Some(lanes) = lanes {
+                self.open_family(now, id, lanes);
             }
         }
         Ok(id)
@@ -211,16 +240,23 @@ impl Endpoint {
         self.random.fill(&mut first);
         let config = &self.shared.config;
         let limits = &config.limits;
+        let lanes = config.lanes.max(config.shard.count).clamp(1, MAX_LANES).next_power_of_two();
+        // With several lanes half of it, at least, is for large messages in any of them.
+        let largest = match lanes {
+            1 => u32::MAX,
+            _ => u32::try_from(limits.max_incoming_bytes / 2).unwrap_or(u32::MAX),
+        };
         let first_id = (u64::from_be_bytes(first) % ((1 << 39) - 8) + 4) & !3 | role.id_bit();
         Params {
             id_bits: config.id_bits,
             first_id,
             max_rpcs: limits.max_rpcs,
-            max_message: limits.max_message,
+            max_message: limits.max_message.min(largest),
             unscheduled: limits.unscheduled,
             wake_delay_us: u32::try_from(config.wake_delay.as_micros()).unwrap_or(u32::MAX),
             max_id_bits: 56,
             wants: if role == Role::Client { config.wants } else { 0 },
+            lanes,
         }
     }
 
@@ -297,7 +333,8 @@ impl Endpoint {
 
     fn open(&mut self, now: Time, path: Path, role: Role, deadline: Time) -> SessionId {
         let local = self.parameters(role);
-        let id = self.sessions.insert(|id| Session::new(id, path, role, local, now));
+        let limits = self.shared.config.limits;
+        let id = self.sessions.insert(|id| Session::new(id, (path, role), local, &limits, now));
         if let Some(session) = self.sessions.get_mut(id) {
             session.handshake = Some(Box::new(Handshake::new(role, Vec::new(), now, deadline)));
         }
@@ -393,6 +430,7 @@ pub(super) fn agree(local: &Params, peer: &Params, role: Role) -> bool {
         && local.id_bits <= peer.max_id_bits
         && peer.id_bits <= local.max_id_bits
         && peer.first_id & 3 == role.other().id_bit()
+        && [local.lanes, peer.lanes].iter().all(|n| n.is_power_of_two() && *n <= MAX_LANES)
 }
 
 /// Value bytes of the padding entry that makes block and ClientHello fill whole packets.

@@ -9,6 +9,7 @@
 mod connect;
 pub(crate) mod deferred;
 mod early;
+pub(crate) mod lanes;
 pub(crate) mod pacer;
 pub(crate) mod queue;
 mod receive;
@@ -33,7 +34,7 @@ use crate::message::send::{OutMessage, Scratch};
 use crate::padding::Padding;
 use crate::session::bundle::Waiting;
 use crate::session::telling::Active;
-use crate::session::{Direction, Path, RpcId, SessionId};
+use crate::session::{Direction, Path, RpcId, Session, SessionId};
 use crate::sizes::Sizes;
 use crate::stats::Stats;
 use crate::time::Time;
@@ -103,6 +104,8 @@ pub(crate) struct Shared {
     pub(crate) scratch: Scratch,
     /// Sessions that ended and are to be removed.
     pub(crate) ended: Vec<SessionId>,
+    /// Sessions of several lanes, or lanes of them, that are over.
+    pub(crate) ending: Vec<lanes::Ending>,
     /// When memory that bursts left unused was given back last.
     shrunk_at: Time,
 }
@@ -233,6 +236,7 @@ impl Endpoint {
             deferred: deferred::Deferred::default(),
             scratch: Scratch::default(),
             ended: Vec::new(),
+            ending: Vec::new(),
             shrunk_at: Time::ZERO,
         };
         let no_session = (Time::ZERO, 0);
@@ -253,8 +257,11 @@ impl Endpoint {
         user: u64,
     ) -> Result<RpcId, StartError> {
         let Some(found) = self.sessions.get_mut(session) else { return Err(StartError::NoSession) };
+        if found.family.is_some() {
+            return self.start_in_a_lane(session, &body, deadline, user);
+        }
         let number = found.start_call(&mut self.shared, body, deadline, user)?;
-        Ok(RpcId { session, ours: true, number })
+        Ok(found.rpc_id(true, number))
     }
 
     /// Starts an RPC that leaves at once, under the keys of early data (spec 5.7): anybody on the path can
@@ -273,7 +280,7 @@ impl Endpoint {
     ) -> Result<RpcId, StartError> {
         let Some(found) = self.sessions.get_mut(session) else { return Err(StartError::NoSession) };
         let number = found.start_early_call(&mut self.shared, body, deadline, user)?;
-        Ok(RpcId { session, ours: true, number })
+        Ok(found.rpc_id(true, number))
     }
 
     /// Sends a post-handshake message to the client of a session (spec 5.9): its type (8 bits) and what
@@ -302,23 +309,23 @@ impl Endpoint {
 
     /// Answers a request given out by [`Event::Request`]. False if nobody waits for it any more.
     pub fn reply(&mut self, rpc: RpcId, body: Bytes) -> bool {
-        let Some(session) = self.sessions.get_mut(rpc.session) else { return false };
-        !rpc.ours && session.reply(&mut self.shared, rpc.number, Kind::Application, body)
+        let Some((session, number)) = self.sessions.of_rpc(rpc) else { return false };
+        !rpc.ours && session.reply(&mut self.shared, number, Kind::Application, body)
     }
 
     /// Answers a request with an error: `code` as in spec 7, `text` for people.
     pub fn refuse(&mut self, rpc: RpcId, code: u32, text: &str) -> bool {
-        let Some(session) = self.sessions.get_mut(rpc.session) else { return false };
-        !rpc.ours && session.refuse(&mut self.shared, rpc.number, code, text)
+        let Some((session, number)) = self.sessions.of_rpc(rpc) else { return false };
+        !rpc.ours && session.refuse(&mut self.shared, number, code, text)
     }
 
     /// Gives up a call; its [`Event::Response`] with [`CallError::Cancelled`] comes at once.
     pub fn cancel(&mut self, now: Time, rpc: RpcId) {
         self.settle();
-        if let Some(session) = self.sessions.get_mut(rpc.session)
+        if let Some((session, number)) = self.sessions.of_rpc(rpc)
             && rpc.ours
         {
-            session.cancel(&mut self.shared, now, rpc.number, CallError::Cancelled);
+            session.cancel(&mut self.shared, now, number, CallError::Cancelled);
         }
     }
 
@@ -336,16 +343,18 @@ impl Endpoint {
     /// messages of ours that are not over, it waits for them (spec 5.2). False if there is no such
     /// session, or it has no keys yet.
     pub fn update_keys(&mut self, session: SessionId) -> bool {
-        let found = self.sessions.get_mut(session);
-        found.is_some_and(|session| session.want_update(&mut self.shared))
+        let mut any = false;
+        self.each_lane(session, |lane, shared| any |= lane.want_update(shared));
+        any
     }
 
     /// Asks the peer of a session to leave its current sending epoch, at most once per 100 ms; while
     /// messages of that epoch come it is asked again. False if there is no such session, or it has no
     /// keys yet.
     pub fn request_update(&mut self, now: Time, session: SessionId) -> bool {
-        let found = self.sessions.get_mut(session);
-        found.is_some_and(|session| session.request_update(&mut self.shared, now))
+        let mut any = false;
+        self.each_lane(session, |lane, shared| any |= lane.request_update(shared, now));
+        any
     }
 
     /// Gives the secret of the next epoch of a session with [`Updates::Registered`](crate::Updates::Registered): secret\[e+1\] of
@@ -369,23 +378,25 @@ impl Endpoint {
     /// Bytes of the response to a call that have arrived and opened, without a hole from the start. They
     /// become no fewer, except those of an early call with [`Event::EarlyRefused`]: it begins anew.
     pub fn response_prefix(&self, rpc: RpcId) -> &[u8] {
-        self.sessions.get(rpc.session).map_or(&[], |session| session.response_prefix(rpc.number))
+        let found = self.sessions.see_rpc(rpc);
+        found.map_or(&[], |(session, number)| session.response_prefix(number))
     }
 
     /// Progress of a call in wire bytes: request sent, request in all, response received, response
     /// in all (0 while unknown).
     pub fn progress(&self, rpc: RpcId) -> Option<[u32; 4]> {
-        self.sessions.get(rpc.session)?.progress(rpc.number)
+        let (session, number) = self.sessions.see_rpc(rpc)?;
+        session.progress(number)
     }
 
     /// Calls of a session that are not over.
     pub fn outstanding(&self, session: SessionId) -> usize {
-        self.sessions.get(session).map_or(0, |session| session.outstanding())
+        self.sum_of_lanes(session, Session::outstanding)
     }
 
-    /// Sessions, half-open ones included.
+    /// Sessions, half-open ones included. One of several lanes counts once.
     pub fn session_count(&self) -> usize {
-        self.sessions.len()
+        self.sessions.heads()
     }
 
     /// Bytes of messages being received or worked on.
@@ -411,12 +422,12 @@ impl Endpoint {
 
     /// Requests of a session that were handed out and are not answered.
     pub fn working_on(&self, session: SessionId) -> usize {
-        self.sessions.get(session).map_or(0, |session| session.working_on())
+        self.sum_of_lanes(session, Session::working_on)
     }
 
     /// RPCs of both directions that are not over, responses not acknowledged yet included.
     pub fn in_flight(&self, session: SessionId) -> usize {
-        self.sessions.get(session).map_or(0, |session| session.in_flight())
+        self.sum_of_lanes(session, Session::in_flight)
     }
 
     /// All sessions, in no particular order.
@@ -426,9 +437,7 @@ impl Endpoint {
 
     /// Tells the largest SMT packet that the path of a session takes, in bytes.
     pub fn set_room(&mut self, session: SessionId, room: usize) {
-        if let Some(session) = self.sessions.get_mut(session) {
-            session.room = room;
-        }
+        self.each_lane(session, |lane, _| lane.room = room);
     }
 
     /// Tells the largest SMT packet, header included, that the device towards the peer of a session takes
@@ -436,9 +445,7 @@ impl Endpoint {
     /// none. Whether segments arrive is found out by sending one (spec 4.3.1), and remembered while the
     /// limit is 0. Nothing comes of it over IPv6, nor where packets are larger than records.
     pub fn set_segment_limit(&mut self, session: SessionId, bytes: usize) {
-        if let Some(session) = self.sessions.get_mut(session) {
-            session.set_segment_limit(bytes);
-        }
+        self.each_lane(session, |lane, _| lane.set_segment_limit(bytes));
     }
 
     /// The receiving datapath dropped packets for want of room.
@@ -510,6 +517,7 @@ impl Endpoint {
 
     /// Removes sessions that ended, and grants what they no longer need to others.
     fn sweep(&mut self) {
+        self.end_lanes();
         while let Some(id) = self.shared.ended.pop() {
             if let Some(mut session) = self.sessions.remove(id) {
                 session.clear_timer(&mut self.shared);

@@ -25,6 +25,11 @@ pub struct PacketMeta {
     pub ip_id: Option<u16>,
 }
 
+/// Whether a packet belongs to lane 0, whatever its message ID (spec 3.5).
+fn is_about_handshake(kind: PacketType, epoch: u8) -> bool {
+    epoch == 0 && kind != PacketType::Unknown
+}
+
 impl Endpoint {
     /// Takes one packet (SMT header and payload). Whatever is wrong with it is counted.
     pub fn handle_packet(&mut self, now: Time, meta: &PacketMeta, packet: &mut [u8]) {
@@ -35,6 +40,10 @@ impl Endpoint {
             self.shared.stats.dropped_malformed += 1;
             return;
         };
+        if self.shared.config.shard.index != 0 && is_about_handshake(kind, header.epoch) {
+            self.shared.stats.dropped_wrong_lane += 1;
+            return;
+        }
         let first = self.sessions.newest(meta.remote, header.src_port, header.dst_port);
         let path = Path {
             remote: meta.remote,
@@ -101,7 +110,7 @@ impl Endpoint {
         let check = |session: &crate::session::Session| {
             session.checks(data.header.epoch, |key| key.check_data(packet))
         };
-        let Some(id) = self.find(first, check) else {
+        let Some(id) = self.find(first, data.header.message_id, check) else {
             if self.keep_early(first, meta, data.header.epoch.into(), packet) {
                 return;
             }
@@ -125,6 +134,7 @@ impl Endpoint {
         {
             session.count_in(&mut self.shared, packet.len());
             session.on_data(&mut self.shared, now, Packet { data, offset, payload });
+            session.incoming.give_back();
         }
     }
 
@@ -151,7 +161,7 @@ impl Endpoint {
             }
             session.checks(control.header.epoch, |key| key.check_control(packet))
         };
-        let Some(id) = self.find(first, check) else {
+        let Some(id) = self.find(first, control.header.message_id, check) else {
             let epoch = u32::from(control.header.epoch);
             if self.keep_early(first, meta, epoch, packet) {
                 return;
@@ -180,24 +190,27 @@ impl Endpoint {
         }
         session.heard(&mut self.shared, now, epoch);
         let closing = matches!(session.state, State::Closing { .. });
-        if session.is_working() || (closing && control.header.message_id == 0) {
+        if session.is_working() || (closing && control.header.message_id == session.lane.own_id()) {
             session.on_control(&mut self.shared, now, &control);
         }
     }
 
-    /// The session of a chain for which `check` holds.
+    /// The session of a chain for which `check` holds: the lane of it that `message_id` belongs to.
     pub(super) fn find(
         &self,
         first: Option<SessionId>,
+        message_id: u64,
         check: impl Fn(&crate::session::Session) -> bool,
     ) -> Option<SessionId> {
         let mut next = first;
         while let Some(id) = next {
-            let session = self.sessions.get(id)?;
-            if check(session) {
-                return Some(id);
+            let head = self.sessions.get(id)?;
+            next = head.older;
+            if let Some(lane) = self.sessions.lane(head, head.lane.of_id(message_id))
+                && check(lane)
+            {
+                return Some(lane.id);
             }
-            next = session.older;
         }
         None
     }
@@ -269,8 +282,10 @@ impl Endpoint {
         };
         let mut next = first;
         while let Some(id) = next {
-            let Some(session) = self.sessions.get_mut(id) else { break };
-            next = session.older;
+            let Some(head) = self.sessions.get(id) else { break };
+            next = head.older;
+            let lane = self.sessions.lane(head, head.lane.of_id(message_id)).map(|lane| lane.id);
+            let Some(session) = lane.and_then(|lane| self.sessions.get_mut(lane)) else { continue };
             if !session.may_be_unknown(message_id) {
                 continue;
             }

@@ -128,7 +128,7 @@ impl Endpoint {
             }
             session.role == Role::Client && session.token == retry.token
         };
-        let Some(id) = self.find(first, is_meant) else {
+        let Some(id) = self.find(first, 0, is_meant) else {
             self.shared.stats.dropped_bad_token += 1;
             return;
         };
@@ -158,7 +158,7 @@ impl Endpoint {
         let first = self.sessions.newest(path.remote, path.remote_port, path.local_port);
         (0..VARIANTS)
             .map(|variant| self.retries.token(path, slot, variant))
-            .find(|token| self.find(first, |session| session.token == *token).is_none())
+            .find(|token| self.find(first, 0, |session| session.token == *token).is_none())
     }
 }
 

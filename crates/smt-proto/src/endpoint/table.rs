@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 use siphasher::sip::SipHasher13;
 
 use crate::crypto::Random;
-use crate::session::{Path, Session, SessionId};
+use crate::session::{Path, RpcId, Session, SessionId};
 
 /// What a packet says about where it belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub(crate) struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
     newest: HashMap<PathKey, SessionId, PathHasher>,
+    /// Lanes that are not the first of their session here.
+    others: usize,
     /// What was found last: packets mostly come from where the last one came from.
     last: Cell<Option<(PathKey, SessionId)>>,
 }
@@ -77,12 +79,18 @@ impl Table {
             slots: Vec::new(),
             free: Vec::new(),
             newest: HashMap::with_hasher(hasher),
+            others: 0,
             last: Cell::new(None),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Sessions, however many lanes they have.
+    pub(crate) fn heads(&self) -> usize {
+        self.len() - self.others
     }
 
     pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
@@ -121,19 +129,60 @@ impl Table {
         core::iter::successors(first, |id| self.get(*id)?.older).count()
     }
 
+    /// Lane `index` of the session whose first lane here is `head`, if it is here.
+    #[inline]
+    pub(crate) fn lane<'a>(&'a self, head: &'a Session, index: u8) -> Option<&'a Session> {
+        if head.lane.index() == index {
+            return Some(head);
+        }
+        let lanes = &head.family.as_deref()?.lanes;
+        // They are in ascending order, at equal distances.
+        let place = usize::from(index) * lanes.len() / usize::from(head.lane.count());
+        let lane = self.get(*lanes.get(place)?)?;
+        (lane.lane.index() == index).then_some(lane)
+    }
+
+    /// The lane that an RPC is in, and its number there.
+    pub(crate) fn see_rpc(&self, rpc: RpcId) -> Option<(&Session, u64)> {
+        let head = self.get(rpc.session)?;
+        let (index, number) = head.lane.local(rpc.number);
+        Some((self.lane(head, index)?, number))
+    }
+
+    /// As [`see_rpc`](Self::see_rpc), to change it.
+    pub(crate) fn of_rpc(&mut self, rpc: RpcId) -> Option<(&mut Session, u64)> {
+        let (lane, number) = self.see_rpc(rpc)?;
+        let id = lane.id;
+        Some((self.get_mut(id)?, number))
+    }
+
+    /// Puts a lane in that is not the first of its session here: it is found by way of that.
+    pub(crate) fn insert_lane(&mut self, make: impl FnOnce(SessionId) -> Session) -> SessionId {
+        self.others += 1;
+        self.put(make)
+    }
+
     /// Puts a session in; `make` gets its identity.
     pub(crate) fn insert(&mut self, make: impl FnOnce(SessionId) -> Session) -> SessionId {
+        let id = self.put(make);
+        let Some(path) = self.get(id).map(|session| key(&session.path)) else { return id };
+        let older = self.newest.insert(path, id);
+        self.last.set(None);
+        if let Some(session) = self.get_mut(id) {
+            session.older = older;
+        }
+        id
+    }
+
+    fn put(&mut self, make: impl FnOnce(SessionId) -> Session) -> SessionId {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, session: None });
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
         let id = SessionId { index, generation };
-        let mut session = make(id);
-        session.older = self.newest.insert(key(&session.path), id);
-        self.last.set(None);
         if let Some(slot) = self.slots.get_mut(index as usize) {
-            slot.session = Some(Box::new(session));
+            slot.session = Some(Box::new(make(id)));
         }
         id
     }
@@ -147,15 +196,19 @@ impl Table {
         let session = slot.session.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(id.index);
-        self.unlink(&session);
+        match session.head == id {
+            true => self.unlink(&session),
+            false => self.others -= 1,
+        }
         Some(session)
     }
 
-    /// All sessions' identities.
+    /// The identities of all sessions; of one of several lanes, that of the first lane here.
     pub(crate) fn ids(&self) -> Vec<SessionId> {
         self.slots
             .iter()
             .filter_map(|slot| slot.session.as_ref())
+            .filter(|session| session.head == session.id)
             .map(|session| session.id)
             .collect()
     }

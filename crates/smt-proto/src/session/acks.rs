@@ -81,7 +81,7 @@ impl Session {
     /// Whether RPCs of the peer's below `end` may be finished that never came here.
     fn may_have_ended(&self, end: u64) -> bool {
         let ahead = end.saturating_sub(self.seen.floor());
-        self.offered && ahead <= u64::from(self.local.max_rpcs)
+        self.offered && ahead <= self.window()
     }
 
     /// The peer's RPCs `first..=last` are finished. False if it may not say so.

@@ -51,7 +51,7 @@ impl Session {
         let NewCall { sort, body, deadline, user } = call;
         let limits = &cx.config.limits;
         let number = self.next_number;
-        let window = u64::from(self.peer.max_rpcs.min(limits.max_rpcs));
+        let window = self.lane.share(self.peer.max_rpcs.min(limits.max_rpcs).into());
         // Early data may be refused, and then nothing is finished.
         let floor = if sort == Sort::Early { 0 } else { self.finished.floor() };
         if number - floor >= window {
@@ -62,7 +62,7 @@ impl Session {
             return Err(StartError::TooLarge { limit: u64::from(self.peer.max_message) });
         }
         let waiting = self.outgoing_bytes;
-        if waiting > 0 && waiting + body.len() as u64 > limits.max_outgoing_bytes {
+        if waiting > 0 && waiting + body.len() as u64 > self.lane.share(limits.max_outgoing_bytes) {
             cx.stats.limit_outgoing_bytes += 1;
             return Err(StartError::Backpressure);
         }
@@ -118,7 +118,7 @@ impl Session {
             _ => cx.enqueue(self.id, &mut response),
         }
         if let Some(rpc) = self.inc.get_mut(&number) {
-            self.incoming_bytes -= rpc.charge;
+            self.incoming.release(rpc.charge);
             cx.incoming_bytes -= rpc.charge;
             rpc.charge = 0;
             rpc.silences = 0;
@@ -188,7 +188,7 @@ impl Session {
     pub(crate) fn forget(&mut self, cx: &mut Shared, number: u64) {
         let Some(mut rpc) = self.inc.remove(&number) else { return };
         rpc.timer.clear(&mut cx.timers);
-        self.incoming_bytes -= rpc.charge;
+        self.incoming.release(rpc.charge);
         cx.incoming_bytes -= rpc.charge;
         match rpc.state {
             InState::Receiving(mut message) => {
@@ -230,7 +230,7 @@ impl Session {
 
     /// Gives back what a message being received was charged.
     pub(crate) fn release_incoming(&mut self, cx: &mut Shared, id: u64, message: &mut InMessage) {
-        self.incoming_bytes -= message.charge();
+        self.incoming.release(message.charge());
         cx.incoming_bytes -= message.charge();
         unschedule(message, cx, (self.id, id));
     }

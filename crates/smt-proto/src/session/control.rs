@@ -12,7 +12,11 @@ use crate::wire::{AckRanges, CancelCode, Control, ControlBody, MAX_ACK_RANGES, U
 
 impl Session {
     pub(crate) fn on_control(&mut self, cx: &mut Shared, now: Time, control: &Control) {
-        let id = control.header.message_id;
+        // To a lane its own ID is what 0 is to a session of one.
+        let id = match control.header.message_id {
+            id if id == self.lane.own_id() => 0,
+            id => id,
+        };
         match &control.body {
             ControlBody::Cutoffs { cutoffs, version, unscheduled } => {
                 let declared = self.peer.unscheduled;
@@ -201,7 +205,7 @@ impl Session {
             return;
         }
         if !self.seen.contains(which.number) {
-            if which.number - self.seen.floor() >= u64::from(self.local.max_rpcs) {
+            if which.number - self.seen.floor() >= self.window() {
                 return self.violation(cx, now);
             }
             self.seen.insert(which.number);

@@ -280,7 +280,7 @@ impl Session {
             _ => {
                 // The application never had it, and is not told of its end.
                 if let Some(rpc) = self.inc.remove(&number) {
-                    self.incoming_bytes -= rpc.charge;
+                    self.incoming.release(rpc.charge);
                     cx.incoming_bytes -= rpc.charge;
                 }
                 self.violation_under(cx, now, epoch);
@@ -470,7 +470,7 @@ impl Session {
 
     /// Whether a request has a number that the peer may not have reached yet: a violation.
     pub(super) fn is_beyond_window(&self, cx: &mut Shared, number: u64) -> bool {
-        let beyond = number - self.seen.floor() >= u64::from(self.local.max_rpcs);
+        let beyond = number - self.seen.floor() >= self.window();
         cx.stats.limit_rpcs += u64::from(beyond);
         beyond
     }
@@ -485,8 +485,8 @@ impl Session {
     /// Whether there is room for message `id`, which takes `bytes`; else its sender is told.
     pub(super) fn has_room(&self, cx: &mut Shared, id: u64, bytes: u32) -> bool {
         let (limits, more) = (&cx.config.limits, u64::from(bytes));
-        if self.incoming_bytes + more > limits.max_incoming_bytes
-            || cx.incoming_bytes + more > limits.max_incoming_bytes_total
+        if cx.incoming_bytes + more > limits.max_incoming_bytes_total
+            || !self.incoming.make_room(more)
         {
             cx.stats.limit_incoming_bytes += 1;
             cx.send_control(self.id, id, Notice::Busy);
@@ -496,7 +496,7 @@ impl Session {
         // Before the client is known, its responses are held to less.
         let most = match self.state {
             State::Handshaking => limits.max_outgoing_bytes.min(limits.max_early_bytes as u64),
-            _ => limits.max_outgoing_bytes,
+            _ => self.lane.share(limits.max_outgoing_bytes),
         };
         if is_request && self.outgoing_bytes > most {
             cx.stats.limit_outgoing_bytes += 1;
@@ -515,7 +515,7 @@ impl Session {
     }
 
     pub(super) fn charge(&mut self, cx: &mut Shared, bytes: u64) {
-        self.incoming_bytes += bytes;
+        self.incoming.charge(bytes);
         cx.incoming_bytes += bytes;
     }
 

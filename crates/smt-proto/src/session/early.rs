@@ -289,7 +289,7 @@ impl Session {
     /// before it lost its memory, may have answered some: what is over is cancelled, for it must be known
     /// there before it can be said to be finished (spec 5.7). False if there are more than it takes.
     fn begin_numbers_again(&mut self, cx: &mut Shared) -> bool {
-        if self.next_number > u64::from(self.peer.max_rpcs) {
+        if self.next_number > self.lane.share(self.peer.max_rpcs.into()) {
             return false;
         }
         self.finished = IdSet::default();

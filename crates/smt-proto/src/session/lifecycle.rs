@@ -4,13 +4,15 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use super::lanes::Pool;
 use super::timeout::MIN_ASK_WAIT;
-use super::{Role, Session, SessionKeys, State, Updates};
+use super::{Lanes, Role, Session, SessionKeys, State, Updates};
 use crate::crypto::Suite;
+use crate::endpoint::lanes::Ending;
 use crate::endpoint::{Notice, Shared};
 use crate::error::{CallError, CloseReason};
 use crate::event::Event;
-use crate::keys::Secret;
+use crate::keys::{Secret, lane_secret};
 use crate::rpc::{InState, OutRpc, Sort};
 use crate::time::Time;
 use crate::wire::{CancelCode, EARLY_EPOCH};
@@ -150,7 +152,7 @@ impl Session {
 
     /// Whether an UNKNOWN without a session, about `id`, may concern us (spec 5.6).
     pub(crate) fn may_be_unknown(&self, id: u64) -> bool {
-        if id == 0 {
+        if id == self.lane.own_id() {
             return self.probe_at.is_some() || matches!(self.state, State::Closing { .. });
         }
         self.rpc_of(id).is_some_and(|which| match which.ours {
@@ -165,11 +167,14 @@ impl Session {
 
     /// Starts to close: calls end now, the peer is told until it confirms.
     pub(crate) fn close(&mut self, cx: &mut Shared, now: Time, reason: CloseReason) {
+        if self.head != self.id {
+            return cx.ending.push(Ending::Close(self.head, reason));
+        }
         if self.keys.is_none() || matches!(self.state, State::Closing { .. }) {
             return self.end(cx, None);
         }
         self.end_rpcs(cx, CallError::SessionClosed);
-        cx.events.push_back(Event::Closed { session: self.id, reason });
+        self.tell_closed(cx, CallError::SessionClosed, reason);
         self.state = State::Closing { tries: 1 };
         self.probe_at = None;
         self.early = None;
@@ -180,15 +185,64 @@ impl Session {
 
     /// Ends the session at once; the endpoint removes it. `reason` if the user is to be told.
     pub(crate) fn end(&mut self, cx: &mut Shared, reason: Option<CloseReason>) {
+        if self.head != self.id {
+            return cx.ending.extend(reason.map(|reason| Ending::End(self.head, reason)));
+        }
         let error = match reason {
             Some(CloseReason::Dead) => CallError::OutcomeUnknown,
             _ => CallError::SessionClosed,
         };
-        self.end_rpcs(cx, error);
+        self.end_rpcs(cx, error.clone());
         if let Some(reason) = reason {
-            cx.events.push_back(Event::Closed { session: self.id, reason });
+            self.tell_closed(cx, error, reason);
         }
         cx.ended.push(self.id);
+    }
+
+    /// Tells the application that the session is over, when the calls of all lanes are.
+    fn tell_closed(&self, cx: &mut Shared, error: CallError, reason: CloseReason) {
+        match self.family {
+            Some(_) => cx.ending.push(Ending::Told(self.id, error, reason)),
+            None => cx.events.push_back(Event::Closed { session: self.id, reason }),
+        }
+    }
+
+    /// What the session's lanes are made of, if it has several.
+    pub(crate) fn lanes(
+        &self,
+        suite: &'static dyn Suite,
+        (client, server): (&Secret, &Secret),
+        updates: Updates,
+    ) -> Option<Lanes> {
+        (!self.lane.is_only()).then(|| Lanes {
+            path: self.path,
+            role: self.role,
+            suite,
+            client: client.clone(),
+            server: server.clone(),
+            local: self.local,
+            peer: self.peer,
+            room: self.room,
+            updates,
+            pool: Pool::default(),
+        })
+    }
+
+    /// Gives a lane its keys, from the session's own secrets. It works from here on, and the
+    /// application has heard of its session or will.
+    pub(crate) fn open_lane(&mut self, cx: &mut Shared, now: Time, lanes: &Lanes) {
+        let of_lane = |secret| lane_secret(lanes.suite, secret, self.lane.index());
+        let (client, server) = (of_lane(&lanes.client), of_lane(&lanes.server));
+        let (tx, rx) = match self.role {
+            Role::Client => (client, server),
+            Role::Server => (server, client),
+        };
+        let limits = cx.config.aead_limits;
+        self.keys = Some(Box::new(SessionKeys::new(lanes.suite, tx, rx, lanes.updates, limits)));
+        self.state = State::Established;
+        self.last_heard = now;
+        cx.stats.lanes_opened += 1;
+        self.wake_at(cx, now + cx.config.limits.idle_probe);
     }
 
     /// Gives back memory that a burst of RPCs has left unused.
@@ -201,7 +255,7 @@ impl Session {
     }
 
     /// Ends all RPCs of both directions.
-    fn end_rpcs(&mut self, cx: &mut Shared, error: CallError) {
+    pub(crate) fn end_rpcs(&mut self, cx: &mut Shared, error: CallError) {
         let mut ours: Vec<u64> = self.out.keys().copied().collect();
         ours.sort_unstable();
         let unfinished = self.handshake.is_some();

@@ -12,6 +12,7 @@ pub(crate) mod early;
 pub(crate) mod epochs;
 mod feed;
 pub(crate) mod handshake;
+pub(crate) mod lanes;
 mod lifecycle;
 mod post;
 pub(crate) mod telling;
@@ -31,9 +32,11 @@ use rustc_hash::FxBuildHasher;
 pub(crate) use crypt::SessionKeys;
 pub use epochs::{AeadLimits, Updates};
 pub use handshake::{EarlyBinding, KeyContext};
+pub use lanes::Lanes;
 pub use update::Direction;
 
 use crate::cutoffs::Told;
+use crate::limits::Limits;
 use crate::message::send::OutMessage;
 use crate::replay::IdSet;
 use crate::rpc::{InRpc, InState, OutRpc};
@@ -45,6 +48,7 @@ use crate::wire::{EARLY_EPOCH, Header, Params, epoch_to_wire};
 use bundle::Waiting;
 use early::EarlyKeys;
 use handshake::Handshake;
+use lanes::{Family, Incoming, Lane};
 use telling::Telling;
 use tso::Tso;
 
@@ -82,7 +86,7 @@ pub struct RpcId {
     pub session: SessionId,
     /// Whether we started it.
     pub ours: bool,
-    /// RPC number (spec 1).
+    /// RPC number (spec 1); in a session of L lanes, that in its lane times L, and the lane.
     pub number: u64,
 }
 
@@ -172,6 +176,12 @@ pub(crate) struct Session {
     pub(crate) control_in: ControlWindow,
     /// An older session on the same 5-tuple.
     pub(crate) older: Option<SessionId>,
+    /// Which of the session's lanes this is (spec 3.5).
+    pub(crate) lane: Lane,
+    /// The first lane here, by which the application knows the session.
+    pub(crate) head: SessionId,
+    /// Of the first lane: all that are here, if there are several in all.
+    pub(crate) family: Option<Box<Family>>,
 
     // RPCs that we start.
     next_number: u64,
@@ -188,7 +198,7 @@ pub(crate) struct Session {
     /// The peer's ack floor and bitmap as last told, in RPC numbers.
     acked: (u64, u64),
 
-    incoming_bytes: u64,
+    pub(crate) incoming: Incoming,
     outgoing_bytes: u64,
     /// How the peer wants to be sent to.
     told: Told,
@@ -210,7 +220,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(id: SessionId, path: Path, role: Role, local: Params, now: Time) -> Self {
+    pub(crate) fn new(
+        id: SessionId,
+        (path, role): (Path, Role),
+        local: Params,
+        limits: &Limits,
+        now: Time,
+    ) -> Self {
         Session {
             id,
             path,
@@ -228,6 +244,9 @@ impl Session {
             control_out: 0,
             control_in: ControlWindow::default(),
             older: None,
+            lane: Lane::ONLY,
+            head: id,
+            family: None,
             next_number: 0,
             finished: IdSet::default(),
             out: HashMap::default(),
@@ -236,7 +255,7 @@ impl Session {
             seen: IdSet::default(),
             inc: HashMap::default(),
             acked: (0, 0),
-            incoming_bytes: 0,
+            incoming: Incoming::new(limits),
             outgoing_bytes: 0,
             told: Told::nothing(local.unscheduled),
             telling: Telling::nothing(local.unscheduled),
@@ -252,9 +271,11 @@ impl Session {
         }
     }
 
-    /// Learns the peer's parameters.
+    /// Learns the peer's parameters, and with them how many lanes there are: of the two ends' wishes the
+    /// larger.
     pub(crate) fn set_peer(&mut self, peer: Params) {
         self.peer = peer;
+        self.lane = Lane::new(self.lane.index(), self.local.lanes.max(peer.lanes));
         self.told = Told::nothing(peer.unscheduled);
     }
 
@@ -263,19 +284,26 @@ impl Session {
         let response = message_id & 1 == 1;
         let request_id = message_id & !1;
         let ours = request_id & 2 == self.role.id_bit();
-        let first = if ours { self.local.first_id } else { self.peer.first_id };
-        let distance = request_id.checked_sub(first)?;
-        (distance % 4 == 0).then_some(Which { ours, response, number: distance / 4 })
+        let number = self.lane.number_of(self.first_id(ours), request_id)?;
+        Some(Which { ours, response, number })
     }
 
     /// Message ID of the request of RPC `number`; add 1 for the response.
     pub(crate) fn request_id(&self, ours: bool, number: u64) -> u64 {
-        let first = if ours { self.local.first_id } else { self.peer.first_id };
-        first.saturating_add(number.saturating_mul(4))
+        self.lane.request_id(self.first_id(ours), number)
+    }
+
+    fn first_id(&self, ours: bool) -> u64 {
+        if ours { self.local.first_id } else { self.peer.first_id }
+    }
+
+    /// How far above its floor this lane takes RPC numbers of the peer's (spec 3.4, 3.5).
+    pub(crate) fn window(&self) -> u64 {
+        self.lane.share(self.local.max_rpcs.into())
     }
 
     pub(crate) fn rpc_id(&self, ours: bool, number: u64) -> RpcId {
-        RpcId { session: self.id, ours, number }
+        RpcId { session: self.head, ours, number: self.lane.global(number) }
     }
 
     /// Header of a packet to the peer about `message_id`, in the current epoch.
@@ -304,6 +332,11 @@ impl Session {
     pub(crate) fn silence(&self, backoff: u32) -> Duration {
         let wake = Duration::from_micros(u64::from(self.peer.wake_delay_us));
         self.rtt.silence(wake, backoff)
+    }
+
+    /// How much waits in this lane: bytes of messages, and then calls.
+    pub(crate) fn load(&self) -> (u64, usize) {
+        (self.outgoing_bytes + self.incoming.held(), self.out.len())
     }
 
     /// Whether it counts against the limit of half-open handshakes.

@@ -58,7 +58,7 @@ impl Session {
         cx.stats.posts_received += 1;
         if self.posts_in < cx.config.limits.max_posts {
             self.posts_in += 1;
-            cx.events.push_back(Event::Post { session: self.id, body });
+            cx.events.push_back(Event::Post { session: self.head, body });
         } else {
             cx.stats.limit_posts += 1;
         }

@@ -238,7 +238,7 @@ impl Session {
             // never have heard.
             return None;
         }
-        let header = self.header(id);
+        let header = self.header(if id == 0 { self.lane.own_id() } else { id });
         let body = match notice {
             Notice::Grant { offset, priority } => ControlBody::Grant { offset, priority },
             Notice::Resend { offset, length, priority, pinned } => {

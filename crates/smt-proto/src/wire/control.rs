@@ -3,6 +3,7 @@
 use super::common::Typed;
 use super::epoch::carries_messages;
 use super::fields::{Fields, FieldsMut};
+use super::params::MAX_LANES;
 use super::{COMMON_LEN, FIRST_EPOCH, Header, Malformed, PacketType, packet_type};
 
 /// The control number and the tag that end every control packet, in bytes.
@@ -305,6 +306,11 @@ fn parse_update(rest: &[u8]) -> Result<(ControlBody, &[u8]), Malformed> {
     Ok((ControlBody::Update { epoch }, rest))
 }
 
+/// Whether a message ID is that of a lane itself (spec 3.5).
+fn names_a_lane(id: u64) -> bool {
+    id & 3 == 0 && id >> 2 < u64::from(MAX_LANES)
+}
+
 impl Control {
     /// Reads a control packet and its tag, which is not checked here.
     ///
@@ -328,7 +334,9 @@ impl Control {
         let control = Self { header: Header::read(head), body, number: fields.u64::<0>() };
         let tag = fields.u64::<8>();
         control.check_epoch(tag)?;
-        if matches!(control.body, ControlBody::Update { .. }) && control.header.message_id != 0 {
+        if matches!(control.body, ControlBody::Update { .. })
+            && !names_a_lane(control.header.message_id)
+        {
             return Err(Malformed::Range);
         }
         Ok((control, tag))

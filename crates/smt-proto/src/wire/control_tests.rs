@@ -154,8 +154,11 @@ fn an_update_is_of_the_session_and_names_an_application_epoch() {
         Control::parse(&packet).map(|(control, _)| control.body)
     };
     assert_eq!(update(0, 3), Ok(ControlBody::Update { epoch: 3 }));
+    assert_eq!(update(4 * 63, 3), Ok(ControlBody::Update { epoch: 3 }), "of a lane");
     assert_eq!(update(0, u32::MAX), Ok(ControlBody::Update { epoch: u32::MAX }));
-    for refused in [update(0, 2), update(0, 1), update(0, 0), update(4, 3)] {
+    for refused in
+        [update(0, 2), update(0, 1), update(0, 0), update(256, 3), update(5, 3), update(6, 3)]
+    {
         assert_eq!(refused, Err(Malformed::Range));
     }
 }

@@ -28,7 +28,7 @@ pub use epoch::{EARLY_EPOCH, FIRST_EPOCH, epoch_from_wire, epoch_to_wire};
 pub use malformed::Malformed;
 pub use offset::{IpVersion, payload_offset};
 pub use params::{
-    ANSWER_LEN, Block, ID_BITS, MAX_FIRST_ID, MAX_OFFER, Params, WANTS_SMT_TICKET,
+    ANSWER_LEN, Block, ID_BITS, MAX_FIRST_ID, MAX_LANES, MAX_OFFER, Params, WANTS_SMT_TICKET,
     WANTS_TLS_TICKETS,
 };
 pub use preamble::{Kind, PREAMBLE_LEN, Preamble};

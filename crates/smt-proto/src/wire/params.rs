@@ -16,6 +16,8 @@ pub const WANTS_SMT_TICKET: u8 = 2;
 
 /// How many bits of message ID a direction may use (spec 3.1).
 pub const ID_BITS: RangeInclusive<u8> = 40..=56;
+/// Most lanes of a session (spec 3.5).
+pub const MAX_LANES: u8 = 64;
 /// Largest first ID an end may draw (spec 3.1).
 pub const MAX_FIRST_ID: u64 = (1 << 39) - 1;
 
@@ -32,6 +34,7 @@ const PADDING_TYPE: u16 = 8;
 const OFFER_TYPE: u16 = 9;
 const ANSWER_TYPE: u16 = 10;
 const WANTS_TYPE: u16 = 11;
+const LANES_TYPE: u16 = 12;
 
 /// What one end declares about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,6 +56,8 @@ pub struct Params {
     /// Of a client: what it wants to be sent after the handshake (spec 5.9), bits of
     /// [`WANTS_TLS_TICKETS`] and [`WANTS_SMT_TICKET`].
     pub wants: u8,
+    /// How many lanes I want, at least (spec 3.5): a power of two, at most [`MAX_LANES`].
+    pub lanes: u8,
 }
 
 /// A parameter block: the parameters, and what is said in it about early data (spec 5.7).
@@ -67,7 +72,7 @@ pub struct Block<'a> {
 }
 
 impl Params {
-    /// Length of a block of parameters alone, without wants and padding, in bytes.
+    /// Length of a block of parameters alone, without wants, lanes and padding, in bytes.
     pub const LEN: usize = 4 + 7 * ENTRY_LEN + 1 + 8 + 4 * 4 + 1;
     /// Most bytes of padding a block can hold.
     pub const MAX_PADDING: usize = u16::MAX as usize + 2 - Self::LEN - ENTRY_LEN;
@@ -86,14 +91,15 @@ impl Params {
         Block::parse(flight).map(|(block, len)| (block.params, len))
     }
 
-    /// Whether whoever goes by `other` may do nothing that these do not allow: what a server that
-    /// takes early data owes its ticket (spec 5.7).
+    /// Whether whoever goes by `other` may do nothing that these do not allow, and means the same IDs:
+    /// what a server that takes early data owes its ticket (spec 5.7).
     #[must_use]
     pub fn cover(&self, other: &Params) -> bool {
         self.max_rpcs >= other.max_rpcs
             && self.max_message >= other.max_message
             && self.unscheduled >= other.unscheduled
             && self.max_id_bits >= other.max_id_bits
+            && self.lanes == other.lanes
     }
 
     fn put(&self, block: &mut Vec<u8>) {
@@ -123,6 +129,9 @@ impl<'a> Block<'a> {
         }
         if self.params.wants != 0 {
             put_entry(&mut rest, WANTS_TYPE, &[self.params.wants]);
+        }
+        if self.params.lanes != 1 {
+            put_entry(&mut rest, LANES_TYPE, &[self.params.lanes]);
         }
         let padding = padding.min(Params::MAX_PADDING - rest.len());
         let mut block = Vec::with_capacity(Params::LEN + ENTRY_LEN + padding + rest.len());
@@ -200,6 +209,7 @@ struct Found<'a> {
     offer: Option<&'a [u8]>,
     answer: Option<[u8; ANSWER_LEN]>,
     wants: u8,
+    lanes: Option<u8>,
 }
 
 impl<'a> Found<'a> {
@@ -219,6 +229,7 @@ impl<'a> Found<'a> {
             OFFER_TYPE => self.offer = Some(value),
             ANSWER_TYPE => self.answer = Some(exact(value)?),
             WANTS_TYPE => self.wants = u8::from_be_bytes(exact(value)?),
+            LANES_TYPE => self.lanes = Some(u8::from_be_bytes(exact(value)?)),
             _ => {}
         }
         Ok(())
@@ -235,11 +246,14 @@ impl<'a> Found<'a> {
             wake_delay_us: self.wake_delay_us.unwrap_or(0),
             max_id_bits: self.max_id_bits.unwrap_or(*ID_BITS.end()),
             wants: self.wants,
+            lanes: self.lanes.unwrap_or(1),
         };
         let bounded = ID_BITS.contains(&params.id_bits)
             && ID_BITS.contains(&params.max_id_bits)
             && (4..=MAX_FIRST_ID).contains(&params.first_id)
-            && params.first_id & 1 == 0;
+            && params.first_id & 1 == 0
+            && params.lanes.is_power_of_two()
+            && params.lanes <= MAX_LANES;
         let block = Block { params, offer: self.offer, answer: self.answer };
         if bounded { Ok(block) } else { Err(Malformed::Parameter) }
     }
@@ -263,17 +277,18 @@ mod tests {
         wake_delay_us: 50,
         max_id_bits: 56,
         wants: 0,
+        lanes: 1,
     };
 
     prop_compose! {
         fn params()(
             id_bits in ID_BITS, max_id_bits in ID_BITS, first_id in 4..=MAX_FIRST_ID,
             (max_rpcs, max_message, unscheduled, wake_delay_us) in any::<(u32, u32, u32, u32)>(),
-            wants in any::<u8>(),
+            wants in any::<u8>(), lanes in 0..=6u32,
         ) -> Params {
             Params {
                 id_bits, max_id_bits, first_id: first_id & !1,
-                max_rpcs, max_message, unscheduled, wake_delay_us, wants,
+                max_rpcs, max_message, unscheduled, wake_delay_us, wants, lanes: 1 << lanes,
             }
         }
     }
@@ -311,7 +326,8 @@ mod tests {
                 + entry(padding)
                 + offer.as_ref().map_or(0, |offer| ENTRY_LEN + offer.len())
                 + answer.map_or(0, |_| ENTRY_LEN + ANSWER_LEN)
-                + entry(usize::from(params.wants != 0));
+                + entry(usize::from(params.wants != 0))
+                + entry(usize::from(params.lanes != 1));
             prop_assert_eq!(flight.len(), len);
             flight.resize(len + follows, 0xff);
             prop_assert_eq!(Block::parse(&flight), Ok((block, len)));
@@ -347,7 +363,7 @@ mod tests {
     #[test]
     fn unknown_entries_are_skipped() {
         let entries =
-            [&[(0, &[1][..])], &REQUIRED[..], &[(12, &[][..]), (0xffff, &[1, 2])]].concat();
+            [&[(0, &[1][..])], &REQUIRED[..], &[(99, &[][..]), (0xffff, &[1, 2])]].concat();
         assert!(Params::parse(&block(&entries)).is_ok());
     }
 
@@ -377,6 +393,9 @@ mod tests {
             Params { first_id: 2, ..EXAMPLE },
             Params { first_id: 5, ..EXAMPLE },
             Params { first_id: MAX_FIRST_ID + 1, ..EXAMPLE },
+            Params { lanes: 0, ..EXAMPLE },
+            Params { lanes: 3, ..EXAMPLE },
+            Params { lanes: 2 * MAX_LANES, ..EXAMPLE },
         ] {
             assert_eq!(Params::parse(&params.emit(0)), Err(Malformed::Parameter));
         }

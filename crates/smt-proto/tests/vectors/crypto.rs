@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 use smt_proto::crypto::NotAuthentic;
-use smt_proto::keys::{EpochKeys, Secret, expand_label, key_context, secret_from_traffic_secret};
+use smt_proto::keys::{
+    EpochKeys, HeaderKey, Secret, expand_label, key_context, lane_secret,
+    secret_from_traffic_secret,
+};
 use smt_proto::record::{bundle_sequence_number, open, seal, sequence_number};
 use smt_proto::wire::epoch_to_wire;
 
@@ -234,4 +237,43 @@ fn records() {
     for (message_id, id_bits, number) in vectors.bundles {
         assert_eq!(bundle_sequence_number(message_id, id_bits), Some(number));
     }
+}
+
+#[derive(Deserialize)]
+struct LanesFile {
+    secrets: Vec<LaneSecret>,
+}
+
+#[derive(Deserialize)]
+struct LaneSecret {
+    suite: u16,
+    secret: Hex,
+    lane: u8,
+    lane_secret: Hex,
+    header_key: Hex,
+}
+
+#[test]
+fn secrets_of_lanes() {
+    let file: LanesFile = read("lanes");
+    assert!(!file.secrets.is_empty());
+    for v in file.secrets {
+        let suite = suite(v.suite);
+        let secret = lane_secret(suite, &Secret::new(&v.secret), v.lane);
+        assert_eq!(secret.as_bytes(), &v.lane_secret[..]);
+        // Header keys show themselves by the tags they make.
+        let header = HeaderKey::derive(suite, &secret);
+        let mut packet = [0; 52];
+        header.write_data_tag(&mut packet);
+        let known = tag_of(&v.header_key);
+        assert_eq!(packet[36..44], known);
+    }
+}
+
+/// The tag of a DATA header of zeros under a header key.
+fn tag_of(key: &[u8]) -> [u8; 8] {
+    use std::hash::Hasher;
+    let mut hasher = siphasher::sip::SipHasher24::new_with_key(key.try_into().unwrap());
+    hasher.write(&[0; 52]);
+    hasher.finish().to_be_bytes()
 }

@@ -212,6 +212,12 @@ struct ParamFields {
     max_id_bits: u8,
     #[serde(default)]
     wants: u8,
+    #[serde(default = "one")]
+    lanes: u8,
+}
+
+fn one() -> u8 {
+    1
 }
 
 #[test]
@@ -227,6 +233,7 @@ fn parameter_blocks() {
             wake_delay_us: v.params.wake_delay_us,
             max_id_bits: v.params.max_id_bits,
             wants: v.params.wants,
+            lanes: v.params.lanes,
         };
         let offer = v.offer.as_ref().map(|offer| &offer[..]);
         let answer = v.answer.as_ref().map(|answer| answer[..].try_into().unwrap());

@@ -107,6 +107,7 @@ mod tests {
             wake_delay_us: 0,
             max_id_bits: 56,
             wants: 0,
+            lanes: 1,
         };
         let offer: Option<&[u8]> = Some(&[7; 60]);
         let mut packet = flight(7, 0).bytes;

@@ -194,6 +194,7 @@ pub(super) fn params(rng: &mut Rng) -> Params {
         wake_delay_us: rng.below(1000) as u32,
         max_id_bits: 56,
         wants: 0,
+        lanes: 1 << rng.below(7),
     }
 }
 

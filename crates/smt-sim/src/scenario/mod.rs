@@ -274,6 +274,7 @@ impl Scenario {
                 wake_delay_us: host.wake_delay_us,
                 max_id_bits: 56,
                 wants: 0,
+                lanes: 1,
             };
             let max_early = early.max_early;
             let ticket = Ticket { service, generation: 0, max_early, params: own };

@@ -212,6 +212,7 @@ mod tests {
             wake_delay_us: 0,
             max_id_bits: 56,
             wants: 0,
+            lanes: 1,
         };
         Ticket { service: 3, generation: 5, max_early: 4000, params }
     }

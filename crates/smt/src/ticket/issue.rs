@@ -42,6 +42,7 @@ const DEFAULT_PARAMS: Params = Params {
     wake_delay_us: 0,
     max_id_bits: 56,
     wants: 0,
+    lanes: 1,
 };
 
 /// Builds a [`TicketIssuer`].

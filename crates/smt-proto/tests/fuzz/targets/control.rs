@@ -94,7 +94,9 @@ fn allowed(control: &Control) -> bool {
         _ => u32::from(epoch) == EARLY_EPOCH || u32::from(epoch) >= FIRST_EPOCH,
     };
     let body = match control.body {
-        ControlBody::Update { epoch } => epoch >= FIRST_EPOCH && message_id == 0,
+        ControlBody::Update { epoch } => {
+            epoch >= FIRST_EPOCH && message_id & 3 == 0 && message_id < 256
+        }
         _ => true,
     };
     session && body && src_port != 0 && dst_port != 0
