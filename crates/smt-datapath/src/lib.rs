@@ -40,7 +40,8 @@ mod xdp;
 
 pub use datapath::{Caps, Datapath, DatapathStats, PathError, PathErrorKind, RxMeta, TxMeta};
 pub use error::OpenError;
-pub use open::{CLASS_SELECTORS, Kind, OpenOptions, Opened, PRIORITIES, open};
+pub use filter::MAX_SHARDS;
+pub use open::{CLASS_SELECTORS, Kind, OpenOptions, Opened, PRIORITIES, open, open_shards};
 pub use xdp::{XdpHook, XdpOptions};
 
 /// IP protocol number of SMT unless configured otherwise (RFC 3692; `docs/spec.md`, 2).

@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::auto::{Obstacle, Usability, Verdict};
+use crate::filter::{MAX_SHARDS, Shard};
 use crate::ports::{FIRST_BLOCK, PortClaim};
 use crate::xdp::{self, XdpOptions};
 use crate::{DEFAULT_PROTOCOL, Datapath, OpenError, auto, packet, raw, udp};
@@ -122,9 +124,11 @@ pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
             let ports = claim.ports();
             Ok(Opened {
                 datapath: match kind {
-                    Kind::Packet => Box::new(packet::open(protocol, bind, claim, dscp)?),
+                    Kind::Packet => {
+                        Box::new(packet::open(protocol, bind, Arc::new(claim), Shard::ONLY, dscp)?)
+                    }
                     Kind::Xdp => Box::new(xdp::open(&options, claim)?),
-                    _ => Box::new(raw::open(protocol, bind, claim, dscp)?),
+                    _ => Box::new(raw::open(protocol, bind, Arc::new(claim), Shard::ONLY, dscp)?),
                 },
                 listen: ports.listen.map(|port| SocketAddr::new(bind, port)),
                 client_ports: ports.client(),
@@ -141,6 +145,51 @@ pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
         }
         Kind::Auto { allow_xdp } => open_best(options, allow_xdp),
     }
+}
+
+/// Opens `shards` datapaths that share address and ports: each receives the packets of its own lanes
+/// (`docs/spec.md`, 3.5), which the kernel tells apart, and the first one handshakes besides. All send
+/// from the same ports. The kinds that can be so divided are [`Kind::Raw`] and [`Kind::Packet`];
+/// [`Kind::Auto`] is the first of those two that can be had.
+///
+/// # Errors
+/// [`OpenError::Shards`] for a number that is no power of two up to [`MAX_SHARDS`];
+/// [`OpenError::NotDivisible`]; and as [`open`].
+pub fn open_shards(options: OpenOptions, shards: u8) -> Result<Vec<Opened>, OpenError> {
+    if !shards.is_power_of_two() || shards > MAX_SHARDS {
+        return Err(OpenError::Shards(shards));
+    }
+    if shards == 1 {
+        return Ok(vec![open(options)?]);
+    }
+    let OpenOptions { bind, listen, client, protocol, dscp, .. } = options;
+    let kind = match options.kind {
+        Kind::Auto { .. } => {
+            let choice = auto::choose_here(protocol, bind, false)
+                .map_err(OpenError::io("ask the kernel for the devices"))?;
+            let mut candidates = choice.candidates();
+            candidates.find(|kind| *kind == Kind::Packet).unwrap_or(Kind::Raw)
+        }
+        Kind::Xdp | Kind::Udp => return Err(OpenError::NotDivisible(options.kind.name())),
+        kind => kind,
+    };
+    if FOREIGN_PROTOCOLS.contains(&protocol) {
+        return Err(OpenError::ForeignProtocol(protocol));
+    }
+    let claim = Arc::new(PortClaim::new(protocol, listen, client)?);
+    let ports = claim.ports();
+    let one = |index| {
+        let (claim, shard) = (Arc::clone(&claim), Shard { index, count: shards });
+        Ok(Opened {
+            datapath: match kind {
+                Kind::Packet => Box::new(packet::open(protocol, bind, claim, shard, dscp)?),
+                _ => Box::new(raw::open(protocol, bind, claim, shard, dscp)?),
+            },
+            listen: ports.listen.map(|port| SocketAddr::new(bind, port)),
+            client_ports: ports.client(),
+        })
+    };
+    (0..shards).map(one).collect()
 }
 
 /// Opens the best datapath. Only XDP is given up for the next best: whether a device takes its program
@@ -192,6 +241,18 @@ mod tests {
         for protocol in [0, 1, 6, 17, 58, 255] {
             let options = OpenOptions { protocol, ..OpenOptions::default() };
             assert!(matches!(open(options), Err(OpenError::ForeignProtocol(p)) if p == protocol));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_divided_says_so() {
+        for shards in [0, 3, 65, 128] {
+            let opened = open_shards(OpenOptions::default(), shards);
+            assert!(matches!(opened, Err(OpenError::Shards(n)) if n == shards));
+        }
+        for kind in [Kind::Udp, Kind::Xdp] {
+            let opened = open_shards(OpenOptions { kind, ..OpenOptions::default() }, 2);
+            assert!(matches!(opened, Err(OpenError::NotDivisible(name)) if name == kind.name()));
         }
     }
 

@@ -12,11 +12,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use crate::filter::Shard;
 use crate::link::header::{self, ETHERNET_LEN};
 use crate::link::paths::Paths;
 use crate::ports::PortClaim;
@@ -48,10 +50,11 @@ const GSO_TCP_V6: u8 = 4;
 pub(crate) fn open(
     protocol: u8,
     local: IpAddr,
-    claim: PortClaim,
+    claim: Arc<PortClaim>,
+    shard: Shard,
     dscp: Option<[u8; PRIORITIES]>,
 ) -> Result<PacketDatapath, OpenError> {
-    let raw = raw::open(protocol, local, claim, dscp)?;
+    let raw = raw::open(protocol, local, claim, shard, dscp)?;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     // Without a protocol it receives nothing.
     let fd = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None).map_err(|error| {

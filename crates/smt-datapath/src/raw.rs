@@ -6,10 +6,11 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, socket_with};
 
-use crate::filter::{self, Start};
+use crate::filter::{self, Shard, Start};
 use crate::ports::{PortClaim, Ports};
 use crate::socket::{Encapsulation, Message, SocketDatapath, TX_BURST, Unpacked};
 use crate::sys::option;
@@ -21,11 +22,12 @@ const LARGEST_PACKET: usize = 65_535;
 const V4_HEADER: usize = 20;
 const V6_HEADER: usize = 40;
 
-/// Opens a raw socket at `local` that receives what is sent to the claimed ports.
+/// Opens a raw socket at `local` that receives what is sent to the claimed ports and is of `shard`.
 pub(crate) fn open(
     protocol: u8,
     local: IpAddr,
-    claim: PortClaim,
+    claim: Arc<PortClaim>,
+    shard: Shard,
     dscp: Option<[u8; PRIORITIES]>,
 ) -> Result<SocketDatapath<Native>, OpenError> {
     let ports = claim.ports();
@@ -41,7 +43,7 @@ pub(crate) fn open(
     })?;
     // The socket already receives: first the filter, then the address, then out with what came
     // in before.
-    option::attach_filter(&fd, &filter::program(start, ports))
+    option::attach_filter(&fd, &filter::program(start, ports, shard))
         .map_err(OpenError::io("attach the port filter"))?;
     let is_any_v6 = local == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     if is_any_v6 {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -108,7 +109,7 @@ pub(crate) struct SocketDatapath<E> {
     /// The error queue may have something.
     errors_pending: bool,
     stats: DatapathStats,
-    _claim: Option<PortClaim>,
+    _claim: Option<Arc<PortClaim>>,
 }
 
 impl<E: Encapsulation> SocketDatapath<E> {
@@ -117,7 +118,7 @@ impl<E: Encapsulation> SocketDatapath<E> {
         fd: OwnedFd,
         encapsulation: E,
         local: IpAddr,
-        claim: Option<PortClaim>,
+        claim: Option<Arc<PortClaim>>,
         dscp: Option<[u8; PRIORITIES]>,
     ) -> Result<Self, OpenError> {
         let marking = Marking::new(&fd, local, dscp).map_err(OpenError::io("set the DSCP"))?;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smt_datapath::fault::{Faulty, Rules};
@@ -11,10 +12,11 @@ use smt_datapath::pcap::PcapWriter;
 use smt_datapath::{Datapath, OpenError, OpenOptions, Opened, PRIORITIES};
 use smt_proto::padding::Padding;
 use smt_proto::wire::{WANTS_SMT_TICKET, WANTS_TLS_TICKETS};
-use smt_proto::{Config, Limits};
+use smt_proto::{Config, Limits, Shard};
 
 use crate::endpoint::Endpoint;
 use crate::engine::Engine;
+use crate::engine::shards::Group;
 use crate::tls::pool::PoolConfig;
 use crate::tls::{ClientTls, ServerTls};
 
@@ -72,6 +74,9 @@ pub enum BindError {
         /// The host's answer.
         source: io::Error,
     },
+    /// One engine was asked for, and several shards.
+    #[error("several shards are several engines: make them by `Builder::engines`")]
+    SeveralShards,
     /// Neither a server's nor a client's TLS configuration was given, nor a role for sessions on
     /// secrets negotiated elsewhere.
     #[error("give the builder a server TLS configuration, a client TLS configuration, or both")]
@@ -98,6 +103,7 @@ pub struct Builder {
     xdp: XdpOptions,
     pub(crate) wait: Wait,
     core: Config,
+    shards: u8,
     pub(crate) connect_timeout: Duration,
     pub(crate) call_deadline: Duration,
     pub(crate) handshake_pool: PoolConfig,
@@ -120,6 +126,7 @@ impl Default for Builder {
             xdp: XdpOptions::default(),
             wait: Wait::default(),
             core: Config::default(),
+            shards: 1,
             connect_timeout: Duration::from_secs(5),
             call_deadline: Duration::from_secs(10),
             handshake_pool: PoolConfig::default(),
@@ -213,6 +220,29 @@ impl Builder {
         self
     }
 
+    /// How many engines share the port and the sessions of this endpoint: 1 (the default), 2, 4, .. 64.
+    /// Each is to run on a thread of its own, and handles the RPCs of its own lanes of each session
+    /// (spec 3.5), which the kernel tells apart by message ID. Make them by [`engines`](Self::engines):
+    /// an [`endpoint`](Self::endpoint) has one. The peers need not have as many. Only with the
+    /// datapaths [`DatapathKind::Raw`] and [`DatapathKind::Packet`].
+    #[must_use]
+    pub fn shards(mut self, shards: u8) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// How many lanes sessions have, at least: a power of two up to 64; by default as many as the end with
+    /// more shards has. More than that are of no use but to tests.
+    ///
+    /// # Panics
+    /// If it is another number.
+    #[must_use]
+    pub fn lanes(mut self, lanes: u8) -> Self {
+        assert!(lanes.is_power_of_two() && lanes <= 64, "lanes must be 1, 2, 4, .. 64");
+        self.core.lanes = lanes;
+        self
+    }
+
     /// How to wait for packets; of no effect with tokio, which waits its own way.
     #[must_use]
     pub fn wait(mut self, wait: Wait) -> Self {
@@ -296,13 +326,61 @@ impl Builder {
     /// Makes an [`Engine`].
     ///
     /// # Errors
-    /// [`BindError`].
+    /// [`BindError`]; [`BindError::SeveralShards`] where there are to be several.
     pub fn engine(self) -> Result<Engine, BindError> {
+        if self.shards != 1 {
+            return Err(BindError::SeveralShards);
+        }
+        let opened = smt_datapath::open(self.open_options()?)?;
+        self.engine_over(opened)
+    }
+
+    /// Makes the engines of all [`shards`](Self::shards), the first of which makes all sessions: there
+    /// connects are asked for, and [`Accepted`](crate::Event::Accepted) is told; at the others
+    /// [`Joined`](crate::Event::Joined) is. Each can be moved to a thread of its own. Limits on all
+    /// sessions together are divided among them, with equal parts. A session that one of them closes is
+    /// closed at all; when one is dropped, all sessions of all end.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn engines(self) -> Result<Vec<Engine>, BindError> {
+        let options = self.open_options()?;
+        let opened = smt_datapath::open_shards(options, self.shards)?;
+        let group = Group::new(opened.len());
+        let count = self.shards;
+        let mut engines = Vec::new();
+        for (index, opened) in (0..count).zip(opened) {
+            let mut builder = self.clone();
+            builder.core.shard = Shard { index, count };
+            let limits = &mut builder.core.limits;
+            limits.max_incoming_bytes_total /= u64::from(count);
+            limits.max_no_session_answers = limits.max_no_session_answers.div_ceil(count.into());
+            if index > 0 {
+                builder.faults = builder.faults.map(|faults| Faults {
+                    seed: faults.seed.wrapping_add(index.into()),
+                    ..faults
+                });
+                builder.capture = builder.capture.map(|file| {
+                    let extension = format!("{index}.pcap");
+                    file.with_extension(extension)
+                });
+                (builder.server, builder.client) = (None, None);
+            }
+            let mut engine = builder.engine_over(opened)?;
+            if count > 1 {
+                engine.join_group(index.into(), Arc::clone(&group));
+            }
+            engines.push(engine);
+        }
+        Ok(engines)
+    }
+
+    fn open_options(&self) -> Result<OpenOptions, BindError> {
         let client = self.client.is_some() || self.external_client;
         if self.listen.is_none() && !client {
             return Err(BindError::NoTls);
         }
-        let opened = smt_datapath::open(OpenOptions {
+        Ok(OpenOptions {
             kind: self.datapath,
             bind: self.bind,
             listen: self.listen,
@@ -310,8 +388,7 @@ impl Builder {
             protocol: self.protocol,
             dscp: self.dscp,
             xdp: self.xdp,
-        })?;
-        self.engine_over(opened)
+        })
     }
 
     /// Makes an [`Engine`] over a datapath opened elsewhere.

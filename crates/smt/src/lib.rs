@@ -37,7 +37,7 @@ pub use builder::{
     BindError, Builder, CLASS_SELECTORS, DatapathKind, Faults, Wait, XdpHook, XdpOptions,
 };
 pub use endpoint::{Call, Connecting, EarlyCall, Endpoint, Incoming, Session};
-pub use engine::{CallOptions, ConnectOptions, Engine, Event};
+pub use engine::{CallOptions, ConnectOptions, Engine, Event, SharedId};
 pub use error::{CallError, CloseReason, ConnectError, ErrorReply, StartError, UpdateError};
 pub use smt_proto::{
     AeadLimits, Body, Direction, Limits, RpcId, SessionId, Stats, Updates, padding::Padding,

@@ -24,6 +24,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFlags, epoll};
@@ -35,6 +36,7 @@ pub(crate) use self::layout::ONE_CHUNK;
 use self::layout::TX_HEADROOM;
 use self::program::Ours;
 use self::queue::{Place, Queue};
+use crate::filter::Shard;
 use crate::link::header;
 use crate::link::netlink::Netlink;
 use crate::link::paths::Paths;
@@ -94,7 +96,7 @@ pub(crate) fn open(options: &OpenOptions, claim: PortClaim) -> Result<XdpDatapat
     let OpenOptions { bind, protocol, dscp, xdp, .. } = *options;
     let ports = claim.ports();
     // First: whatever passes the program has somewhere to go.
-    let raw = raw::open(protocol, bind, claim, dscp)?;
+    let raw = raw::open(protocol, bind, Arc::new(claim), Shard::ONLY, dscp)?;
     let device = choose_device(bind)?;
     let mtu = Netlink::open()
         .and_then(|mut netlink| netlink.device(device.index))

@@ -483,7 +483,7 @@ impl Session {
     }
 
     /// Whether there is room for message `id`, which takes `bytes`; else its sender is told.
-    pub(super) fn has_room(&self, cx: &mut Shared, id: u64, bytes: u32) -> bool {
+    pub(super) fn has_room(&mut self, cx: &mut Shared, id: u64, bytes: u32) -> bool {
         let (limits, more) = (&cx.config.limits, u64::from(bytes));
         if cx.incoming_bytes + more > limits.max_incoming_bytes_total
             || !self.incoming.make_room(more)

@@ -167,6 +167,8 @@ impl Driven {
                         self.engine.refuse(rpc, reply_code::REFUSED, text);
                     }
                 }
+                // Of shards there is one here.
+                Event::Joined { .. } | Event::ShardGone { .. } => {}
                 Event::RequestCancelled { .. }
                 | Event::NewTicket { .. }
                 | Event::KeyUpdateWanted { .. } => {}

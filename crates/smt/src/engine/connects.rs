@@ -162,6 +162,11 @@ impl Engine {
         if !self.handshakes.is_client() {
             return Err(ConnectError::NotAClient);
         }
+        if !self.makes_sessions() {
+            return Err(ConnectError::Limit(
+                "sessions are made at the first shard, while all live",
+            ));
+        }
         let deadline = self.now() + self.connect_timeout;
         let id = self.connects.add(remote, options, deadline);
         let started = self.start_attempt(id);

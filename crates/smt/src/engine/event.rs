@@ -80,6 +80,23 @@ pub enum Event {
         /// The ticket.
         ticket: VerifiedTicket,
     },
+    /// A session made at the first shard of this endpoint works here, too: its requests come at all
+    /// shards, and calls may be made at all. Only at the other shards; `Accepted` or `Connected` is told
+    /// at the first.
+    Joined {
+        /// Its name at this shard.
+        session: SessionId,
+        /// Its name at all shards.
+        shared: super::SharedId,
+        /// What was established about it.
+        info: Arc<SessionInfo>,
+    },
+    /// Another engine of this endpoint was dropped. All sessions end, and no more are made: make the
+    /// endpoint anew.
+    ShardGone {
+        /// Which.
+        shard: usize,
+    },
     /// A client's handshake has failed, on its side or ours. For logs.
     HandshakeFailed {
         /// The client's address and SMT port.

@@ -75,6 +75,9 @@ impl Engine {
     /// # Errors
     /// [`ConnectError::NotAClient`] if there is no port for the role.
     pub fn offer_external(&mut self, role: Role) -> Result<ExternalOffer, ConnectError> {
+        if self.shard() != (0, 1) {
+            return Err(ConnectError::Limit("sessions without TLS of ours have one shard"));
+        }
         let port = match role {
             Role::Server => self.listen.map(|listen| listen.port()),
             Role::Client => self.client_port(|_, _| true),

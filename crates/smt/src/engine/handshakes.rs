@@ -201,7 +201,8 @@ impl Engine {
 
     fn on_client_hello(&mut self, session: SessionId, bytes: Vec<u8>, offer: Option<Vec<u8>>) {
         let now = self.now();
-        let Some(tls) = self.handshakes.server.clone() else {
+        let server = self.handshakes.server.clone().filter(|_| self.makes_sessions());
+        let Some(tls) = server else {
             return self.core.fail_handshake(now, session, None);
         };
         if let Some(path) = self.core.path(session)
@@ -316,6 +317,7 @@ impl Engine {
         running.done = true;
         running.info = Some(Arc::new(info));
         self.core.install_keys(now, session, aws_lc::suite(suite), client, server);
+        self.share(session);
         if let Some(connect) = connect {
             self.start_waiting_calls(connect, Takes::All);
         }
@@ -325,6 +327,7 @@ impl Engine {
         let Some(running) = self.handshakes.running.remove(&session) else { return };
         let Some(info) = running.info else { return };
         self.sessions.insert(session, Arc::clone(&info));
+        self.share_confirmed(session, &info);
         let event = match running.connect {
             Some(connect) => {
                 self.refill(session, &running.early);
@@ -360,6 +363,7 @@ impl Engine {
     ) {
         let now = self.now();
         let remote = self.remote_of(session);
+        self.share_failed(session);
         let Some(running) = self.handshakes.running.remove(&session) else { return };
         self.core.fail_handshake(now, session, alert);
         match (running.connect, remote) {
@@ -380,6 +384,7 @@ impl Engine {
     }
 
     pub(super) fn on_handshake_failed(&mut self, session: SessionId, error: HandshakeError) {
+        self.share_failed(session);
         let Some(running) = self.handshakes.running.remove(&session) else { return };
         match running.connect {
             Some(connect) => self.attempt_ended(connect, error),

@@ -32,6 +32,7 @@ mod idle;
 mod packets;
 mod paths;
 mod post;
+pub(crate) mod shards;
 mod wait;
 
 use std::collections::{HashMap, VecDeque};
@@ -53,6 +54,7 @@ use connects::Connects;
 use habit::{Exactness, Habit};
 use handshakes::Handshakes;
 use paths::PathMtus;
+use shards::{Group, Shards};
 use wait::Waiter;
 
 pub use calls::MAX_QUEUED_CALLS;
@@ -60,6 +62,7 @@ pub use connects::ConnectOptions;
 pub use event::{ConnectId, Event, SessionInfo};
 pub use external::{ExternalOffer, TrafficSecrets};
 pub use post::MAX_WAITING_FOR_TICKETS;
+pub use shards::{MAX_INBOX, SharedId};
 
 /// What a call may be told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +83,9 @@ pub struct LimitStats {
     /// A client's sessions that take no TLS tickets because [`MAX_WAITING_FOR_TICKETS`] others waited
     /// for theirs.
     pub waiting_for_tickets: u64,
+    /// Sessions that ended as soon as they were made because [`MAX_INBOX`] others waited to be added at
+    /// another shard, or that had ended.
+    pub inbox: u64,
 }
 
 /// An endpoint that the caller drives.
@@ -118,6 +124,8 @@ pub struct Engine {
     is_quiet: bool,
     path_looked_at: Time,
     mtus: PathMtus,
+    /// Of an engine that shares its sessions with others.
+    shards: Option<Box<Shards>>,
 }
 
 impl Engine {
@@ -160,9 +168,15 @@ impl Engine {
             is_quiet: true,
             path_looked_at: Time::ZERO,
             mtus: PathMtus::default(),
+            shards: None,
         };
         engine.declare_in_tickets();
         Ok(engine)
+    }
+
+    /// Makes it shard `index` of a group.
+    pub(crate) fn join_group(&mut self, index: usize, group: Arc<Group>) {
+        self.shards = Some(Box::new(Shards::new(index, group, self.waiter.waker())));
     }
 
     /// Address and SMT port where sessions are taken, if they are.

@@ -57,6 +57,7 @@ impl Engine {
             }
         }
         self.polls = self.polls.wrapping_add(1);
+        worked |= self.take_notes();
         if !worked && !self.waiter.is_watched() && !self.polls.is_multiple_of(LEAN_POLLS) {
             // A spinning caller: most of its turns ask for packets and nothing else.
             return Ok(false);
@@ -75,6 +76,8 @@ impl Engine {
 
     /// Hands the packets of a burst to the core; returns how many bytes they have.
     fn take_packets(&mut self, received: usize) -> usize {
+        // What the first packet in a lane is for was said before it was sent.
+        self.take_notes();
         let now = self.now();
         let mut bytes = 0;
         for index in 0..received {
@@ -233,10 +236,10 @@ impl Engine {
                     self.on_handshake_failed(session, error);
                 }
                 CoreEvent::Request { rpc, body, early } => {
-                    self.events.push_back(Event::Request { rpc, body, early });
+                    self.tell_in(rpc.session, Event::Request { rpc, body, early });
                 }
                 CoreEvent::RequestCancelled { rpc } => {
-                    self.events.push_back(Event::RequestCancelled { rpc });
+                    self.tell_in(rpc.session, Event::RequestCancelled { rpc });
                 }
                 CoreEvent::Response { rpc, user, result } => self.call_ended(rpc, user, result),
                 CoreEvent::SegmentsLost { session, off_for } => {
@@ -254,7 +257,9 @@ impl Engine {
                     self.registered.remove(&session);
                     self.handshakes.forget_session(session);
                     self.connects.forget_session(session);
-                    self.events.push_back(Event::Closed { session, reason });
+                    if let Some(reason) = self.share_closed(session, reason) {
+                        self.events.push_back(Event::Closed { session, reason });
+                    }
                 }
             }
         }

@@ -11,6 +11,7 @@ mod early;
 mod failures;
 mod lifecycle;
 mod limits;
+mod shards;
 mod shared;
 mod tso;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     tests.extend(failures::tests());
     tests.extend(lifecycle::tests());
     tests.extend(limits::tests());
+    tests.extend(shards::tests());
     tests.extend(shared::tests());
     tests.extend(tso::tests());
     smt_testbed::main(tests)
