@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         test("no_route_is_an_error_of_one_packet", no_route_is_an_error_of_one_packet),
         test("bursts_stay_whole_and_in_order", bursts_stay_whole_and_in_order),
         test("bursts_cross_a_link", bursts_cross_a_link),
+        test("long_packets_come_few_at_a_time", long_packets_come_few_at_a_time),
         test("wildcards_answer_from_the_address_asked", wildcards_answer_from_the_address_asked),
         test("overruns_are_counted", overruns_are_counted),
         test("path_mtu_is_the_links", path_mtu_is_the_links),
@@ -395,6 +396,30 @@ fn bursts_cross_a_link() {
             for len in [64, 1452] {
                 bursts(kind, &mut client, &mut server, b, len);
             }
+        }
+    }
+}
+
+/// What was sent last would push what came first out of the caches before anybody looked at it.
+fn long_packets_come_few_at_a_time() {
+    loopback().unwrap();
+    for kind in KINDS {
+        let mut server = server(kind, V4, PORT);
+        let mut client = client(kind, V4);
+        let to = address(kind, V4, PORT);
+        let from = client.client_ports.start;
+        // All of them fit the smallest receive buffer; without a bound the second receive brings the rest.
+        for (len, most) in [(50_000, 1), (100, 3)] {
+            for fill in 0..3 {
+                send(client.datapath.as_mut(), to, &packet(from, PORT, len, fill));
+            }
+            let (mut received, mut longest, end) = (0, 0, Instant::now() + PATIENCE);
+            while received < 3 && Instant::now() < end {
+                let count = server.datapath.recv().unwrap();
+                (received, longest) = (received + count, longest.max(count));
+            }
+            assert_eq!(received, 3, "{kind:?}");
+            assert!(longest <= most, "{longest} of {len} bytes at once by {kind:?}");
         }
     }
 }
