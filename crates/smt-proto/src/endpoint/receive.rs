@@ -35,6 +35,7 @@ impl Endpoint {
     pub fn handle_packet(&mut self, now: Time, meta: &PacketMeta, packet: &mut [u8]) {
         self.settle();
         self.shared.now = now;
+        self.shared.timers.pass(now);
         self.shared.stats.packets_received += 1;
         let Ok((kind, header)) = peek(packet) else {
             self.shared.stats.dropped_malformed += 1;
