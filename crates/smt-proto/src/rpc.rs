@@ -53,6 +53,7 @@ impl OutRpc {
     }
 
     /// An RPC of which nothing was sent.
+    #[inline]
     pub(crate) fn new(sort: Sort, user: u64, request: OutMessage, deadline: Time) -> Self {
         OutRpc {
             sort,
@@ -91,6 +92,7 @@ pub(crate) struct InRpc {
 
 impl InRpc {
     /// An RPC in `state` that counts `charge` bytes.
+    #[inline]
     pub(crate) fn new(state: InState, charge: u64) -> Self {
         InRpc {
             state,

@@ -78,6 +78,7 @@ pub(crate) struct OutMessage {
 
 impl OutMessage {
     /// A message of `body` under `layout`, of which so many bytes go without a grant, at a priority.
+    #[inline]
     pub(crate) fn new(
         id: u64,
         kind: Kind,

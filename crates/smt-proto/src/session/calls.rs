@@ -270,7 +270,7 @@ impl Session {
     }
 
     pub(super) fn new_message(
-        &self,
+        &mut self,
         cx: &Shared,
         id: u64,
         kind: Kind,
@@ -278,9 +278,11 @@ impl Session {
         response_limit: u32,
     ) -> Result<OutMessage, StartError> {
         let room = self.room.saturating_sub(DATA_LEN);
-        let record_size = record::record_size_for(room);
+        if self.cut.room != room {
+            self.cut = Cut::of(room, self.local.id_bits);
+        }
+        let Cut { record_size, countable, mut segment, .. } = self.cut;
         // What the peer takes, and what record indices and lengths can count.
-        let countable = record::max_plain_len(record_size, self.local.id_bits);
         let most = countable.min(self.peer.max_message.saturating_add(PREAMBLE_LEN as u32));
         let too_large = StartError::TooLarge { limit: u64::from(most) - PREAMBLE_LEN as u64 };
         let plain = u32::try_from(PREAMBLE_LEN + body.len()).map_err(|_| too_large)?;
@@ -291,9 +293,7 @@ impl Session {
                 .map_err(|_| too_large)
         };
         let mut layout = cut(record_size)?;
-        let record = u32::from(record_size) + RECORD_OVERHEAD;
         let room = u32::try_from(room).unwrap_or(u32::MAX);
-        let mut segment = (room / record).max(1) * record;
         // Where segments arrive, records are for segments (spec 4.2).
         if layout.wire_len > segment
             && let Some(tso) = &self.tso
@@ -307,6 +307,31 @@ impl Session {
         };
         let priority = self.told.priority(layout.wire_len);
         Ok(OutMessage::new(id, kind, body, layout, segment, (unscheduled, priority)))
+    }
+}
+
+/// How messages are cut for packets of so much payload, kept because it takes divisions to find out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    room: usize,
+    record_size: u16,
+    /// The longest plaintext that record indices and lengths can count.
+    countable: u32,
+    /// Wire bytes of a packet of whole records.
+    segment: u32,
+}
+
+impl Cut {
+    pub(super) fn of(room: usize, id_bits: u8) -> Self {
+        let record_size = record::record_size_for(room);
+        let record = u32::from(record_size) + RECORD_OVERHEAD;
+        let payload = u32::try_from(room).unwrap_or(u32::MAX);
+        Cut {
+            room,
+            record_size,
+            countable: record::max_plain_len(record_size, id_bits),
+            segment: (payload / record).max(1) * record,
+        }
     }
 }
 

@@ -46,6 +46,7 @@ use crate::time::Time;
 use crate::timer::Timer;
 use crate::wire::{EARLY_EPOCH, Header, Params, epoch_to_wire};
 use bundle::Waiting;
+use calls::Cut;
 use early::EarlyKeys;
 use handshake::Handshake;
 use lanes::{Family, Incoming, Lane};
@@ -159,6 +160,7 @@ pub(crate) struct Session {
     pub(crate) state: State,
     /// Largest SMT packet the path takes, in bytes.
     pub(crate) room: usize,
+    cut: Cut,
     /// Segments for a device that cuts them, if there is one.
     tso: Option<Box<Tso>>,
     /// Handshake token (spec 5.1).
@@ -233,6 +235,7 @@ impl Session {
             role,
             state: State::Handshaking,
             room: 0,
+            cut: Cut::of(0, local.id_bits),
             tso: None,
             token: 0,
             handshake: None,

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use smt_proto::keys::{HeaderKey, Secret};
 use smt_proto::record::Layout;
 use smt_proto::wire::{
-    AckRanges, Block, CancelCode, Control, ControlBody, DATA_LEN, Data, EARLY_EPOCH, Header, Kind,
-    MAX_CONTROL_LEN, PREAMBLE_LEN, Params, Preamble, RETRY_LEN, Retry, UnknownCode, epoch_to_wire,
+    AckRanges, Block, BundleEntry, BundleHead, CancelCode, Control, ControlBody, DATA_LEN, Data,
+    EARLY_EPOCH, Header, Kind, MAX_CONTROL_LEN, PREAMBLE_LEN, Params, Preamble, RETRY_LEN, Retry,
+    UnknownCode, epoch_to_wire,
 };
 use smt_proto::{
     AeadLimits, Config, EarlyData, Endpoint, Event, External, Limits, PacketMeta, Path, Role,
@@ -18,7 +19,7 @@ use smt_proto::{
 };
 
 use super::input::{Counting, Input};
-use super::plain::{Plain, part};
+use super::plain::{Plain, bundle, part};
 
 const OUR_PORT: u16 = 4433;
 const THEIR_PORT: u16 = 40_000;
@@ -120,7 +121,9 @@ impl Machine {
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
-        match input.u8() % 16 {
+        let choice = input.u8();
+        match choice % 16 {
+            _ if choice == 255 => self.bundle(input),
             0..=3 => self.data(input),
             4 | 5 => self.control(input),
             6 => self.noise(input),
@@ -245,6 +248,62 @@ impl Machine {
             // Any header at all, and the tag is still right.
             let at = usize::from(input.u8()) % DATA_LEN;
             packet[at] = input.u8();
+        }
+        self.header.write_data_tag(&mut packet);
+        self.give(packet);
+    }
+
+    /// A bundle of the peer's, mostly a right one.
+    fn bundle(&mut self, input: &mut Input<'_>) {
+        let mut header = self.header(input);
+        let mut entries = Vec::new();
+        for index in 0..=input.u8() % 12 {
+            let message_id = if index == 0 { header.message_id } else { self.message_id(input) };
+            let kind = match input.u8() {
+                0..=249 => Kind::Application,
+                250..=252 => Kind::Error,
+                _ => Kind::Post,
+            };
+            let app_len = (input.number() % 1200) as u16;
+            entries.push(BundleEntry { message_id, kind, app_len, response_limit: 0 });
+        }
+        let odd = input.u8();
+        let head = BundleHead {
+            count: if odd > 250 { input.u16() } else { entries.len() as u16 },
+            highest_peer_epoch: if odd & 1 == 0 { 3 } else { 0 },
+            oldest_epoch: if odd & 2 == 0 { 3 } else { u32::from(header.epoch) },
+            ack_floor: if odd > 220 { self.message_id(input) } else { self.params[1].first_id },
+            ack_bitmap: if odd < 20 { input.u64() } else { 0 },
+        };
+        if odd & 4 == 0 {
+            header.epoch = 3;
+        }
+        let mut payload = bundle(&head, &entries);
+        if odd & 0x38 == 0 {
+            let at = input.number() as usize % payload.len();
+            payload[at] ^= input.u8() | 1;
+        }
+        let len = payload.len() as u16;
+        let data = Data {
+            header,
+            sequence: 0,
+            record_size: len - 22,
+            segment_size: len,
+            message_len: len.into(),
+            incoming: len.into(),
+            tag: 0,
+            cutoffs: 0,
+            retransmit: false,
+            explicit: true,
+            pinned: false,
+            bundle: true,
+            tso_offset: 0,
+        };
+        let mut packet = vec![0; DATA_LEN];
+        data.emit((&mut packet[..]).try_into().unwrap());
+        packet.extend_from_slice(&payload);
+        if odd & 0x48 == 0x40 {
+            packet.truncate(DATA_LEN + input.number() as usize % payload.len());
         }
         self.header.write_data_tag(&mut packet);
         self.give(packet);

@@ -22,6 +22,23 @@ fn random_lives_end_well() {
     }
 }
 
+#[test]
+fn lives_full_of_bundles_end_well() {
+    for seed in 0..200 {
+        let mut random = Seeded(seed);
+        let len = random.below(3000) as usize;
+        let mut input = random.bytes(len);
+        for byte in &mut input {
+            // The step that is a bundle.
+            if random.below(5) == 0 {
+                *byte = 255;
+            }
+        }
+        let life = std::panic::catch_unwind(|| machine::run(&input));
+        assert!(life.is_ok(), "seed {seed}");
+    }
+}
+
 /// A flight without bytes went out as a message of length 0, which is malformed.
 #[test]
 fn an_empty_flight_is_not_sent() {

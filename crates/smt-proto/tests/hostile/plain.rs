@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use smt_proto::crypto::{AeadKey, MAX_HASH_LEN, NONCE_LEN, NotAuthentic, Suite, SuiteId, TAG_LEN};
 use smt_proto::record::{Layout, RECORD_OVERHEAD};
-use smt_proto::wire::{PREAMBLE_LEN, Preamble};
+use smt_proto::wire::{
+    BUNDLE_ENTRY_LEN, BUNDLE_HEAD_LEN, BundleEntry, BundleHead, PREAMBLE_LEN, Preamble,
+};
 
 /// What every sealed record ends with.
 const TAG: [u8; TAG_LEN] = [0xa5; TAG_LEN];
@@ -58,6 +60,21 @@ impl Suite for Plain {
         let parts: Vec<&[u8]> = [secret].into_iter().chain(info.iter().copied()).collect();
         mix(&parts, out);
     }
+}
+
+/// The record of a bundle of messages of zeros, as many bytes each as its entry says.
+pub fn bundle(head: &BundleHead, entries: &[BundleEntry]) -> Vec<u8> {
+    let mut plain = vec![0; BUNDLE_HEAD_LEN];
+    head.emit((&mut plain[..]).try_into().unwrap());
+    for entry in entries {
+        let mut bytes = [0; BUNDLE_ENTRY_LEN];
+        entry.emit(&mut bytes);
+        plain.extend(bytes);
+        plain.resize(plain.len() + usize::from(entry.app_len), 0);
+    }
+    plain.resize(plain.len().max(64), 0);
+    let len = (plain.len() as u16 + 17).to_be_bytes();
+    [&[0x17, 3, 3][..], &len, &plain, &[0x17], &TAG].concat()
 }
 
 /// Bytes `range` of the wire stream of a message of zeros.

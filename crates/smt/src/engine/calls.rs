@@ -106,7 +106,10 @@ impl Engine {
 
     /// Hands on how a call has ended; an early one whose session is gone is made again.
     pub(super) fn call_ended(&mut self, rpc: RpcId, user: u64, result: Result<Body, CoreError>) {
-        let Some(Sent { connect, mut call }) = self.early_calls.sent.remove(&rpc) else {
+        let sent = &mut self.early_calls.sent;
+        // Mostly there is none, and a look costs a hash.
+        let early = if sent.is_empty() { None } else { sent.remove(&rpc) };
+        let Some(Sent { connect, mut call }) = early else {
             let result = result.map_err(CallError::from);
             return self.events.push_back(Event::Response { rpc, user, result });
         };
