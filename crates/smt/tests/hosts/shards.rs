@@ -24,6 +24,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         }),
         test("ten_thousand_calls_between_shards", || ten_thousand(DatapathKind::Packet, [2, 2])),
         test("shards_under_loss_and_key_updates", loss),
+        test("a_shard_that_is_held_up_holds_up_no_other", held_up),
         test("shards_end_together", endings),
         test("a_server_of_shards_restarts", restart),
     ]
@@ -247,6 +248,70 @@ fn loss() {
     let done = server.stop();
     assert!(done.iter().all(|done| done.updates > 1));
     check(&done, &client, 2000, len);
+}
+
+/// Large messages wait for a shard whose thread does something else, short ones of the other do not.
+fn held_up() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let ca = Arc::new(Ca::new());
+    let address = server_address(&pair, false);
+    let builder = server_builder(&ca, address);
+    let (made, engines) = mpsc::channel();
+    pair.b
+        .spawn(move || made.send(builder.shards(2).engines().unwrap()).unwrap())
+        .unwrap()
+        .join()
+        .unwrap();
+    let mut engines = engines.recv().unwrap();
+    let to = engines[0].listen_address().unwrap();
+    let (mut second, first) = (engines.pop().unwrap(), engines.pop().unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let stopped = [Arc::clone(&stop), Arc::clone(&stop)];
+    let [first_stops, second_stops] = stopped;
+    let first = pair.b.spawn(move || serve(first, &first_stops)).unwrap();
+    let second = pair
+        .b
+        .spawn(move || {
+            while !matches!(second.next(None).unwrap(), Some(Event::Joined { .. })) {}
+            may_go_on.recv().unwrap();
+            serve(second, &second_stops)
+        })
+        .unwrap();
+    let builder = client_builder(&ca, false);
+    pair.a
+        .spawn(move || {
+            let mut client = Client::connect(builder, 2, to);
+            let options = |user| CallOptions { user, deadline: Some(Duration::from_secs(100)) };
+            for user in 10_000..10_004 {
+                let call =
+                    client.engines[1].call(client.sessions[1], body(user, 1 << 20), options(user));
+                call.unwrap();
+            }
+            for user in 0..1000 {
+                let call =
+                    client.engines[0].call(client.sessions[0], body(user, 64), options(user));
+                call.unwrap();
+            }
+            let until = Instant::now() + Duration::from_secs(60);
+            while client.ended.len() < 1000 {
+                assert!(Instant::now() < until, "{} of 1000", client.ended.len());
+                client.turn();
+            }
+            assert!((0..1000).all(|user| client.ended[&user].is_ok()));
+            go_on.send(()).unwrap();
+            while client.ended.len() < 1004 {
+                assert!(Instant::now() < until, "{} of 1004", client.ended.len());
+                client.turn();
+            }
+            assert!((10_000..10_004).all(|user| client.ended[&user].is_ok()));
+        })
+        .unwrap()
+        .join()
+        .unwrap();
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(first.join().unwrap().requests.len(), 1000);
+    assert_eq!(second.join().unwrap().requests.len(), 4);
 }
 
 fn endings() {
