@@ -226,7 +226,7 @@ fn loss() {
     let builder = server_builder(&ca, address).aead_limits(limits).faults(faults);
     let server = Server::start(&pair.b, builder, 2);
     let (to, builder) = (server.address, client_builder(&ca, false).aead_limits(limits));
-    let len = |number: u64| if number % 50 == 0 { 10_000 } else { 100 };
+    let len = |number: u64| if number.is_multiple_of(50) { 10_000 } else { 100 };
     let client = pair
         .a
         .spawn(move || {

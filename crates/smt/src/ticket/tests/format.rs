@@ -31,6 +31,7 @@ fn content(kem: Kem, certificates: &[Vec<u8>]) -> Vec<u8> {
             wake_delay_us: 4,
             max_id_bits: 56,
             wants: 0,
+            lanes: 1,
         },
         public_key: &vec![9; kem.public_key_len()],
         certificates,
