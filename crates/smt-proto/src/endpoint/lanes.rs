@@ -133,7 +133,7 @@ impl Endpoint {
         if !matches!(first, Err(StartError::TooManyOutstanding | StartError::Backpressure)) {
             return first;
         }
-        for lane in self.lanes_of(head) {
+        for lane in self.lanes_of(&head).to_vec() {
             if let Ok(rpc) = self.start_in(lane, body, deadline, user) {
                 return Ok(rpc);
             }
@@ -172,7 +172,7 @@ impl Endpoint {
 
     /// Bytes of messages that wait in a session to be sent, acknowledged or received whole.
     pub fn waiting_bytes(&self, session: SessionId) -> u64 {
-        let lanes = self.lanes_of(session).into_iter().filter_map(|id| self.sessions.get(id));
+        let lanes = self.lanes_of(&session).iter().filter_map(|id| self.sessions.get(*id));
         lanes.map(|lane| lane.load().0).sum()
     }
 
@@ -187,11 +187,11 @@ impl Endpoint {
     }
 
     /// The lanes here of a session that the application knows.
-    fn lanes_of(&self, head: SessionId) -> Vec<SessionId> {
-        match self.sessions.get(head).map(|session| &session.family) {
-            Some(Some(family)) => family.lanes.clone(),
-            Some(None) => Vec::from([head]),
-            None => Vec::new(),
+    fn lanes_of<'a>(&'a self, head: &'a SessionId) -> &'a [SessionId] {
+        match self.sessions.get(*head).map(|session| &session.family) {
+            Some(Some(family)) => &family.lanes,
+            Some(None) => core::slice::from_ref(head),
+            None => &[],
         }
     }
 
@@ -205,7 +205,7 @@ impl Endpoint {
             Some(session) if session.family.is_none() => act(session, &mut self.shared),
             None => {}
             Some(_) => {
-                for id in self.lanes_of(head) {
+                for id in self.lanes_of(&head).to_vec() {
                     if let Some(lane) = self.sessions.get_mut(id) {
                         act(lane, &mut self.shared);
                     }
@@ -215,7 +215,7 @@ impl Endpoint {
     }
 
     pub(super) fn sum_of_lanes(&self, head: SessionId, count: impl Fn(&Session) -> usize) -> usize {
-        let lanes = self.lanes_of(head).into_iter().filter_map(|id| self.sessions.get(id));
+        let lanes = self.lanes_of(&head).iter().filter_map(|id| self.sessions.get(*id));
         lanes.map(count).sum()
     }
 
