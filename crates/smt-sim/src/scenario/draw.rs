@@ -347,4 +347,18 @@ mod tests {
         }
         assert!(features.iter().all(|count| (50..950).contains(count)), "{features:?}");
     }
+
+    #[test]
+    fn what_surely_fits_can_be_numbered() {
+        use smt_proto::record::{Layout, record_size_for};
+        use smt_proto::wire::{DATA_LEN, PREAMBLE_LEN};
+        for scenario in (0..300).map(Scenario::draw).filter(|it| it.host_faults.is_empty()) {
+            for (from, host) in scenario.hosts.iter().enumerate() {
+                let fits = scenario.surely_fits(from as u32, from as u32);
+                let plain = u64::from(fits) + PREAMBLE_LEN as u64;
+                let record_size = record_size_for(host.room as usize - DATA_LEN);
+                assert!(Layout::from_plain(record_size, plain, host.id_bits).is_ok(), "{host:?}");
+            }
+        }
+    }
 }

@@ -288,7 +288,7 @@ impl Scenario {
     }
 
     /// The largest body that surely fits a message from one host to another, in bytes: as far as the
-    /// receiver's limit and the record numbers that the sender's ID bits leave go (spec 3.2).
+    /// receiver's limit and the record numbers that the sender's ID bits leave go; the last is bundles' (spec 3.2).
     pub fn surely_fits(&self, from: HostId, to: HostId) -> u32 {
         let (Some(from_host), Some(to_host)) =
             (self.hosts.get(from as usize), self.hosts.get(to as usize))
@@ -302,7 +302,7 @@ impl Scenario {
         });
         let room = rooms.chain([from_host.room]).min().unwrap_or(from_host.room) as usize;
         let record = record_size_for(room.saturating_sub(DATA_LEN));
-        let plain = (1u64 << (64 - from_host.id_bits)) * u64::from(record);
+        let plain = ((1u64 << (64 - from_host.id_bits)) - 1) * u64::from(record);
         // Padding may double it.
         let plain = if from_host.padding == Padding::None { plain } else { plain / 2 };
         let body = plain.saturating_sub(PREAMBLE_LEN as u64).min(u64::from(to_host.max_message));
