@@ -59,12 +59,7 @@ impl Endpoint {
             session.lane = lane;
             session
         });
-        if let Some(session) = self.sessions.get_mut(head) {
-            session.set_peer(lanes.peer);
-            session.room = lanes.room;
-            session.incoming = Incoming::pooled(lane, &limits, lanes.pool.clone());
-            session.open_lane(&mut self.shared, now, lanes);
-        }
+        self.furnish(now, head, lanes);
         self.open_others(now, head, lanes);
         Ok(head)
     }
@@ -106,16 +101,22 @@ impl Endpoint {
                 (session.lane, session.head) = (lane, head);
                 session
             });
-            if let Some(session) = self.sessions.get_mut(id) {
-                session.set_peer(lanes.peer);
-                session.room = lanes.room;
-                session.incoming = Incoming::pooled(lane, &limits, lanes.pool.clone());
-                session.open_lane(&mut self.shared, now, lanes);
-            }
+            self.furnish(now, id, lanes);
             family.push(id);
         }
         if let Some(session) = self.sessions.get_mut(head) {
             session.family = Some(Box::new(Family { lanes: family, turn: 0, handed: None }));
+        }
+    }
+
+    /// Gives a new lane what it has of its session.
+    fn furnish(&mut self, now: Time, lane: SessionId, lanes: &Lanes) {
+        let limits = self.shared.config.limits;
+        if let Some(session) = self.sessions.get_mut(lane) {
+            session.set_peer(lanes.peer);
+            session.room = lanes.room;
+            session.incoming = Incoming::pooled(session.lane, &limits, lanes.pool.clone());
+            session.open_lane(&mut self.shared, now, lanes);
         }
     }
 

@@ -198,22 +198,8 @@ impl Session {
         let record = filled + RECORD_OVERHEAD as usize;
         let number = record::bundle_sequence_number(cx.config.nonce_id(first), id_bits)?;
         record::seal(keys.send.keys(epoch)?, number, wire.get_mut(..record)?);
-        let (record_size, wire_len) = (u16::try_from(filled).ok()?, u16::try_from(record).ok()?);
-        let data = Data {
-            header: Header { epoch: epoch_to_wire(epoch), message_id: first, ..header },
-            sequence: 0,
-            record_size,
-            segment_size: wire_len,
-            message_len: wire_len.into(),
-            incoming: wire_len.into(),
-            tag: 0,
-            cutoffs: told.version,
-            retransmit: false,
-            explicit: true,
-            pinned: false,
-            bundle: true,
-            tso_offset: 0,
-        };
+        let header = Header { epoch: epoch_to_wire(epoch), message_id: first, ..header };
+        let data = Data::of_bundle(header, u16::try_from(record).ok()?, told.version);
         let packet = frame.get_mut(..DATA_LEN + record)?;
         data.emit(packet.first_chunk_mut()?);
         keys.tx_header.write_data_tag(packet);

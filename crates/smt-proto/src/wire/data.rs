@@ -58,6 +58,27 @@ pub struct Data {
 }
 
 impl Data {
+    /// The header of a bundle (spec 4.5) that is one record of `wire_len` bytes, without tag.
+    #[inline]
+    #[must_use]
+    pub fn of_bundle(header: Header, wire_len: u16, cutoffs: u16) -> Self {
+        Self {
+            header,
+            sequence: 0,
+            record_size: wire_len.saturating_sub(RECORD_OVERHEAD as u16),
+            segment_size: wire_len,
+            message_len: wire_len.into(),
+            incoming: wire_len.into(),
+            tag: 0,
+            cutoffs,
+            retransmit: false,
+            explicit: true,
+            pinned: false,
+            bundle: true,
+            tso_offset: 0,
+        }
+    }
+
     /// Reads the header of a DATA packet; the payload is what follows [`DATA_LEN`] bytes.
     ///
     /// # Errors

@@ -283,22 +283,7 @@ impl Machine {
             let at = input.number() as usize % payload.len();
             payload[at] ^= input.u8() | 1;
         }
-        let len = payload.len() as u16;
-        let data = Data {
-            header,
-            sequence: 0,
-            record_size: len - 22,
-            segment_size: len,
-            message_len: len.into(),
-            incoming: len.into(),
-            tag: 0,
-            cutoffs: 0,
-            retransmit: false,
-            explicit: true,
-            pinned: false,
-            bundle: true,
-            tso_offset: 0,
-        };
+        let data = Data::of_bundle(header, payload.len() as u16, 0);
         let mut packet = vec![0; DATA_LEN];
         data.emit((&mut packet[..]).try_into().unwrap());
         packet.extend_from_slice(&payload);

@@ -213,22 +213,7 @@ impl Script {
         let mut wire = [&[0; 5], plain, &[0; 17]].concat();
         let number = record::bundle_sequence_number(id, 48).unwrap();
         record::seal(&self.keys, number, &mut wire);
-        let len = wire.len() as u16;
-        let data = Data {
-            header: self.header(id),
-            sequence: 0,
-            record_size: plain.len() as u16,
-            segment_size: len,
-            message_len: len.into(),
-            incoming: len.into(),
-            tag: 0,
-            cutoffs: 0,
-            retransmit: false,
-            explicit: true,
-            pinned: false,
-            bundle: true,
-            tso_offset: 0,
-        };
+        let data = Data::of_bundle(self.header(id), wire.len() as u16, 0);
         self.data(data, &wire)
     }
 
