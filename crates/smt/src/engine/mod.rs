@@ -184,7 +184,8 @@ impl Engine {
         self.listen
     }
 
-    /// Name of the datapath in use: `raw` or `udp`.
+    /// Name of the datapath in use: `raw`, `packet`, `udp`, or what became of `xdp` (`xdp`, `xdp-zerocopy`,
+    /// `xdp-generic`).
     pub fn datapath_name(&self) -> &'static str {
         self.caps.name
     }
