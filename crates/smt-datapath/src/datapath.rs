@@ -120,6 +120,17 @@ pub trait Datapath: Send {
     /// Only what makes the datapath unusable.
     fn recv(&mut self) -> io::Result<usize>;
 
+    /// As [`recv`](Self::recv), but sleeps in the same system call as long as there is nothing; `None`: it
+    /// cannot, and has done nothing. Nothing but a packet or an error of the network ends the sleep before
+    /// its time: not for who waits for other threads too. The kernel counts it in ticks: it ends after
+    /// an eighth of `timeout` at the earliest, and after `timeout` or two ticks at the latest.
+    ///
+    /// # Errors
+    /// Those of [`recv`](Self::recv).
+    fn recv_or_sleep(&mut self, _timeout: Duration) -> io::Result<Option<usize>> {
+        Ok(None)
+    }
+
     /// Packet `index` of the current burst.
     ///
     /// # Panics
@@ -210,6 +221,10 @@ impl<D: Datapath + ?Sized> Datapath for Box<D> {
 
     fn recv(&mut self) -> io::Result<usize> {
         (**self).recv()
+    }
+
+    fn recv_or_sleep(&mut self, timeout: Duration) -> io::Result<Option<usize>> {
+        (**self).recv_or_sleep(timeout)
     }
 
     fn packet(&mut self, index: usize) -> (RxMeta, &mut [u8]) {

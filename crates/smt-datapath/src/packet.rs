@@ -254,6 +254,10 @@ impl Datapath for PacketDatapath {
         self.raw.recv()
     }
 
+    fn recv_or_sleep(&mut self, timeout: Duration) -> io::Result<Option<usize>> {
+        self.raw.recv_or_sleep(timeout)
+    }
+
     fn packet(&mut self, index: usize) -> (RxMeta, &mut [u8]) {
         self.raw.packet(index)
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::ioctl_fionbio;
 
 use crate::errqueue::ErrorQueue;
 use crate::ports::PortClaim;
@@ -31,6 +32,9 @@ const SLOT_LEN: usize = 65_536;
 const ATTEMPTS: usize = 4;
 /// How long a flush waits for a full send buffer before it counts packets as refused.
 pub(crate) const SEND_PATIENCE: Duration = Duration::from_millis(1);
+
+/// A receive sleeps no longer than this at once.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
 /// What differs between carrying SMT natively and in UDP.
 pub(crate) trait Encapsulation: Send {
@@ -93,6 +97,8 @@ pub(crate) struct SocketDatapath<E> {
     needs_control: bool,
     /// The last call found the socket empty, so that one packet is all to expect from the next.
     was_empty: bool,
+    /// How long a receive that may sleep does so, as the socket was told; `None`: not yet.
+    sleep: Option<Duration>,
     /// Messages like the last ones to copy before they are looked at.
     worth_taking: usize,
     burst: Vec<Packet>,
@@ -113,7 +119,8 @@ pub(crate) struct SocketDatapath<E> {
 }
 
 impl<E: Encapsulation> SocketDatapath<E> {
-    /// Takes over a bound, non-blocking socket.
+    /// Takes over a bound socket. From here on it may block, so that a receive can sleep: every other call
+    /// says that it does not want to.
     pub(crate) fn new(
         fd: OwnedFd,
         encapsulation: E,
@@ -121,6 +128,7 @@ impl<E: Encapsulation> SocketDatapath<E> {
         claim: Option<Arc<PortClaim>>,
         dscp: Option<[u8; PRIORITIES]>,
     ) -> Result<Self, OpenError> {
+        ioctl_fionbio(&fd, false).map_err(|e| OpenError::io("let the socket block")(e.into()))?;
         let marking = Marking::new(&fd, local, dscp).map_err(OpenError::io("set the DSCP"))?;
         let rx_capacity = configure(&fd, local).map_err(OpenError::io("set up the socket"))?;
         let caps = Caps { rx_capacity, tx_burst: TX_BURST, ..encapsulation.caps() };
@@ -128,6 +136,7 @@ impl<E: Encapsulation> SocketDatapath<E> {
             rx: RxBatch::new(encapsulation.rx_slots(), SLOT_LEN),
             needs_control: encapsulation.needs_control(),
             was_empty: true,
+            sleep: None,
             worth_taking: usize::MAX,
             burst: Vec::with_capacity(caps.rx_burst),
             overruns: 0,
@@ -184,6 +193,51 @@ impl<E: Encapsulation> SocketDatapath<E> {
             }
         }
         Ok(0)
+    }
+
+    /// As [`receive`](Self::receive), but sleeps before.
+    fn receive_or_sleep(&mut self, timeout: Duration) -> io::Result<usize> {
+        self.set_sleep(timeout)?;
+        match self.rx.receive_or_sleep(self.fd.as_fd(), self.worth_taking) {
+            Ok(count) => {
+                self.was_empty = false;
+                return Ok(count);
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
+            Err(error) if is_fatal(&error) => return Err(error),
+            Err(_) => self.errors_pending = true,
+        }
+        // What came at the last moment must not pass for lost.
+        self.receive()
+    }
+
+    /// Has the next receive sleep for about a quarter of `timeout`, up to a half: the socket need not be told
+    /// again while sleeps are about as long, and whoever wakes up early sleeps once more.
+    fn set_sleep(&mut self, timeout: Duration) -> io::Result<()> {
+        if self.sleep.is_some_and(|sleep| timeout / 8 <= sleep && sleep <= timeout / 2) {
+            return Ok(());
+        }
+        // 0 would be for ever.
+        let sleep = (timeout / 4).clamp(Duration::from_micros(1), LONGEST_SLEEP);
+        option::set_receive_timeout(&self.fd, sleep)?;
+        self.sleep = Some(sleep);
+        Ok(())
+    }
+
+    /// The packets in the messages that a receive has brought; returns how many.
+    fn unpack_all(&mut self, messages: usize) -> usize {
+        self.burst.clear();
+        for slot in 0..messages {
+            self.unpack(slot);
+        }
+        if let Some(longest) = (0..messages).map(|slot| self.rx.len(slot)).max() {
+            self.worth_taking = (BURST_BYTES / longest.max(1)).max(1);
+        }
+        self.burst.len()
     }
 
     /// Finds the packets in the message of slot `slot`.
@@ -340,14 +394,14 @@ impl<E: Encapsulation> Datapath for SocketDatapath<E> {
 
     fn recv(&mut self) -> io::Result<usize> {
         self.burst.clear();
-        let count = self.receive()?;
-        for slot in 0..count {
-            self.unpack(slot);
-        }
-        if let Some(longest) = (0..count).map(|slot| self.rx.len(slot)).max() {
-            self.worth_taking = (BURST_BYTES / longest.max(1)).max(1);
-        }
-        Ok(self.burst.len())
+        let messages = self.receive()?;
+        Ok(self.unpack_all(messages))
+    }
+
+    fn recv_or_sleep(&mut self, timeout: Duration) -> io::Result<Option<usize>> {
+        self.burst.clear();
+        let messages = self.receive_or_sleep(timeout)?;
+        Ok(Some(self.unpack_all(messages)))
     }
 
     fn packet(&mut self, index: usize) -> (RxMeta, &mut [u8]) {

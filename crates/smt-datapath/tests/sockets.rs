@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         test("wildcards_answer_from_the_address_asked", wildcards_answer_from_the_address_asked),
         test("overruns_are_counted", overruns_are_counted),
         test("path_mtu_is_the_links", path_mtu_is_the_links),
+        test("receives_sleep", receives_sleep),
         test("waiting_ends_with_a_packet_or_an_error", waiting_ends_with_a_packet_or_an_error),
     ])
 }
@@ -524,4 +525,46 @@ fn waiting_ends_with_a_packet_or_an_error() {
     send(client.datapath.as_mut(), SocketAddr::new(V4, 9), &sent);
     client.datapath.wait(None).unwrap();
     assert!(client.datapath.path_error().is_some());
+}
+
+fn receives_sleep() {
+    loopback().unwrap().enter().unwrap();
+    for kind in [Kind::Raw, Kind::Udp] {
+        let mut server = server(kind, V4, PORT);
+        let mut client = client(kind, V4);
+        let port = client.client_ports.start;
+        let to = address(kind, V4, PORT);
+        let sent = packet(port, PORT, 64, 7);
+        // For nothing: it ends. Shorter or longer than before, the socket has to be told.
+        for millis in [1, 5, 100, 1] {
+            let began = Instant::now();
+            let timeout = Duration::from_millis(millis);
+            assert_eq!(server.datapath.recv_or_sleep(timeout).unwrap(), Some(0));
+            assert!(began.elapsed() >= timeout / 8);
+        }
+        // All that is there comes at once.
+        for _ in 0..3 {
+            send(client.datapath.as_mut(), to, &sent);
+        }
+        assert_eq!(server.datapath.recv_or_sleep(PATIENCE).unwrap(), Some(3));
+        assert_eq!(server.datapath.packet(2).1, &sent[..]);
+        // A packet ends a sleep.
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            send(client.datapath.as_mut(), to, &sent);
+            client
+        });
+        assert_eq!(server.datapath.recv_or_sleep(PATIENCE).unwrap(), Some(1));
+        let mut client = thread.join().unwrap();
+        // And nothing else sleeps because that may.
+        assert_eq!(server.datapath.recv().unwrap(), 0);
+        // So does what the network says.
+        drop(server);
+        let to = address(kind, V4, 9);
+        send(client.datapath.as_mut(), to, &packet(port, 9, 64, 7));
+        if kind == Kind::Udp {
+            assert_eq!(client.datapath.recv_or_sleep(PATIENCE).unwrap(), Some(0));
+            assert!(client.datapath.path_error().is_some());
+        }
+    }
 }

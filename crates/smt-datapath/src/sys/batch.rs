@@ -132,6 +132,25 @@ impl RxBatch {
         socket: BorrowedFd<'_>,
         most: usize,
     ) -> io::Result<usize> {
+        self.receive_some(socket, most, libc::MSG_DONTWAIT)
+    }
+
+    /// As [`receive_many`](Self::receive_many), but sleeps until there is one, or the socket's receive
+    /// timeout has passed. Sleeps only on sockets that may block.
+    pub(crate) fn receive_or_sleep(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        most: usize,
+    ) -> io::Result<usize> {
+        self.receive_some(socket, most, libc::MSG_WAITFORONE)
+    }
+
+    fn receive_some(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        most: usize,
+        flags: i32,
+    ) -> io::Result<usize> {
         self.restore();
         let most = most.min(self.headers.messages.len());
         // SAFETY: as above, for each of the headers.
@@ -140,7 +159,7 @@ impl RxBatch {
                 socket.as_raw_fd(),
                 self.headers.messages.address(0),
                 most as _,
-                libc::MSG_DONTWAIT as _,
+                flags as _,
                 std::ptr::null_mut(),
             )
         };

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 /// Sets an option whose value is an `int`.
 pub(crate) fn set(socket: impl AsFd, level: i32, name: i32, value: i32) -> io::Result<()> {
@@ -34,6 +35,16 @@ pub(crate) fn get(socket: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
         )
     };
     check(result).map(|()| value)
+}
+
+/// Sets how long a receive sleeps on a socket that may block.
+pub(crate) fn set_receive_timeout(socket: impl AsFd, timeout: Duration) -> io::Result<()> {
+    let value = libc::timeval {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_usec: timeout.subsec_micros() as libc::suseconds_t,
+    };
+    // SAFETY: there are no addresses in it.
+    unsafe { set_struct(socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &value) }
 }
 
 /// Sets an option whose value is a C structure.

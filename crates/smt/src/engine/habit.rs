@@ -73,6 +73,16 @@ impl Exactness {
         Exactness { tick: Duration::from_nanos(nanos), exact_until: None }
     }
 
+    /// What this clock counts.
+    pub(super) fn tick(&self) -> Duration {
+        self.tick
+    }
+
+    /// Whether timers are exact now.
+    pub(super) fn is_exact(&self, now: Instant) -> bool {
+        self.exact_until.is_some_and(|until| now < until)
+    }
+
     /// A timer found something to send.
     pub(super) fn timer_mattered(&mut self, now: Instant) {
         self.exact_until = Some(now + EXACT_FOR);
@@ -80,8 +90,7 @@ impl Exactness {
 
     /// When to wake up for a timer that is due at `due`.
     pub(super) fn wake_at(&self, now: Instant, due: Instant) -> Instant {
-        let is_exact = due <= now || self.exact_until.is_some_and(|until| now < until);
-        if is_exact { due } else { due.max(now + self.tick) }
+        if due <= now || self.is_exact(now) { due } else { due.max(now + self.tick) }
     }
 }
 

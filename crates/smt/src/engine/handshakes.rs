@@ -117,6 +117,11 @@ impl Handshakes {
         }
     }
 
+    /// Whether a thread of the pool may wake the engine.
+    pub(super) fn has_jobs(&self) -> bool {
+        self.jobs > 0
+    }
+
     pub(super) fn is_client(&self) -> bool {
         self.client.is_some()
     }

@@ -13,6 +13,17 @@ use crate::builder::Wait;
 /// How long to sleep when nothing is due.
 const FAR: Duration = Duration::from_secs(3600);
 
+/// A time that is to be kept and is as many of the kernel's ticks away, or less, is none that a receive
+/// can sleep until: it knows nothing but ticks.
+const SOON_IN_TICKS: u32 = 4;
+
+/// When to wake up.
+struct Due {
+    /// Up to two ticks late will do.
+    coarse: Option<Instant>,
+    exact: Option<Instant>,
+}
+
 /// What an engine has done since it last had something to do.
 #[derive(Clone, Copy)]
 struct Idle {
@@ -35,16 +46,17 @@ impl Engine {
         let until = timeout.map(|timeout| now + timeout);
         let mut idle = self.idle(now);
         loop {
+            let mut met = None;
             if self.wait != Wait::Spin && self.is_quiet && self.may_sleep(&idle) {
                 // To look for packets first would mostly be in vain: sleeping ends when there are any.
                 self.before_sleep()?;
                 if let Some(event) = self.events.pop_front() {
                     return Ok(Some(event));
                 }
-                self.sleep(until)?;
+                met = self.sleep(until)?;
                 idle.has_slept = true;
             }
-            let worked = self.poll()?;
+            let worked = self.poll_after(met)?;
             if self.wait == Wait::Adaptive && self.has_received {
                 self.learn(idle);
             }
@@ -95,17 +107,33 @@ impl Engine {
         Ok(())
     }
 
-    /// Sleeps until something happens, a timer is due, or `until`.
-    fn sleep(&mut self, until: Option<Instant>) -> io::Result<()> {
+    /// Sleeps until something happens, a timer is due, or `until`. Returns how many packets have been
+    /// received, if the sleep was a receive.
+    fn sleep(&mut self, until: Option<Instant>) -> io::Result<Option<usize>> {
         let now = Instant::now();
-        let wake = [self.next_due(now), until].into_iter().flatten().min().unwrap_or(now + FAR);
+        let due = self.due(now);
+        let exact = [due.exact, until].into_iter().flatten().min();
+        let wake = [due.coarse, exact].into_iter().flatten().min().unwrap_or(now + FAR);
         let timeout = wake.saturating_duration_since(now);
-        if !timeout.is_zero() {
-            self.waiter.wait(self.datapath.fd(), timeout)?;
-        }
         // Whatever woke it, the next poll looks at everything.
         self.polls = packets::LEAN_POLLS - 1;
-        Ok(())
+        if timeout.is_zero() {
+            return Ok(None);
+        }
+        let is_soon = exact.is_some_and(|due| due < now + SOON_IN_TICKS * self.exactness.tick());
+        if !is_soon
+            && !self.may_be_woken()
+            && let Some(received) = self.datapath.recv_or_sleep(timeout)?
+        {
+            return Ok(Some(received));
+        }
+        self.waiter.wait(self.datapath.fd(), timeout)?;
+        Ok(None)
+    }
+
+    /// Whether another thread may have something for this one before a packet comes.
+    fn may_be_woken(&self) -> bool {
+        self.handshakes.has_jobs() || self.shards.is_some()
     }
 
     /// A descriptor that becomes readable when [`poll`](Self::poll) has something to do, timers
@@ -134,13 +162,14 @@ impl Engine {
         until: Instant,
         done: impl Fn(&Engine) -> bool,
     ) -> io::Result<()> {
+        let mut met = None;
         loop {
-            self.poll()?;
+            self.poll_after(met)?;
             self.events.clear();
             if done(self) || Instant::now() >= until {
                 return Ok(());
             }
-            self.sleep(Some(until))?;
+            met = self.sleep(Some(until))?;
         }
     }
 
@@ -151,18 +180,27 @@ impl Engine {
 
     /// When the engine next has to wake up by itself.
     fn next_due(&self, now: Instant) -> Option<Instant> {
+        let Due { coarse, exact } = self.due(now);
+        [coarse, exact].into_iter().flatten().min()
+    }
+
+    /// When the engine has to wake up, and how exactly.
+    fn due(&self, now: Instant) -> Due {
         if self.core.wants_transmit() {
             // Its turn was over before all had left.
-            return Some(now);
+            return Due { coarse: None, exact: Some(now) };
         }
         let core = self.core.poll_timeout().map(|due| self.instant(due));
         // Loss may be noticed a little late. What else waits for a time waits for that time.
-        let is_exact = self.core.is_paced();
-        let core = core.map(|due| if is_exact { due } else { self.exactness.wake_at(now, due) });
+        let (coarse, core) = match self.core.is_paced() || self.exactness.is_exact(now) {
+            true => (None, core),
+            false => (core.map(|due| self.exactness.wake_at(now, due)), None),
+        };
         let tls = self.handshakes.later.iter().map(|(due, _)| *due).min();
         let own = [self.connects.next_attempt(), tls].into_iter().flatten().min();
         let own = own.map(|due| self.instant(due));
-        [core, own, self.datapath.next_due()].into_iter().flatten().min()
+        let exact = [core, own, self.datapath.next_due()].into_iter().flatten().min();
+        Due { coarse, exact }
     }
 
     fn instant(&self, time: Time) -> Instant {

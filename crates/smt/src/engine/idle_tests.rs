@@ -1,14 +1,17 @@
 //! Engines that wait, over packets that change hands in memory.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use smt_datapath::fault::Rules;
-use smt_datapath::{Opened, memory};
+use smt_datapath::memory::{self, Memory};
+use smt_datapath::{Caps, Datapath, DatapathStats, Opened, PathError, RxMeta, TxMeta};
 use smt_proto::crypto::SuiteId;
 use smt_proto::{Role, SessionId};
 
@@ -16,13 +19,26 @@ use super::super::{CallOptions, Engine, Event, TrafficSecrets};
 use crate::builder::{Builder, Faults, Wait};
 use crate::tls::{ClientTls, Identity, Roots, ServerTls};
 
+const ADDRESS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2))];
 /// Longer than any step here takes.
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
 
 /// A client with a session, and its server. The client's packets suffer by `rules`, both ways.
 fn ends(wait: Wait, rules: Rules) -> (Engine, SessionId, Engine) {
-    let address: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
-    let (near, far) = memory::pair(address[0], address[1], 1500).unwrap();
+    let (near, far) = memory::pair(ADDRESS[0], ADDRESS[1], 1500).unwrap();
+    let faults = Faults { seed: 7, receive: rules, transmit: rules };
+    let (mut client, mut server) = engines(wait, (Box::new(near), Some(faults)), Box::new(far));
+    let session = join(&mut client, &mut server);
+    (client, session, server)
+}
+
+/// A client and a server over what is joined.
+fn engines(
+    wait: Wait,
+    (near, faults): (Box<dyn Datapath>, Option<Faults>),
+    far: Box<dyn Datapath>,
+) -> (Engine, Engine) {
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(vec!["server".to_owned()]).unwrap();
     let pem = params.self_signed(&key).unwrap().pem();
@@ -30,22 +46,24 @@ fn ends(wait: Wait, rules: Rules) -> (Engine, SessionId, Engine) {
     let server = ServerTls::builder(identity).build().unwrap();
     let roots = Roots::from_pem(pem.as_bytes()).unwrap();
     let client = ClientTls::builder(roots).build().unwrap();
-    let listen = Some(SocketAddr::new(address[1], 4433));
-    let mut client = Builder::new()
-        .wait(wait)
-        .client(client)
-        .faults(Faults { seed: 7, receive: rules, transmit: rules })
-        .engine_over(Opened {
-            datapath: Box::new(near),
-            listen: None,
-            client_ports: 40_000..40_032,
-        })
+    let listen = Some(SocketAddr::new(ADDRESS[1], 4433));
+    let mut builder = Builder::new().wait(wait).client(client);
+    if let Some(faults) = faults {
+        builder = builder.faults(faults);
+    }
+    let client = builder
+        .engine_over(Opened { datapath: near, listen: None, client_ports: 40_000..40_032 })
         .unwrap();
-    let mut server = Builder::new()
+    let server = Builder::new()
         .wait(wait)
         .server(4433, server)
-        .engine_over(Opened { datapath: Box::new(far), listen, client_ports: 0..0 })
+        .engine_over(Opened { datapath: far, listen, client_ports: 0..0 })
         .unwrap();
+    (client, server)
+}
+
+/// Gives both ends a session, which the client's application is not told of.
+fn join(client: &mut Engine, server: &mut Engine) -> SessionId {
     let ours = client.offer_external(Role::Client).unwrap();
     let theirs = server.offer_external(Role::Server).unwrap();
     let secrets = TrafficSecrets {
@@ -54,11 +72,98 @@ fn ends(wait: Wait, rules: Rules) -> (Engine, SessionId, Engine) {
         client: &[1; 32],
         server: &[2; 32],
     };
-    let to = SocketAddr::new(address[1], theirs.port());
-    let back = SocketAddr::new(address[0], ours.port());
+    let to = SocketAddr::new(ADDRESS[1], theirs.port());
+    let back = SocketAddr::new(ADDRESS[0], ours.port());
     let session = client.add_external(&ours, to, theirs.block(), &secrets).unwrap();
     server.add_external(&theirs, back, ours.block(), &secrets).unwrap();
-    (client, session, server)
+    session
+}
+
+/// A datapath that can sleep in a receive, and counts.
+struct Sleeper {
+    inner: Memory,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Receives that may sleep, that may not, and looks at the descriptor, as to sleep on it.
+    sleeps: AtomicU32,
+    receives: AtomicU32,
+    looks: AtomicU32,
+}
+
+impl Counts {
+    fn now(&self) -> [u32; 3] {
+        [&self.sleeps, &self.receives, &self.looks].map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+impl Datapath for Sleeper {
+    fn caps(&self) -> Caps {
+        self.inner.caps()
+    }
+
+    fn frame(&mut self) -> Option<&mut [u8]> {
+        self.inner.frame()
+    }
+
+    fn commit(&mut self, meta: TxMeta) {
+        self.inner.commit(meta);
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+
+    fn recv(&mut self) -> io::Result<usize> {
+        self.counts.receives.fetch_add(1, Ordering::Relaxed);
+        self.inner.recv()
+    }
+
+    /// Until a packet comes, whatever `timeout` says, since the network here loses none: who waits for
+    /// anything else is never woken.
+    fn recv_or_sleep(&mut self, _timeout: Duration) -> io::Result<Option<usize>> {
+        self.counts.sleeps.fetch_add(1, Ordering::Relaxed);
+        self.inner.wait(PATIENCE)?;
+        let received = self.inner.recv()?;
+        assert!(received > 0, "a wake-up was lost");
+        Ok(Some(received))
+    }
+
+    fn packet(&mut self, index: usize) -> (RxMeta, &mut [u8]) {
+        self.inner.packet(index)
+    }
+
+    fn path_error(&mut self) -> Option<PathError> {
+        self.inner.path_error()
+    }
+
+    fn path_mtu(&mut self, dst: IpAddr) -> io::Result<usize> {
+        self.inner.path_mtu(dst)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.counts.looks.fetch_add(1, Ordering::Relaxed);
+        self.inner.fd()
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.inner.wait(timeout)
+    }
+
+    fn stats(&self) -> DatapathStats {
+        self.inner.stats()
+    }
+}
+
+/// A client that can sleep in a receive, and its server.
+fn sleepers() -> (Engine, Arc<Counts>, Engine) {
+    let (near, far) = memory::pair(ADDRESS[0], ADDRESS[1], 1500).unwrap();
+    let counts = Arc::<Counts>::default();
+    let near = Sleeper { inner: near, counts: Arc::clone(&counts) };
+    let (client, server) = engines(Wait::Block, (Box::new(near), None), Box::new(far));
+    (client, counts, server)
 }
 
 /// Echoes until told to stop.
@@ -168,6 +273,54 @@ fn what_a_turn_has_not_sent_waits_for_nothing() {
         };
         assert_eq!(result.unwrap().len(), 60_000);
     }
+    over.store(true, Ordering::Relaxed);
+    thread.join().unwrap();
+}
+
+#[test]
+fn asleep_a_response_takes_one_system_call() {
+    let (mut client, counts, mut server) = sleepers();
+    let session = join(&mut client, &mut server);
+    let mut as_wanted = 0;
+    // Where this thread is held up, timers are due.
+    for user in 0..100_000 {
+        let options = CallOptions { user, ..CallOptions::default() };
+        client.call(session, vec![1; 100], options).unwrap();
+        client.flush().unwrap();
+        while !server.poll().unwrap() {}
+        while let Some(event) = server.next_event() {
+            if let Event::Request { rpc, body, .. } = event {
+                server.reply(rpc, body.into_vec());
+            }
+        }
+        server.flush().unwrap();
+        let before = counts.now();
+        while !matches!(client.next(PATIENCE).unwrap(), Some(Event::Response { .. })) {}
+        let after = counts.now();
+        let [sleeps, receives, looks] = [0, 1, 2].map(|of| after[of] - before[of]);
+        as_wanted += u32::from([sleeps, receives, looks] == [1, 0, 0]);
+        if as_wanted == 100 {
+            return;
+        }
+    }
+    panic!("{as_wanted} of all were as wanted");
+}
+
+#[test]
+fn an_engine_that_another_thread_may_wake_sleeps_on_descriptors() {
+    let (mut client, counts, server) = sleepers();
+    let (over, thread) = serve(server);
+    for _ in 0..20 {
+        assert!(!client.may_be_woken());
+        client.connect(SocketAddr::new(ADDRESS[1], 4433), "server").unwrap();
+        assert!(client.may_be_woken(), "the first flight is made by another thread");
+        while !matches!(client.next(PATIENCE).unwrap(), Some(Event::Connected { .. })) {}
+        while client.may_be_woken() {
+            client.poll().unwrap();
+        }
+    }
+    let [sleeps, _, looks] = counts.now();
+    assert!(sleeps > 0 && looks > 0, "{sleeps} sleeps, {looks} looks");
     over.store(true, Ordering::Relaxed);
     thread.join().unwrap();
 }

@@ -37,12 +37,20 @@ impl Engine {
     /// # Errors
     /// Only what makes the datapath unusable.
     pub fn poll(&mut self) -> io::Result<bool> {
+        self.poll_after(None)
+    }
+
+    /// As [`poll`](Self::poll), after a sleep that has received so many packets, if it was a receive.
+    pub(super) fn poll_after(&mut self, mut met: Option<usize>) -> io::Result<bool> {
         let mut worked = self.flush()?;
         let mut drained = false;
         self.has_received = false;
         let mut taken = 0;
         for burst in 0..MAX_BURSTS {
-            let received = self.datapath.recv()?;
+            let received = match met.take() {
+                Some(received) => received,
+                None => self.datapath.recv()?,
+            };
             drained = received == 0;
             self.is_quiet = received <= 1;
             if drained {
