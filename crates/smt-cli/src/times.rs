@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use serde_json::{Value, json};
 
 /// Longest time told exactly: an hour, in nanoseconds.
@@ -57,6 +60,37 @@ impl Times {
         self.histogram.as_ref().map_or(0, Histogram::max)
     }
 
+    /// All of them as a compressed HDR histogram (V2) in base64; empty if there are none.
+    pub fn to_base64(&self) -> String {
+        let mut bytes = Vec::new();
+        let Some(histogram) = self.histogram.as_ref().filter(|histogram| !histogram.is_empty())
+        else {
+            return String::new();
+        };
+        match V2DeflateSerializer::new().serialize(histogram, &mut bytes) {
+            Ok(_) => STANDARD.encode(bytes),
+            Err(_) => String::new(),
+        }
+    }
+
+    /// What [`Times::to_base64`] told; `None` if it is not that.
+    pub fn from_base64(text: &str) -> Option<Times> {
+        if text.is_empty() {
+            return Some(Times::default());
+        }
+        let bytes = STANDARD.decode(text).ok()?;
+        let histogram = Deserializer::new().deserialize(&mut bytes.as_slice()).ok()?;
+        let mut times = Times::default();
+        times.histogram.as_mut()?.add(&histogram).ok()?;
+        Some(times)
+    }
+
+    /// Points of the distribution: the time that a part of them does not exceed, in nanoseconds, and that part (0 to
+    /// 1), at steps that suit `parts`.
+    pub fn points(&self, parts: &[f64]) -> Vec<(u64, f64)> {
+        parts.iter().map(|&part| (self.quantile_ns(part), part)).collect()
+    }
+
     /// Minimum, median, 99th percentile and maximum as members of a JSON object.
     pub fn to_json(&self) -> Value {
         json!({
@@ -85,5 +119,10 @@ mod tests {
         both.add(Duration::from_nanos(200));
         both.merge(&times);
         assert_eq!((both.count(), both.max_ns()), (101, 200));
+        let again = Times::from_base64(&both.to_base64()).unwrap();
+        assert_eq!((again.count(), again.max_ns()), (101, 200));
+        assert_eq!(again.points(&[0.5]), [(both.quantile_ns(0.5), 0.5)]);
+        assert_eq!(Times::from_base64(&Times::default().to_base64()).unwrap().count(), 0);
+        assert!(Times::from_base64("AAAA").is_none() && Times::from_base64("#").is_none());
     }
 }

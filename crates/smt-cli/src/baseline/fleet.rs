@@ -17,7 +17,7 @@ use super::buffered::Buffered;
 pub use super::connection::Room;
 use super::connection::{Connection, Outgoing, Unwaiting};
 use super::tls::{client_channel, server_channel};
-use super::{ECHO_UP_TO, LENGTH_BYTES, Pipeline, RECEIPT_BYTES, SILENCE, Wait, ended};
+use super::{ECHO_UP_TO, Idle, LENGTH_BYTES, Pipeline, RECEIPT_BYTES, SILENCE, Wait, ended};
 use crate::commands::Error;
 
 /// How often an end that sleeps in the kernel looks whether it should stop.
@@ -34,6 +34,7 @@ const EVENTS: usize = 256;
 /// Connections of one end.
 struct Connections<C> {
     wait: Wait,
+    idle: Idle,
     epoll: rustix::fd::OwnedFd,
     all: Vec<Option<Connection<C>>>,
     /// Those with something to send.
@@ -46,7 +47,8 @@ impl<C: Unwaiting> Connections<C> {
     fn new(wait: Wait) -> io::Result<Connections<C>> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let events = Vec::with_capacity(EVENTS);
-        Ok(Connections { wait, epoll, all: Vec::new(), unsent: Vec::new(), events, turns: 0 })
+        let idle = Idle::default();
+        Ok(Connections { wait, idle, epoll, all: Vec::new(), unsent: Vec::new(), events, turns: 0 })
     }
 
     fn add(&mut self, mut connection: Connection<C>) -> io::Result<()> {
@@ -72,10 +74,10 @@ impl<C: Unwaiting> Connections<C> {
             self.send_one(0);
             return Ok(false);
         }
-        let nap = match self.wait {
-            Wait::Spin => Duration::ZERO,
-            Wait::Block if self.unsent.is_empty() => NAP,
-            Wait::Block => SHORT_NAP,
+        let nap = match self.idle.may_sleep(self.wait) {
+            false => Duration::ZERO,
+            true if self.unsent.is_empty() => NAP,
+            true => SHORT_NAP,
         };
         let nap = Timespec::try_from(nap).map_err(io::Error::other)?;
         self.events.clear();
@@ -83,6 +85,9 @@ impl<C: Unwaiting> Connections<C> {
         match epoll::wait(&self.epoll, spare, Some(&nap)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
+        }
+        if !self.events.is_empty() {
+            self.idle.worked();
         }
         let mut knocked = false;
         for index in 0..self.events.len() {

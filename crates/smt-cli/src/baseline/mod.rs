@@ -10,6 +10,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::commands::Error;
 pub(crate) use rounds::Rounds;
@@ -40,12 +41,65 @@ const LENGTH_BYTES: usize = 4;
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// How an end waits for bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum Wait {
     /// By asking over and over: the lowest latency, at the price of a core.
     Spin,
+    /// By asking for 50 us, then as with `Block`.
+    Adaptive,
     /// By sleeping in the kernel: the latency includes waking up.
     Block,
+}
+
+impl Wait {
+    /// Its name on the command line and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Wait::Spin => "spin",
+            Wait::Adaptive => "adaptive",
+            Wait::Block => "block",
+        }
+    }
+}
+
+/// Since when an end has had nothing to do, and whether it is to sleep by now.
+#[derive(Debug, Default)]
+pub struct Idle {
+    since: Option<Instant>,
+}
+
+impl Idle {
+    /// How long an end that waits adaptively asks before it sleeps; as SMT's engines do.
+    const SPIN_FOR: Duration = Duration::from_micros(50);
+
+    /// Something came.
+    pub fn worked(&mut self) {
+        self.since = None;
+    }
+
+    /// Nothing came: whether to sleep in the kernel now.
+    pub fn may_sleep(&mut self, wait: Wait) -> bool {
+        match wait {
+            Wait::Spin => false,
+            Wait::Adaptive => {
+                self.since.get_or_insert_with(Instant::now).elapsed() >= Idle::SPIN_FOR
+            }
+            Wait::Block => true,
+        }
+    }
 }
 
 /// What a client measures.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Wait;
+use super::{Idle, Wait};
 
 /// How often an end that sleeps in the kernel looks whether it should stop.
 const NAP: Duration = Duration::from_millis(50);
@@ -55,10 +55,12 @@ impl<'a> Pipe<'a> {
     /// Repeats `attempt` until it moves bytes or fails; `None` when called off.
     fn retry(
         &mut self,
+        interest: PollFlags,
         mut attempt: impl FnMut(&mut TcpStream) -> io::Result<usize>,
     ) -> io::Result<Option<usize>> {
         let mut tries: u32 = 0;
         let mut since = None;
+        let mut idle = Idle::default();
         loop {
             match attempt(&mut self.stream) {
                 Ok(bytes) => return Ok(Some(bytes)),
@@ -68,8 +70,13 @@ impl<'a> Pipe<'a> {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
+            // A stream that blocks has slept in the call itself.
+            let sleeps = self.wait == Wait::Adaptive && idle.may_sleep(self.wait);
+            if sleeps {
+                nap(&mut [PollFd::new(&self.stream, interest)])?;
+            }
             tries = tries.wrapping_add(1);
-            if (self.wait == Wait::Block || tries.is_multiple_of(TRIES_PER_LOOK))
+            if (sleeps || self.wait == Wait::Block || tries.is_multiple_of(TRIES_PER_LOOK))
                 && let Some(silence) = self.silence
                 && since.get_or_insert_with(Instant::now).elapsed() > silence
             {
@@ -81,13 +88,13 @@ impl<'a> Pipe<'a> {
 
 impl Link for Pipe<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.retry(|stream| stream.read(into)).map(Option::unwrap_or_default)
+        self.retry(PollFlags::IN, |stream| stream.read(into)).map(Option::unwrap_or_default)
     }
 
     fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = self
-                .retry(|stream| stream.write(bytes))?
+                .retry(PollFlags::OUT, |stream| stream.write(bytes))?
                 .ok_or_else(|| io::Error::from(ErrorKind::Interrupted))?;
             bytes = bytes.get(written..).unwrap_or_default();
         }
@@ -104,7 +111,6 @@ pub(super) fn accept_each(
     stop: &AtomicBool,
     mut serve: impl FnMut(Pipe<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let nap = Timespec::try_from(NAP).map_err(io::Error::other)?;
     listener.set_nonblocking(true)?;
     while !stop.load(Ordering::Relaxed) {
         match listener.accept() {
@@ -112,10 +118,7 @@ pub(super) fn accept_each(
                 let _ = Pipe::accepted(stream, wait, stop).and_then(&mut serve);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                match poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&nap)) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
+                nap(&mut [PollFd::new(listener, PollFlags::IN)])?;
             }
             // The client was gone before its connection was accepted.
             Err(error) if error.kind() == ErrorKind::ConnectionAborted || is_passing(&error) => {}
@@ -125,9 +128,18 @@ pub(super) fn accept_each(
     Ok(())
 }
 
+/// Sleeps until one of them is ready, or for a nap.
+fn nap(watched: &mut [PollFd<'_>]) -> io::Result<()> {
+    let nap = Timespec::try_from(NAP).map_err(io::Error::other)?;
+    match poll(watched, Some(&nap)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 fn set_up(stream: &TcpStream, wait: Wait) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_nonblocking(wait == Wait::Spin)?;
+    stream.set_nonblocking(wait != Wait::Block)?;
     if wait == Wait::Block {
         stream.set_read_timeout(Some(NAP))?;
         stream.set_write_timeout(Some(NAP))?;

@@ -37,7 +37,7 @@ pub fn serve(engine: &mut Engine, wait: Wait, is_over: impl Fn() -> bool) -> Res
             engine.flush().map_err(datapath_failed)?;
         }
         polls = polls.wrapping_add(1);
-        if (wait == Wait::Block || polls.is_multiple_of(POLLS_PER_LOOK)) && is_over() {
+        if (wait != Wait::Spin || polls.is_multiple_of(POLLS_PER_LOOK)) && is_over() {
             return Ok(());
         }
     }
@@ -81,7 +81,7 @@ fn next(engine: &mut Engine, wait: Wait) -> Result<Option<Event>, Error> {
             engine.poll().map_err(datapath_failed)?;
             Ok(engine.next_event())
         }
-        Wait::Block => engine.next(Some(NAP)).map_err(datapath_failed),
+        Wait::Adaptive | Wait::Block => engine.next(Some(NAP)).map_err(datapath_failed),
     }
 }
 

@@ -1,21 +1,23 @@
 //! Measurements between two hosts on this machine, both ends in this process: how soon a first RPC is answered
 //! ([`first`]), what key updates cost ([`rekey`]), what a flood of first flights does ([`flood`]), and RPCs of
-//! established sessions beside those of others ([`rpc`]).
+//! established sessions beside those of others ([`eval`] of [`peers`] in a [`place`]).
 //!
 //! SMT's peers ([`tls`], [`openssl`], [`quic`]) use the same hosts, certificates, key exchange and cipher suite, and
 //! wait in the same way: asleep in the kernel.
 
 pub mod contender;
 pub mod cpu;
+pub mod eval;
 pub mod first;
 pub mod flood;
 pub mod ground;
 pub mod openssl;
+pub mod peers;
+pub mod place;
 pub mod plot;
 pub mod quic;
 pub mod rekey;
 pub mod report;
-pub mod rpc;
 pub mod serving;
 pub mod smt;
 pub mod steps;

@@ -7,6 +7,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use smt_testbed::Namespace;
+
 use super::ground::{Ground, stay_on};
 use crate::commands::Error;
 
@@ -44,13 +46,22 @@ impl Server {
         ground: &Ground,
         serve: impl FnOnce(&Serving) -> Result<(), Error> + Send + 'static,
     ) -> Result<Server, Error> {
+        Server::start_on(&ground.pair.b, ground.cores.map(|[_, server]| server), serve)
+    }
+
+    /// Runs `serve` on a host, on one core if there is one for it; returns once it is [`ready`](Serving::ready).
+    ///
+    /// # Errors
+    /// It failed before it was, or the thread cannot go there.
+    pub fn start_on(
+        host: &Namespace,
+        core: Option<usize>,
+        serve: impl FnOnce(&Serving) -> Result<(), Error> + Send + 'static,
+    ) -> Result<Server, Error> {
         let shared = Arc::new(Shared::default());
         let (ready, is_ready) = sync_channel(1);
         let serving = Serving { shared: Arc::clone(&shared), ready };
-        let core = ground.cores.map(|[_, server]| server);
-        let thread = ground
-            .pair
-            .b
+        let thread = host
             .spawn(move || stay_on(core).and_then(|()| serve(&serving)))
             .map_err(Error::io("no thread"))?;
         let server = Server { shared, thread };

@@ -1,7 +1,7 @@
 //! SMT's two ends, each an engine as by default but asleep while it waits. Its thread for handshakes stays on the same
 //! core, or there is none.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -68,15 +68,24 @@ pub(super) struct Ends {
 
 /// The ends of contender `index`.
 pub(super) fn ends(ground: &Ground, what: What, index: u16) -> Result<Ends, Error> {
+    ends_at(&ground.credentials, ground.server_address(PORT).ip(), what, index)
+}
+
+/// The same with the server at an address.
+pub(super) fn ends_at(
+    credentials: &Credentials,
+    server: IpAddr,
+    what: What,
+    index: u16,
+) -> Result<Ends, Error> {
     let protocol = FIRST_PROTOCOL.saturating_add(u8::try_from(index).unwrap_or(u8::MAX));
     let builder = || Builder::new().protocol(protocol);
-    let credentials = &ground.credentials;
     let early = match what.variant {
         Variant::Full | Variant::Resumed => None,
         Variant::Early | Variant::Static => Some(early_data(credentials, what)?),
     };
     let tls = client_tls(credentials, what)?;
-    let server = builder().bind(ground.server_address(PORT).ip());
+    let server = builder().bind(server);
     let server = server.server(PORT, server_tls(credentials, what, early.clone())?);
     let client = builder().client(tls.clone());
     Ok(Ends { server, client, tls, early })

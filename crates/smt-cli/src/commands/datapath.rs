@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use smt::DatapathKind;
 
 /// A datapath on the command line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
 #[allow(missing_docs, reason = "the option's help says it")]
 pub enum DatapathChoice {
     #[default]

@@ -1,9 +1,10 @@
 //! `smt bench`: what SMT's sessions cost, beside what others cost.
 
+mod common;
+pub mod compare;
 pub mod flood;
 pub mod handshake;
 pub mod rekey;
-pub mod rpc;
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,7 +16,9 @@ const AFTER: &str = "\
 Examples:
   smt bench handshake
   smt bench handshake --rtt 50 --json | jq 'select(.ratio_to_tls)'
-  smt bench rpc --only rtt,rate
+  smt bench rtt --quick
+  smt bench load --sizes 64 --peers smt,tls-rustls
+  smt bench load --rate 10000,100000 --outstanding 200
   smt bench rekey --quick
   smt bench flood
 
@@ -24,7 +27,7 @@ Numbers mean something only from a release build on an otherwise idle machine; t
 
 /// The arguments of `smt bench`.
 #[derive(Debug, Args)]
-#[command(about = "Measure RPCs, handshakes, key updates and floods", after_help = AFTER)]
+#[command(about = "Measure RPCs beside TCP and TLS, handshakes, key updates and floods", after_help = AFTER)]
 pub struct Arguments {
     #[command(subcommand)]
     bench: Bench,
@@ -32,7 +35,11 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
-    Rpc(rpc::Arguments),
+    Rtt(compare::Rtt),
+    Load(compare::Load),
+    Bulk(compare::Bulk),
+    Mixed(compare::Mixed),
+    Cpu(compare::Cpu),
     Handshake(handshake::Arguments),
     Rekey(rekey::Arguments),
     Flood(flood::Arguments),
@@ -42,7 +49,11 @@ impl Arguments {
     /// Whether programs read the output.
     pub fn is_json(&self) -> bool {
         match &self.bench {
-            Bench::Rpc(arguments) => arguments.json,
+            Bench::Rtt(arguments) => arguments.common().json,
+            Bench::Load(arguments) => arguments.common().json,
+            Bench::Bulk(arguments) => arguments.common().json,
+            Bench::Mixed(arguments) => arguments.common().json,
+            Bench::Cpu(arguments) => arguments.common().json,
             Bench::Handshake(arguments) => arguments.json,
             Bench::Rekey(arguments) => arguments.json,
             Bench::Flood(arguments) => arguments.json,
@@ -57,7 +68,11 @@ impl Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     smt_testbed::enter().map_err(Error::io("the benchmark needs hosts of its own"))?;
     match &arguments.bench {
-        Bench::Rpc(arguments) => rpc::run(arguments),
+        Bench::Rtt(arguments) => arguments.run(),
+        Bench::Load(arguments) => arguments.run(),
+        Bench::Bulk(arguments) => arguments.run(),
+        Bench::Mixed(arguments) => arguments.run(),
+        Bench::Cpu(arguments) => arguments.run(),
         Bench::Handshake(arguments) => handshake::run(arguments),
         Bench::Rekey(arguments) => rekey::run(arguments),
         Bench::Flood(arguments) => flood::run(arguments),

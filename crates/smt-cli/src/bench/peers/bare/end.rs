@@ -12,7 +12,7 @@ use smt::proto::wire::{
 };
 
 use super::{PATIENCE, PORT};
-use crate::baseline::Wait;
+use crate::baseline::{Idle, Wait};
 
 /// Bits of message IDs.
 const ID_BITS: u8 = 48;
@@ -80,6 +80,7 @@ fn sequence_number(id: u64, record: usize) -> Option<u64> {
 pub(super) struct End {
     datapath: Box<dyn Datapath>,
     wait: Wait,
+    idle: Idle,
     sealing: Option<Sealing>,
     /// Where packets went last, with the bytes of payload that fit, and those that a TSO segment takes.
     path: Option<(IpAddr, [usize; 2])>,
@@ -89,7 +90,7 @@ pub(super) struct End {
 
 impl End {
     pub(super) fn new(datapath: Box<dyn Datapath>, wait: Wait, sealing: Option<Sealing>) -> End {
-        End { datapath, wait, sealing, path: None, arrival: (u64::MAX, 0) }
+        End { datapath, wait, idle: Idle::default(), sealing, path: None, arrival: (u64::MAX, 0) }
     }
 
     /// A message of `size` bytes as it goes to a server: sealed, it has a preamble and what records add.
@@ -140,9 +141,12 @@ impl End {
     /// Takes a burst, and appends the messages that are whole with it. What does not open is lost.
     pub(super) fn receive(&mut self, whole: &mut Vec<(Data, SocketAddr)>) -> io::Result<()> {
         let mut count = self.datapath.recv()?;
-        if count == 0 && self.wait == Wait::Block {
+        if count == 0 && self.idle.may_sleep(self.wait) {
             self.datapath.wait(Some(PATIENCE / 4))?;
             count = self.datapath.recv()?;
+        }
+        if count > 0 {
+            self.idle.worked();
         }
         for index in 0..count {
             let (meta, packet) = self.datapath.packet(index);

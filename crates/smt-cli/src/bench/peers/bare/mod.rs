@@ -12,8 +12,8 @@ use smt::datapath::{OpenOptions, open};
 use smt::proto::wire::{Data, Header};
 
 use self::end::{End, Sealing, Side};
-use super::super::ground::Ground;
 use super::super::serving::Serving;
+use super::{Peer, Ping, Serve, Shape, Site};
 use crate::baseline::{Pipeline, Plan, Rounds, Wait};
 use crate::commands::Error;
 use crate::commands::datapath::DatapathChoice;
@@ -28,6 +28,30 @@ const MOST_LOST: u32 = 10;
 const LOOKS: u32 = 1 << 12;
 /// Bits of a message's ID that tell which of many it is.
 const TAG_BITS: u32 = 16;
+
+/// A datapath with this work alone.
+#[derive(Clone, Copy)]
+pub(super) struct Bare(pub(super) DatapathChoice, pub(super) Work);
+
+impl Peer for Bare {
+    fn serve_one(&self, site: &Site) -> Result<Serve, Error> {
+        let (Bare(kind, work), bind, wait) = (*self, site.server, site.wait);
+        Ok(Box::new(move |serving| serve(kind, work, bind, wait, serving)))
+    }
+
+    fn serve_many(&self, site: &Site, _shape: Shape) -> Result<Serve, Error> {
+        self.serve_one(site)
+    }
+
+    fn pinger(&self, site: &Site) -> Result<Box<Ping>, Error> {
+        let mut client = Client::open(self.0, self.1, site)?;
+        Ok(Box::new(move |plan| client.ping(plan)))
+    }
+
+    fn pipeline(&self, site: &Site, _shape: Shape) -> Result<Box<dyn Pipeline>, Error> {
+        Ok(Box::new(Messages::new(Client::open(self.0, self.1, site)?)))
+    }
+}
 
 /// What is done with messages beside carrying them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +72,7 @@ impl Work {
 ///
 /// # Errors
 /// The datapath cannot be opened, or fails.
-pub(super) fn serve(
+fn serve(
     kind: DatapathChoice,
     work: Work,
     bind: IpAddr,
@@ -79,14 +103,14 @@ pub(super) fn serve(
             end.flush().map_err(failed)?;
         }
         looks = looks.wrapping_add(1);
-        if (wait == Wait::Block || looks.is_multiple_of(LOOKS)) && serving.is_over() {
+        if (wait != Wait::Spin || looks.is_multiple_of(LOOKS)) && serving.is_over() {
             return Ok(());
         }
     }
 }
 
 /// A client's end.
-pub(super) struct Client {
+struct Client {
     end: End,
     server: SocketAddr,
     /// The client's SMT port.
@@ -101,17 +125,12 @@ impl Client {
     ///
     /// # Errors
     /// It cannot be opened.
-    pub(super) fn open(
-        kind: DatapathChoice,
-        work: Work,
-        ground: &Ground,
-        wait: Wait,
-    ) -> Result<Client, Error> {
-        let bind = ground.pair.a_v4.into();
+    fn open(kind: DatapathChoice, work: Work, site: &Site) -> Result<Client, Error> {
+        let (bind, wait) = (site.client, site.wait);
         let options = OpenOptions { kind: kind.kind(), bind, ..OpenOptions::default() };
         let opened = open(options).map_err(smt::BindError::from)?;
         let udp_port = if kind == DatapathChoice::Udp { PORT } else { 0 };
-        let server = ground.server_address(udp_port);
+        let server = SocketAddr::new(site.server, udp_port);
         let port = opened.client_ports.start;
         let end = End::new(opened.datapath, wait, work.sealing(Side::Client));
         Ok(Client { end, server, port, wait, id: 0 })
@@ -121,7 +140,7 @@ impl Client {
     ///
     /// # Errors
     /// The datapath fails, or too many messages are lost.
-    pub(super) fn ping(&mut self, plan: &Plan) -> Result<Vec<u64>, Error> {
+    fn ping(&mut self, plan: &Plan) -> Result<Vec<u64>, Error> {
         let mut message = self.end.message(self.port, self.server, plan.size).map_err(failed)?;
         let mut rounds = Rounds::new(plan);
         let mut lost = 0;
@@ -156,7 +175,7 @@ impl Client {
                 return Ok(true);
             }
             looks = looks.wrapping_add(1);
-            if (self.wait == Wait::Block || looks.is_multiple_of(LOOKS))
+            if (self.wait != Wait::Spin || looks.is_multiple_of(LOOKS))
                 && since.get_or_insert_with(Instant::now).elapsed() > PATIENCE
             {
                 return Ok(false);
@@ -166,7 +185,7 @@ impl Client {
 }
 
 /// Many messages at a time, of one packet each.
-pub(super) struct Messages {
+struct Messages {
     client: Client,
     /// The message that was sent last; the next one differs in its ID alone.
     last: Option<(usize, Data)>,
@@ -174,7 +193,7 @@ pub(super) struct Messages {
 }
 
 impl Messages {
-    pub(super) fn new(client: Client) -> Messages {
+    fn new(client: Client) -> Messages {
         Messages { client, last: None, arrived: Vec::new() }
     }
 }

@@ -1,0 +1,79 @@
+//! SMT over one of its datapaths: an engine at each end, one session for whatever is outstanding.
+
+use std::net::SocketAddr;
+
+use smt::{Engine, SessionId};
+
+use super::super::contender::{self, Exchange, Variant, What};
+use super::super::smt::{self as ends, Ends};
+use super::{PORT, Peer, Ping, Serve, Shape, Site};
+use crate::baseline::smt::{self as calls, Calls};
+use crate::baseline::{Pipeline, Wait};
+use crate::commands::Error;
+use crate::commands::datapath::DatapathChoice;
+
+/// SMT over a datapath.
+pub(super) struct Smt(pub(super) DatapathChoice);
+
+/// How sessions are made; of no effect on what follows.
+const WHAT: What = What {
+    transport: contender::Transport::Smt,
+    variant: Variant::Full,
+    exchange: Exchange::X25519,
+    mtls: false,
+};
+
+impl Smt {
+    fn session(&self, site: &Site) -> Result<(Engine, SessionId), Error> {
+        let Ends { client, .. } = ends::ends_at(&site.credentials, site.server, WHAT, 0)?;
+        // A handshake beside the packets would share their core, and is over before anything is measured.
+        let client = client
+            .bind(site.client)
+            .datapath(self.0.kind())
+            .wait(engine_wait(site.wait))
+            .smt_tickets(false)
+            .handshakes_inline();
+        let mut engine = client.engine()?;
+        let session = ends::connect(&mut engine, SocketAddr::new(site.server, PORT))?;
+        Ok((engine, session))
+    }
+}
+
+impl Peer for Smt {
+    fn serve_one(&self, site: &Site) -> Result<Serve, Error> {
+        let wait = site.wait;
+        let Ends { server, .. } = ends::ends_at(&site.credentials, site.server, WHAT, 0)?;
+        let server = server.datapath(self.0.kind()).wait(engine_wait(wait)).handshakes_inline();
+        Ok(Box::new(move |serving| {
+            let mut engine = server.engine()?;
+            serving.ready();
+            calls::serve(&mut engine, wait, || serving.is_over())
+        }))
+    }
+
+    fn serve_many(&self, site: &Site, _shape: Shape) -> Result<Serve, Error> {
+        self.serve_one(site)
+    }
+
+    fn pinger(&self, site: &Site) -> Result<Box<Ping>, Error> {
+        let (mut engine, session) = self.session(site)?;
+        let wait = site.wait;
+        Ok(Box::new(move |plan| {
+            calls::ping(&mut engine, session, &crate::baseline::Plan { wait, ..*plan })
+        }))
+    }
+
+    fn pipeline(&self, site: &Site, _shape: Shape) -> Result<Box<dyn Pipeline>, Error> {
+        let (engine, session) = self.session(site)?;
+        Ok(Box::new(Calls::new(engine, session, site.wait)))
+    }
+}
+
+/// As an engine is told to wait.
+pub(super) fn engine_wait(wait: Wait) -> smt::Wait {
+    match wait {
+        Wait::Spin => smt::Wait::Spin,
+        Wait::Adaptive => smt::Wait::Adaptive,
+        Wait::Block => smt::Wait::Block,
+    }
+}
