@@ -1,4 +1,5 @@
-//! A link that takes its time: a forwarder in a namespace between two hosts holds every packet for a while.
+//! A link that takes its time, and loses packets if told to: a forwarder in a namespace between two hosts holds every
+//! packet for a while.
 //!
 //! The kernel stamps each frame when it comes; the forwarder sends it on once it has been held long enough by that
 //! stamp, so that the forwarder's own waking up is part of the delay and not on top of it. It sleeps until shortly
@@ -8,7 +9,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -47,6 +48,9 @@ pub struct DelayLink {
 struct Shared {
     stop: AtomicBool,
     one_way_ns: AtomicU64,
+    /// Of a million frames, how many are lost.
+    loss: AtomicU32,
+    lost: AtomicU64,
     forwarded: AtomicU64,
     late_ns: AtomicU64,
     dropped: AtomicU64,
@@ -62,6 +66,8 @@ pub struct DelayStats {
     pub late: Duration,
     /// Frames dropped, because too many were held or the far end did not take them.
     pub dropped: u64,
+    /// Frames lost on purpose.
+    pub lost: u64,
 }
 
 impl DelayLink {
@@ -85,6 +91,11 @@ impl DelayLink {
         self.shared.one_way_ns.store(ns, Ordering::Relaxed);
     }
 
+    /// Loses so many of a million frames from now on, in each direction, each by itself; the same ones every time.
+    pub fn set_loss(&self, of_a_million: u32) {
+        self.shared.loss.store(of_a_million, Ordering::Relaxed);
+    }
+
     /// What it has done so far.
     pub fn stats(&self) -> DelayStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -92,6 +103,7 @@ impl DelayLink {
             forwarded: read(&self.shared.forwarded),
             late: Duration::from_nanos(read(&self.shared.late_ns)),
             dropped: read(&self.shared.dropped),
+            lost: read(&self.shared.lost),
         }
     }
 }
@@ -119,7 +131,25 @@ struct Forwarder {
     /// Buffers of frames sent on, to be used again.
     spare: Vec<Vec<u8>>,
     control: Vec<u8>,
+    dice: Dice,
     shared: Arc<Shared>,
+}
+
+/// Random numbers that are the same each time (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    /// Whether so many of a million throws hit.
+    fn hit(&mut self, of_a_million: u32) -> bool {
+        if of_a_million == 0 {
+            return false;
+        }
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % 1_000_000 < u64::from(of_a_million)
+    }
 }
 
 impl Forwarder {
@@ -129,6 +159,7 @@ impl Forwarder {
             held: [VecDeque::new(), VecDeque::new()],
             spare: Vec::new(),
             control: cmsg_space!(TimeSpec),
+            dice: Dice(0),
             shared,
         })
     }
@@ -148,6 +179,7 @@ impl Forwarder {
     /// Takes what has come; says whether that was anything.
     fn take_in(&mut self) -> io::Result<bool> {
         let one_way = Duration::from_nanos(self.shared.one_way_ns.load(Ordering::Relaxed));
+        let loss = self.shared.loss.load(Ordering::Relaxed);
         let mut any = false;
         for (port, held) in self.ports.iter().zip(&mut self.held) {
             loop {
@@ -157,6 +189,10 @@ impl Forwarder {
                     None => {
                         self.spare.push(frame);
                         break;
+                    }
+                    Some(_) if self.dice.hit(loss) => {
+                        self.shared.lost.fetch_add(1, Ordering::Relaxed);
+                        self.spare.push(frame);
                     }
                     Some(came) if held.len() < MAX_HELD => {
                         checksum::complete(&mut frame);
@@ -263,4 +299,19 @@ fn receive(
 /// The time by the clock that frames are stamped with, since the Unix epoch.
 fn now() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dice_hit_as_often_as_told() {
+        let hits = |of_a_million| {
+            let mut dice = Dice(0);
+            (0..100_000).filter(|_| dice.hit(of_a_million)).count()
+        };
+        assert_eq!((hits(0), hits(1_000_000)), (0, 100_000));
+        assert!((900..1100).contains(&hits(10_000)), "{}", hits(10_000));
+    }
 }

@@ -45,6 +45,7 @@
 mod change;
 mod checksum;
 mod delay;
+mod features;
 #[cfg(feature = "harness")]
 mod harness;
 mod namespace;

@@ -40,8 +40,9 @@ pub enum Wire {
     /// segmentation without a word, after they were sent.
     MacvlanOrDetour,
     /// Two veth pairs and between them, in a third namespace, a thread that holds every packet for this long each
-    /// way: half of the round trip. It takes a core while packets are under way; [`Pair::delay`] tells how
-    /// precise it is. Hosts upon it send packets no larger than the MTU, whatever the interface offers.
+    /// way: half of the round trip. It loses packets if told to ([`DelayLink::set_loss`]). It takes a core while
+    /// packets are under way; [`Pair::delay`] tells how precise it is. Hosts upon it send packets no larger than the
+    /// MTU, whatever the interface offers.
     Delay(Duration),
 }
 
@@ -62,6 +63,9 @@ pub struct PairOptions {
     pub behind_a: Option<(Ipv4Addr, u8)>,
     /// Queues of each end of a [`Wire::Veth`] in each direction. As the kernel sets them (one) unless set.
     pub queues: Option<u32>,
+    /// Most packets that a host may hand to its interface as one, to be cut on the way. 1: whoever sends cuts, as long
+    /// as it asks the interface what it takes. The kernel's own bound unless set.
+    pub max_segments: Option<u32>,
 }
 
 impl Default for PairOptions {
@@ -72,6 +76,7 @@ impl Default for PairOptions {
             static_neighbours: true,
             behind_a: None,
             queues: None,
+            max_segments: None,
         }
     }
 }
@@ -184,7 +189,7 @@ impl Pair {
             mac,
             mtu: options.mtu,
             // The forwarder sends frames as it got them, so they have to be of a size that fits.
-            max_segments: delayed.then_some(1),
+            max_segments: delayed.then_some(1).or(options.max_segments),
             queues: options.queues,
         };
         let a = link(&self.a_name, &self.a, Some(self.a_mac));

@@ -16,6 +16,8 @@ fn main() -> ExitCode {
         test("udp_crosses_a_bridge", || udp_crosses(Wire::Bridge)),
         test("udp_crosses_macvlan", || udp_crosses(Wire::Macvlan)),
         test("a_delaying_wire_delays_and_loses_nothing", a_delaying_wire_delays_and_loses_nothing),
+        test("a_lossy_wire_loses_as_told", a_lossy_wire_loses_as_told),
+        test("features_are_switched", features_are_switched),
         test("addresses_behind_a_host_are_answered", addresses_behind_a_host_are_answered),
         test("neighbours_can_be_left_to_discovery", neighbours_can_be_left_to_discovery),
         test("the_mtu_is_the_one_asked_for", the_mtu_is_the_one_asked_for),
@@ -56,6 +58,35 @@ fn a_delaying_wire_delays_and_loses_nothing() {
     assert!(server.unwrap().join().unwrap() == sent);
     let stats = pair.delay.as_ref().unwrap().stats();
     assert!(stats.forwarded > 700 && stats.dropped == 0, "{stats:?}");
+}
+
+fn a_lossy_wire_loses_as_told() {
+    let wire = Wire::Delay(Duration::ZERO);
+    let pair = pair(PairOptions { wire, ..PairOptions::default() }).unwrap();
+    let link = pair.delay.as_ref().unwrap();
+    link.set_loss(1_000_000);
+    let socket = pair.a.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    for _ in 0..10 {
+        socket.send_to(b"lost", (pair.b_v4, 7000)).unwrap();
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    while link.stats().lost < 10 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(link.stats().lost >= 10, "{:?}", link.stats());
+    link.set_loss(0);
+    echo_both_families(&pair);
+}
+
+fn features_are_switched() {
+    let pair = pair(PairOptions::default()).unwrap();
+    for on in [false, true] {
+        let wanted = [("tx-tcp-segmentation", on), ("tx-tcp6-segmentation", on)];
+        pair.a.set_features(&pair.a_name, &wanted).unwrap();
+        echo_both_families(&pair);
+    }
+    assert!(pair.a.set_features("none", &[("tx-tcp-segmentation", true)]).is_err());
+    assert!(pair.a.set_features(&pair.a_name, &[("tx-magic", true)]).is_err());
 }
 
 fn addresses_behind_a_host_are_answered() {

@@ -7,6 +7,7 @@
 
 pub mod contender;
 pub mod cpu;
+pub mod environment;
 pub mod eval;
 pub mod first;
 pub mod flood;
@@ -18,6 +19,7 @@ pub mod plot;
 pub mod quic;
 pub mod rekey;
 pub mod report;
+pub mod saved;
 pub mod serving;
 pub mod smt;
 pub mod steps;

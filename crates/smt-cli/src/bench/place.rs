@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use smt_testbed::{Namespace, Pair, PairOptions, Wire, loopback, pair};
@@ -64,7 +67,85 @@ impl FromStr for Link {
 pub struct Scene {
     /// Largest IP packet, in bytes.
     pub mtu: u32,
+    /// Packets that the link loses of a million in each direction; `None`: an ordinary link.
+    pub loss: Option<u32>,
+    /// Who cuts what is longer than a packet; `None`: as the link has it.
+    pub cut: Option<Cut>,
 }
+
+/// Who cuts what is longer than a packet.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Cut {
+    /// The device, as far as it takes that from whoever sends
+    On,
+    /// The stack, just before the device, which takes packets alone
+    Software,
+    /// Whoever sends: neither stack nor device take more than a packet
+    Off,
+}
+
+impl Scene {
+    /// An ordinary link with packets of 1500 bytes.
+    pub const PLAIN: Scene = Scene { mtu: 1500, loss: None, cut: None };
+}
+
+/// How packets get lost on links that lose them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostBy {
+    /// The kernel's queueing discipline netem, at both ports of a bridge between the hosts.
+    Netem,
+    /// A thread that forwards all packets between the hosts.
+    Forwarder,
+}
+
+impl LostBy {
+    /// What this machine has: found out once.
+    pub fn here() -> LostBy {
+        static KNOWN: OnceLock<LostBy> = OnceLock::new();
+        *KNOWN.get_or_init(|| {
+            let works = Namespace::new().is_ok_and(|host| netem(&host, "lo", 1).is_ok());
+            if works { LostBy::Netem } else { LostBy::Forwarder }
+        })
+    }
+
+    /// Its name in JSON and in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            LostBy::Netem => "netem",
+            LostBy::Forwarder => "forwarder",
+        }
+    }
+}
+
+/// Has the interface lose packets that leave by it.
+fn netem(host: &Namespace, interface: &str, of_a_million: u32) -> io::Result<()> {
+    let percent = format!("{}%", f64::from(of_a_million) / 1e4);
+    let mut command = Command::new("tc");
+    command.args(["qdisc", "replace", "dev", interface, "root", "netem", "loss", &percent]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let status = host.command(command)?.wait()?;
+    if status.success() { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
+}
+
+/// Features by which a device cuts what is longer than a packet.
+const CUTTING: [(&str, bool); 3] = [
+    ("tx-tcp-segmentation", false),
+    ("tx-tcp6-segmentation", false),
+    ("tx-udp-segmentation", false),
+];
 
 /// Two ends, and how to get to them.
 pub struct Place {
@@ -97,6 +178,11 @@ impl Place {
             cores,
             _pair: pair,
         };
+        if let Some(of_a_million) = scene.loss {
+            let pair = lossy(scene.mtu, of_a_million).map_err(cannot())?;
+            let addresses = [pair.a_v4.into(), pair.b_v4.into()];
+            return Ok(place(pair.a.clone(), pair.b.clone(), addresses, Some(pair)));
+        }
         let wire = match link {
             Link::Loopback => {
                 let host = loopback().map_err(cannot())?;
@@ -106,8 +192,14 @@ impl Place {
             Link::Veth => Wire::Veth,
             Link::Macvlan => Wire::Macvlan,
         };
-        let options = PairOptions { wire, mtu: scene.mtu, ..PairOptions::default() };
+        let max_segments = (scene.cut == Some(Cut::Off)).then_some(1);
+        let options = PairOptions { wire, mtu: scene.mtu, max_segments, ..PairOptions::default() };
         let pair = pair(options).map_err(cannot())?;
+        if scene.cut == Some(Cut::Software) {
+            for (host, name) in [(&pair.a, &pair.a_name), (&pair.b, &pair.b_name)] {
+                host.set_features(name, &CUTTING).map_err(cannot())?;
+            }
+        }
         let addresses = [pair.a_v4.into(), pair.b_v4.into()];
         Ok(place(pair.a.clone(), pair.b.clone(), addresses, Some(pair)))
     }
@@ -147,6 +239,26 @@ impl Place {
         };
         Server::start_on(&self.server, self.cores.map(|[_, server]| server), serve)
     }
+}
+
+/// Two hosts on a link that loses packets, where nobody hands over more than a packet at a time: what is lost is a
+/// packet.
+fn lossy(mtu: u32, of_a_million: u32) -> io::Result<Pair> {
+    let options = |wire| PairOptions { wire, mtu, max_segments: Some(1), ..PairOptions::default() };
+    if LostBy::here() == LostBy::Netem {
+        let pair = pair(options(Wire::Bridge))?;
+        if let Some(bridge) = &pair.bridge {
+            for port in ["port-a", "port-b"] {
+                netem(bridge, port, of_a_million)?;
+            }
+        }
+        return Ok(pair);
+    }
+    let pair = pair(options(Wire::Delay(Duration::ZERO)))?;
+    if let Some(link) = &pair.delay {
+        link.set_loss(of_a_million);
+    }
+    Ok(pair)
 }
 
 /// Places, made when they are first needed. Whoever may leave something on its link has one of its own.

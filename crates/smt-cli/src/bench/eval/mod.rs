@@ -50,6 +50,12 @@ pub enum Bench {
     Mixed,
     /// Processor time per RPC at a fixed rate, both ends asleep in between.
     Cpu,
+    /// Round trips on links that lose packets.
+    Loss,
+    /// Round trips with long messages cut by the device, by the stack, by whoever sends.
+    Tso,
+    /// Round trips and RPCs a second with packets of several lengths.
+    Mtu,
 }
 
 /// How RPCs follow each other, and what is told of them.
@@ -68,6 +74,8 @@ pub enum Part {
     Mixed,
     /// One at a time at a fixed rate; processor time.
     Cpu,
+    /// One at a time on a link that loses packets; the 99th percentile.
+    Loss,
 }
 
 /// One row of the tables, for all transports.
@@ -144,13 +152,29 @@ pub struct Outcome {
     pub wait: Option<Wait>,
 }
 
+impl Bench {
+    /// Its name, as of the command.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bench::Rtt => "rtt",
+            Bench::Load => "load",
+            Bench::Bulk => "bulk",
+            Bench::Mixed => "mixed",
+            Bench::Cpu => "cpu",
+            Bench::Loss => "loss",
+            Bench::Tso => "tso",
+            Bench::Mtu => "mtu",
+        }
+    }
+}
+
 impl Part {
     /// What is compared of a row: nanoseconds, or something a second. 0 if nothing was over in time.
     pub fn value(self, size: usize, sample: &Sample) -> f64 {
         let a_second = |amount: u64| amount as f64 / sample.elapsed.as_secs_f64().max(1e-9);
         match self {
             Part::Rtt => sample.times.quantile_ns(0.50) as f64,
-            Part::Open | Part::Mixed => sample.times.quantile_ns(0.99) as f64,
+            Part::Open | Part::Mixed | Part::Loss => sample.times.quantile_ns(0.99) as f64,
             Part::Load => a_second(sample.count),
             Part::Bulk => a_second(8 * sample.count * size as u64),
             Part::Cpu => sample.cpu_ns.iter().sum::<u64>() as f64 / sample.count.max(1) as f64,
@@ -172,7 +196,7 @@ impl Part {
 
     /// Whether there is one RPC at a time, and nothing beside it.
     fn is_one_at_a_time(self) -> bool {
-        matches!(self, Part::Rtt | Part::Cpu)
+        matches!(self, Part::Rtt | Part::Cpu | Part::Loss)
     }
 }
 
@@ -386,7 +410,7 @@ mod tests {
 
     #[test]
     fn whoever_suits_a_row_takes_part() {
-        let scene = Scene { mtu: 1500 };
+        let scene = Scene::PLAIN;
         let cell = |part, size| Cell { part, scene, size, outstanding: 1, rate: None };
         let who = |part, size| {
             let cell = cell(part, size);

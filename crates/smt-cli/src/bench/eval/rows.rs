@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::peers::Transport;
-use super::super::place::{Link, Scene};
+use super::super::place::{Link, LostBy, Scene};
 use super::{Bench, Cell, Measured, Outcome, Part};
 use crate::baseline::Wait;
 
@@ -77,6 +77,7 @@ pub fn objects(bench: Bench, outcome: &Outcome, part: Part, scene: Scene, all: b
     let base = |transport: Transport, link: Link| {
         json!({
             "bench": bench, "part": part, "transport": transport, "link": link.name(), "mtu": scene.mtu,
+            "loss_percent": scene.loss.map(percent), "tso": scene.cut,
         })
     };
     let measured = rows(outcome, part, scene).into_iter().map(|row| {
@@ -86,7 +87,7 @@ pub fn objects(bench: Bench, outcome: &Outcome, part: Part, scene: Scene, all: b
             extend(
                 &mut object,
                 json!({
-                    "rounds": row.measured.rounds,
+                    "round_values": row.measured.rounds,
                     "histogram": row.measured.all.times.to_base64(),
                 }),
             );
@@ -119,7 +120,7 @@ fn figures(row: &Row<'_>, wait: Option<Wait>) -> Value {
     let median = measured.median();
     match part {
         Part::Rtt => object["p50_ns"] = json!(median as u64),
-        Part::Open | Part::Mixed => object["p99_ns"] = json!(median as u64),
+        Part::Open | Part::Mixed | Part::Loss => object["p99_ns"] = json!(median as u64),
         Part::Load => object["rpcs_per_second"] = json!(median),
         Part::Bulk => object["bits_per_second"] = json!(median),
         Part::Cpu => {
@@ -129,6 +130,7 @@ fn figures(row: &Row<'_>, wait: Option<Wait>) -> Value {
     }
     match part {
         Part::Open => object["not_begun"] = json!(all.not_begun),
+        Part::Loss => object["lost_by"] = json!(LostBy::here().name()),
         Part::Mixed => object["bits_per_second_beside"] = json!(row.beside()),
         _ => {}
     }
@@ -144,6 +146,11 @@ impl Row<'_> {
     }
 }
 
+/// Of a hundred, what is told of a million.
+pub fn percent(of_a_million: u32) -> f64 {
+    f64::from(of_a_million) / 1e4
+}
+
 fn extend(object: &mut Value, more: Value) {
     if let (Value::Object(object), Value::Object(more)) = (object, more) {
         object.extend(more);
@@ -157,9 +164,9 @@ pub(super) mod tests {
     use super::super::Sample;
     use super::*;
 
-    pub(in super::super) const PARTS: [Part; 6] =
-        [Part::Rtt, Part::Load, Part::Open, Part::Bulk, Part::Mixed, Part::Cpu];
-    pub(in super::super) const SCENE: Scene = Scene { mtu: 1500 };
+    pub(in super::super) const PARTS: [Part; 7] =
+        [Part::Rtt, Part::Load, Part::Open, Part::Bulk, Part::Mixed, Part::Cpu, Part::Loss];
+    pub(in super::super) const SCENE: Scene = Scene::PLAIN;
 
     /// Rounds that took about so long.
     fn measured(part: Part, size: usize, us: u64, disturbed: bool) -> Measured {
@@ -189,9 +196,8 @@ pub(super) mod tests {
             (Transport::Tcp, Link::Veth, 5),
             (Transport::TlsRustls, Link::Veth, 20),
         ];
-        let measured = all.map(|(who, link, us)| {
-            ((cell, who, link), measured(part, cell.size, us, us == 10))
-        });
+        let measured =
+            all.map(|(who, link, us)| ((cell, who, link), measured(part, cell.size, us, us == 10)));
         let mut outcome =
             Outcome { measured: measured.into(), wait: Some(Wait::Spin), ..Outcome::default() };
         for link in [Link::Veth, Link::Macvlan] {
@@ -224,7 +230,7 @@ pub(super) mod tests {
         assert!((short["ratio_to_bare"].as_f64().unwrap() - 2.0).abs() < 0.01, "{short}");
         assert!((short["ratio_to_floor"].as_f64().unwrap() - 1.25).abs() < 0.01, "{short}");
         assert!(short["histogram"].is_null());
-        assert_eq!(long["rounds"].as_array().unwrap().len(), 3);
+        assert_eq!(long["round_values"].as_array().unwrap().len(), 3);
         let times = crate::times::Times::from_base64(long["histogram"].as_str().unwrap());
         assert_eq!(times.unwrap().count(), 3);
     }

@@ -2,17 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use super::super::place::Scene;
-use super::rows::{Row, rows};
+use super::super::place::{Cut, LostBy, Scene};
+use super::rows::{Row, percent, rows};
 use super::{Cell, DISTURBED, Outcome, Part};
 use crate::output::number;
 
 /// Columns of a table's text, at most.
 pub const WIDTH: usize = 100;
 
-/// What a part's table shows.
-pub fn title(part: Part, rate: Option<u32>) -> String {
+/// What a table shows.
+pub fn title(part: Part, scene: Scene, rate: Option<u32>) -> String {
+    let cut = match scene.cut {
+        None => "",
+        Some(Cut::On) => "; cut by the device where it can",
+        Some(Cut::Software) => "; cut by the stack",
+        Some(Cut::Off) => "; cut by whoever sends",
+    };
+    let title = part_title(part, scene, rate);
+    format!("{title}; MTU {}{cut}", scene.mtu)
+}
+
+fn part_title(part: Part, scene: Scene, rate: Option<u32>) -> String {
     match part {
+        Part::Loss => {
+            let loss = percent(scene.loss.unwrap_or(0));
+            let by = LostBy::here().name();
+            format!("Round trips in us, {loss} % of packets lost each way (by {by})")
+        }
         Part::Rtt => "Round trips in us, one RPC at a time".to_owned(),
         Part::Load => "RPCs a second, many at a time (n)".to_owned(),
         Part::Open => "Times in us at fixed rates, from when each RPC was to begin".to_owned(),
@@ -29,6 +45,7 @@ pub fn title(part: Part, rate: Option<u32>) -> String {
 fn headings(part: Part) -> [&'static str; 3] {
     match part {
         Part::Rtt => ["p50", "p99", "p99.9"],
+        Part::Loss => ["p99", "p50", "p99.9"],
         Part::Load => ["RPC/s", "p50 us", "p99 us"],
         Part::Open => ["p99", "p50", "p99.9"],
         Part::Bulk => ["Gbit/s", "p50 us", ""],
@@ -42,19 +59,23 @@ pub fn value(part: Part, value: f64) -> String {
     match part {
         Part::Load => number(value as u64),
         Part::Bulk => gbit(value),
-        Part::Rtt | Part::Open | Part::Mixed | Part::Cpu => us(value),
+        Part::Rtt | Part::Open | Part::Mixed | Part::Cpu | Part::Loss => us(value),
     }
 }
 
 fn figures(row: &Row<'_>) -> [String; 3] {
     let (part, all) = (row.cell.part, &row.measured.all);
-    let quantile = |part| us(all.times.quantile_ns(part) as f64);
+    // Of fewer RPCs than that, a percentile is the slowest one.
+    let quantile = |part: f64| match all.times.count() as f64 * (1.0 - part) >= 1.0 {
+        true => us(all.times.quantile_ns(part) as f64),
+        false => String::new(),
+    };
     let each = |ns: u64| us(ns as f64 / all.count.max(1) as f64);
     let first = value(part, row.measured.median());
     let [second, third] = match part {
         Part::Rtt => [quantile(0.99), quantile(0.999)],
         Part::Load => [quantile(0.50), quantile(0.99)],
-        Part::Open => [quantile(0.50), quantile(0.999)],
+        Part::Open | Part::Loss => [quantile(0.50), quantile(0.999)],
         Part::Bulk => [quantile(0.50), String::new()],
         Part::Mixed => [quantile(0.50), gbit(row.beside())],
         Part::Cpu => all.cpu_ns.map(each),
@@ -171,7 +192,7 @@ mod tests {
             assert!(lines[1].contains("smt-raw") && lines[1].contains("macvlan"), "{}", lines[1]);
             assert!(lines[1].contains('*') && lines[6].contains("disturbed"), "{lines:?}");
             assert!(!lines[2].contains('*'), "{}", lines[2]);
-            assert!(table(&outcome, part, Scene { mtu: 9000 }).len() == 1);
+            assert!(table(&outcome, part, Scene { mtu: 9000, ..SCENE }).len() == 1);
             let not = not_available(&outcome, part, SCENE);
             assert_eq!(not, ["  not available: tls-rustls-one (veth, macvlan): no such device"]);
         }

@@ -22,9 +22,14 @@ const READ_BYTES: [usize; 2] = [32 << 10, 256 << 10];
 /// What a thread has taken is told once it has been switched away from.
 const SETTLE: Duration = Duration::from_millis(1);
 
-/// How ends wait: as asked, but asleep where processor time is measured, or where they would share a core.
+/// How ends wait: as asked, but asleep where processor time is measured, where they would share a core, or where
+/// somebody between them may need one.
 pub(super) fn wait(place: &Place, part: Part, asked: Wait) -> Wait {
-    if part == Part::Cpu || place.cores.is_none() { Wait::Block } else { asked }
+    if matches!(part, Part::Cpu | Part::Loss) || place.cores.is_none() {
+        Wait::Block
+    } else {
+        asked
+    }
 }
 
 /// Measures all `cells`, which are of one part, for `share` each.

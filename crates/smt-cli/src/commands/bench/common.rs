@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::Value;
 
 use super::{advance, bar};
 use crate::baseline::Wait;
-use crate::bench::eval::{self, Bench, Cell, Outcome, Plan, rows, table};
+use crate::bench::eval::{self, Bench, Cell, Outcome, Part, Plan, rows, table};
 use crate::bench::ground::Credentials;
 use crate::bench::peers::{Role, Transport};
-use crate::bench::place::Link;
+use crate::bench::place::{Link, Scene};
+use crate::bench::{environment, saved};
 use crate::commands::Error;
 use crate::output::Printer;
 use crate::stop::Stop;
@@ -80,6 +82,10 @@ impl Common {
             time: Duration::from_secs_f64(self.duration),
             rounds: self.rounds,
         };
+        if bench == Bench::Loss {
+            // Links that lose packets are of one kind.
+            plan.links = vec![Link::Veth];
+        }
         if self.quick {
             plan.within(QUICK);
             plan.time = plan.time.min(Duration::from_secs_f64(self.duration));
@@ -109,6 +115,15 @@ impl Common {
                 tell(bench, &outcome, cell, &printer)?;
             }
         }
+        if let Some(dir) = &self.save {
+            let links: &[Link] = if bench == Bench::Loss { &[] } else { &plan.links };
+            let environment = environment::describe(&credentials, links, &plan.transports);
+            let rows =
+                |(part, scene): &(Part, Scene)| rows::objects(bench, &outcome, *part, *scene, true);
+            let results: Vec<Value> = told.iter().flat_map(rows).collect();
+            let file = saved::write(dir, bench.name(), &environment, &results)?;
+            printer.text(printer.dim(format!("kept in {}", file.display())))?;
+        }
         if outcome.measured.is_empty() {
             let why = outcome.not_available.values().next().map_or("", String::as_str);
             return Err(Error::Failed(format!("nothing could be measured: {why}")));
@@ -119,9 +134,9 @@ impl Common {
 
 fn tell(bench: Bench, outcome: &Outcome, cell: &Cell, printer: &Printer) -> Result<(), Error> {
     let (part, scene) = (cell.part, cell.scene);
-    let title = table::title(part, cell.rate);
+    let title = table::title(part, scene, cell.rate);
     let wait = outcome.wait.map_or("", Wait::name);
-    let title = printer.bold(format!("{title}; MTU {}; ends {wait}", scene.mtu));
+    let title = printer.bold(format!("{title}; ends {wait}"));
     printer.text(format!("\n{title}"))?;
     table::table(outcome, part, scene).iter().try_for_each(|line| printer.text(line))?;
     table::not_available(outcome, part, scene).iter().try_for_each(|line| printer.text(line))?;

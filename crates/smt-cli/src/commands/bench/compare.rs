@@ -9,7 +9,7 @@ use crate::bench::place::Scene;
 use crate::commands::Error;
 
 /// What every long help ends with.
-const MORE: &str = "\
+pub(super) const MORE: &str = "\
 Columns: each transport on the link where it is best; what is compared as the median of the rounds, with the least and \
 the greatest round; other percentiles of all RPCs of all rounds. /floor is SMT beside its datapath with the records \
 sealed and opened and nothing else; /TLS and /TCP are beside tls-rustls and tcp at their best: below 1 is better for \
@@ -28,7 +28,7 @@ const MAX_RPC: i64 = 1 << 16;
 const MAX_BULK: i64 = 64 << 20;
 
 /// MTU of links, unless it is what a command looks at.
-pub(super) const SCENE: Scene = Scene { mtu: 1500 };
+const SCENE: Scene = Scene::PLAIN;
 
 /// The arguments of `smt bench rtt`.
 #[derive(Debug, Args)]
@@ -97,8 +97,8 @@ pub struct Cpu {
     common: Common,
 }
 
-const RTT_SIZES: [u32; 8] = [64, 256, 1024, 4096, 8192, 16_384, 32_768, 65_536];
-const LOAD_SIZES: [u32; 3] = [64, 1024, 8192];
+pub(super) const RTT_SIZES: [u32; 8] = [64, 256, 1024, 4096, 8192, 16_384, 32_768, 65_536];
+pub(super) const LOAD_SIZES: [u32; 3] = [64, 1024, 8192];
 const BULK_SIZES: [u32; 4] = [1 << 20, 4 << 20, 16 << 20, 64 << 20];
 
 /// A row with one RPC at a time.

@@ -4,6 +4,7 @@ mod common;
 pub mod compare;
 pub mod flood;
 pub mod handshake;
+pub mod links;
 pub mod rekey;
 
 use clap::{Args, Subcommand};
@@ -40,6 +41,9 @@ enum Bench {
     Bulk(compare::Bulk),
     Mixed(compare::Mixed),
     Cpu(compare::Cpu),
+    Loss(links::Loss),
+    Tso(links::Tso),
+    Mtu(links::Mtu),
     Handshake(handshake::Arguments),
     Rekey(rekey::Arguments),
     Flood(flood::Arguments),
@@ -54,6 +58,9 @@ impl Arguments {
             Bench::Bulk(arguments) => arguments.common().json,
             Bench::Mixed(arguments) => arguments.common().json,
             Bench::Cpu(arguments) => arguments.common().json,
+            Bench::Loss(arguments) => arguments.common().json,
+            Bench::Tso(arguments) => arguments.common().json,
+            Bench::Mtu(arguments) => arguments.common().json,
             Bench::Handshake(arguments) => arguments.json,
             Bench::Rekey(arguments) => arguments.json,
             Bench::Flood(arguments) => arguments.json,
@@ -73,6 +80,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         Bench::Bulk(arguments) => arguments.run(),
         Bench::Mixed(arguments) => arguments.run(),
         Bench::Cpu(arguments) => arguments.run(),
+        Bench::Loss(arguments) => arguments.run(),
+        Bench::Tso(arguments) => arguments.run(),
+        Bench::Mtu(arguments) => arguments.run(),
         Bench::Handshake(arguments) => handshake::run(arguments),
         Bench::Rekey(arguments) => rekey::run(arguments),
         Bench::Flood(arguments) => flood::run(arguments),
