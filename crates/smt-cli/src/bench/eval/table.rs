@@ -63,6 +63,14 @@ pub fn value(part: Part, value: f64) -> String {
     }
 }
 
+/// The same for a range, where there is little room.
+fn short(part: Part, of: f64) -> String {
+    match part {
+        Part::Load if of >= 1e4 => format!("{:.0}k", of / 1e3),
+        _ => value(part, of),
+    }
+}
+
 fn figures(row: &Row<'_>) -> [String; 3] {
     let (part, all) = (row.cell.part, &row.measured.all);
     // Of fewer RPCs than that, a percentile is the slowest one.
@@ -102,7 +110,7 @@ pub fn table(outcome: &Outcome, part: Part, scene: Scene) -> Vec<String> {
         let [one, two, three] = figures(row);
         let range = match row.measured.rounds.len() {
             0 | 1 => String::new(),
-            _ => row.measured.range().map(|end| value(part, end)).join("-"),
+            _ => row.measured.range().map(|end| short(part, end)).join("-"),
         };
         let ratios = [row.to_floors[1], row.to_peers[0], row.to_peers[1]].map(ratio);
         let is_disturbed = row.measured.is_disturbed();
@@ -147,7 +155,7 @@ fn line(cells: [&str; 8], ratios: [&str; 3], disturbed: bool) -> String {
     let [floor, tls, tcp] = ratios;
     let mark = if disturbed { "*" } else { "" };
     let line = format!(
-        "{size:>6} {n:>7} {name:<14} {link:<8} {one:>9}{mark:<1} {range:<17} {two:>8} {three:>8} {floor:>6} {tls:>5} {tcp:>5}"
+        "{size:>6} {n:>7} {name:<14} {link:<8} {one:>9}{mark:<1} {range:<13} {two:>8} {three:>8} {floor:>6} {tls:>5} {tcp:>5}"
     );
     line.trim_end().to_owned()
 }
@@ -164,7 +172,7 @@ pub fn size(bytes: usize) -> String {
 
 fn us(ns: f64) -> String {
     let us = ns / 1e3;
-    if us < 10_000.0 { format!("{us:.1}") } else { format!("{us:.0}") }
+    if us < 1000.0 { format!("{us:.1}") } else { format!("{us:.0}") }
 }
 
 fn gbit(bits: f64) -> String {
