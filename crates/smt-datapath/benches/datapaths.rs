@@ -57,7 +57,14 @@ fn one_way(
                     for _ in 0..burst {
                         let frame = from.frame().unwrap();
                         frame[..len].fill(7);
-                        from.commit(TxMeta { dst, src: None, len, priority: 7, segment: None });
+                        from.commit(TxMeta {
+                            dst,
+                            src: None,
+                            len,
+                            priority: 7,
+                            segment: None,
+                            lane: 0,
+                        });
                     }
                     from.flush().unwrap();
                     let mut received = 0;

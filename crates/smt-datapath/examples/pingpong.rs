@@ -175,7 +175,14 @@ impl Message {
                 continue;
             };
             self.write(frame);
-            by.commit(TxMeta { dst, src: None, len: HEADER + payload, priority: 7, segment });
+            by.commit(TxMeta {
+                dst,
+                src: None,
+                len: HEADER + payload,
+                priority: 7,
+                segment,
+                lane: 0,
+            });
             left -= payload;
             if left == 0 {
                 return by.flush();

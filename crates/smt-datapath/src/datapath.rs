@@ -57,6 +57,9 @@ pub struct TxMeta {
     /// DATA header of 52 bytes, with IPv4 IDs from 0 on. Only where [`Datapath::tso`] allows one of
     /// this length.
     pub segment: Option<u16>,
+    /// Which lane of its session it belongs to (`docs/spec.md`, 3.5), 0 where there is one: packets of
+    /// several are not joined, since each may be another socket's at the peer.
+    pub lane: u8,
 }
 
 /// The network's own word (ICMP) about a packet we sent. Never authentic: a hint.

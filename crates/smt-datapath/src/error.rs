@@ -37,8 +37,8 @@ pub enum OpenError {
     Shards(u8),
     /// The kernel cannot divide what this datapath receives by message ID.
     #[error(
-        "the {0} datapath has one shard: an XDP queue is chosen by the device, and the kernel joins UDP \
-         datagrams before it chooses a socket. Use raw or packet (`--datapath raw`)"
+        "the {0} datapath has one shard: an XDP queue is chosen by the device. Use raw, packet or udp \
+         (`--datapath raw`)"
     )]
     NotDivisible(&'static str),
     /// Another process (or endpoint of this one) owns the port, or the block that it lies in.

@@ -17,6 +17,7 @@ fn send(from: &mut impl Datapath, values: impl IntoIterator<Item = u8>) {
             len: 100,
             priority: 7,
             segment: None,
+            lane: 0,
         });
     }
     from.flush().unwrap();

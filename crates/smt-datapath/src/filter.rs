@@ -1,4 +1,5 @@
-//! The kernel filter that gives each process the packets of its own ports.
+//! The kernel filter that gives each process the packets of its own ports, and each shard those of its
+//! own lanes.
 //!
 //! Classic BPF, since it needs no privilege beyond the socket's and works on every kernel.
 
@@ -68,6 +69,24 @@ pub(crate) fn program(start: Start, ports: Ports, shard: Shard) -> Vec<sock_filt
     program
 }
 
+/// A program that returns which of `count` shards a packet is for. It sees the SMT packet from its
+/// start. Too short ones, where a load ends it with 0, are the first shard's.
+pub(crate) fn choice(count: u8) -> Vec<sock_filter> {
+    let byte = |at| statement(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, at);
+    vec![
+        byte(EPOCH),
+        skip_unless_equal(0, 3),
+        byte(TYPE),
+        skip_if_equal(UNKNOWN, 1),
+        // Handshakes are the first shard's.
+        statement(libc::BPF_RET | libc::BPF_K, 0),
+        byte(LAST_OF_ID),
+        statement(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 2),
+        statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, u32::from(count.saturating_sub(1))),
+        statement(libc::BPF_RET | libc::BPF_A, 0),
+    ]
+}
+
 fn statement(code: u32, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
@@ -114,8 +133,13 @@ fn skip_if_equal(k: u32, skipped: u8) -> sock_filter {
 mod tests {
     use super::*;
 
-    /// Runs `program` as the kernel would; loads beyond the packet drop it.
+    /// Whether the kernel would accept `packet`.
     fn accepts(program: &[sock_filter], packet: &[u8]) -> bool {
+        run(program, packet) != 0
+    }
+
+    /// Runs `program` as the kernel would; loads beyond the packet end it with 0.
+    fn run(program: &[sock_filter], packet: &[u8]) -> u32 {
         let (mut a, mut x, mut pc) = (0u32, 0u32, 0);
         let half = |at: u32| {
             let bytes = packet.get(at as usize..)?.first_chunk()?;
@@ -126,21 +150,23 @@ mod tests {
             pc += 1;
             let code = u32::from(i.code);
             if code == libc::BPF_RET {
-                return i.k != 0;
+                return i.k;
+            } else if code == libc::BPF_RET | libc::BPF_A {
+                return a;
             } else if code == libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH {
-                let Some(byte) = packet.first() else { return false };
+                let Some(byte) = packet.first() else { return 0 };
                 x = 4 * u32::from(byte & 15);
             } else if code == libc::BPF_LD | libc::BPF_H | libc::BPF_IND {
-                let Some(value) = half(x + i.k) else { return false };
+                let Some(value) = half(x + i.k) else { return 0 };
                 a = value;
             } else if code == libc::BPF_LD | libc::BPF_H | libc::BPF_ABS {
-                let Some(value) = half(i.k) else { return false };
+                let Some(value) = half(i.k) else { return 0 };
                 a = value;
             } else if code == libc::BPF_LD | libc::BPF_B | libc::BPF_IND {
-                let Some(value) = packet.get((x + i.k) as usize) else { return false };
+                let Some(value) = packet.get((x + i.k) as usize) else { return 0 };
                 a = u32::from(*value);
             } else if code == libc::BPF_LD | libc::BPF_B | libc::BPF_ABS {
-                let Some(value) = packet.get(i.k as usize) else { return false };
+                let Some(value) = packet.get(i.k as usize) else { return 0 };
                 a = u32::from(*value);
             } else if code == libc::BPF_ALU | libc::BPF_AND {
                 a &= i.k;
@@ -213,6 +239,26 @@ mod tests {
                 }
             }
             assert!(shards(Start::AtOnce, &to_port(7000)[..27]).len() <= 1);
+        }
+    }
+
+    #[test]
+    fn the_choice_of_a_shard_is_as_the_filter() {
+        let ports = Ports { listen: Some(7000), block: None };
+        for count in [2, 4, 64] {
+            for (epoch, kind, id) in (0..=255)
+                .flat_map(|id| [(3, 0x10, id), (0, 0x10, id), (0, 0x21, id), (0, 0x13, id)])
+            {
+                let mut packet = to_port(7000);
+                (packet[8], packet[11], packet[27]) = (epoch, kind, id);
+                let chosen = run(&choice(count), &packet);
+                for index in 0..count {
+                    let program = program(Start::AtOnce, ports, Shard { index, count });
+                    assert_eq!(accepts(&program, &packet), u32::from(index) == chosen);
+                }
+            }
+            assert_eq!(run(&choice(count), &[0xff; 27]), 0);
+            assert_eq!(run(&choice(count), &[]), 0);
         }
     }
 

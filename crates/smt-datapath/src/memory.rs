@@ -168,6 +168,7 @@ mod tests {
             len: bytes.len(),
             priority: 7,
             segment: None,
+            lane: 0,
         });
     }
 

@@ -149,8 +149,8 @@ pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
 
 /// Opens `shards` datapaths that share address and ports: each receives the packets of its own lanes
 /// (`docs/spec.md`, 3.5), which the kernel tells apart, and the first one handshakes besides. All send
-/// from the same ports. The kinds that can be so divided are [`Kind::Raw`] and [`Kind::Packet`];
-/// [`Kind::Auto`] is the first of those two that can be had.
+/// from the same ports. The kinds that can be so divided are [`Kind::Raw`], [`Kind::Packet`] and
+/// [`Kind::Udp`]; [`Kind::Auto`] is the best of those that can be had.
 ///
 /// # Errors
 /// [`OpenError::Shards`] for a number that is no power of two up to [`MAX_SHARDS`];
@@ -168,11 +168,14 @@ pub fn open_shards(options: OpenOptions, shards: u8) -> Result<Vec<Opened>, Open
             let choice = auto::choose_here(protocol, bind, false)
                 .map_err(OpenError::io("ask the kernel for the devices"))?;
             let mut candidates = choice.candidates();
-            candidates.find(|kind| *kind == Kind::Packet).unwrap_or(Kind::Raw)
+            candidates.find(|kind| *kind != Kind::Xdp).unwrap_or(Kind::Udp)
         }
-        Kind::Xdp | Kind::Udp => return Err(OpenError::NotDivisible(options.kind.name())),
+        Kind::Xdp => return Err(OpenError::NotDivisible(options.kind.name())),
         kind => kind,
     };
+    if kind == Kind::Udp {
+        return open_udp_shards(options, shards);
+    }
     if FOREIGN_PROTOCOLS.contains(&protocol) {
         return Err(OpenError::ForeignProtocol(protocol));
     }
@@ -190,6 +193,20 @@ pub fn open_shards(options: OpenOptions, shards: u8) -> Result<Vec<Opened>, Open
         })
     };
     (0..shards).map(one).collect()
+}
+
+fn open_udp_shards(options: OpenOptions, shards: u8) -> Result<Vec<Opened>, OpenError> {
+    let OpenOptions { bind, listen, client, dscp, .. } = options;
+    let (datapaths, local) =
+        udp::open_shards(SocketAddr::new(bind, listen.unwrap_or(0)), shards, dscp)?;
+    let listen = listen.map(|_| local);
+    let client_ports = if client { udp_client_ports(listen) } else { 0..0 };
+    let one = |datapath| Opened {
+        datapath: Box::new(datapath),
+        listen,
+        client_ports: client_ports.clone(),
+    };
+    Ok(datapaths.into_iter().map(one).collect())
 }
 
 /// Opens the best datapath. Only XDP is given up for the next best: whether a device takes its program
@@ -250,10 +267,8 @@ mod tests {
             let opened = open_shards(OpenOptions::default(), shards);
             assert!(matches!(opened, Err(OpenError::Shards(n)) if n == shards));
         }
-        for kind in [Kind::Udp, Kind::Xdp] {
-            let opened = open_shards(OpenOptions { kind, ..OpenOptions::default() }, 2);
-            assert!(matches!(opened, Err(OpenError::NotDivisible(name)) if name == kind.name()));
-        }
+        let opened = open_shards(OpenOptions { kind: Kind::Xdp, ..OpenOptions::default() }, 2);
+        assert!(matches!(opened, Err(OpenError::NotDivisible("xdp"))));
     }
 
     #[test]

@@ -263,6 +263,7 @@ mod tests {
             len: 4,
             priority: 7,
             segment: None,
+            lane: 0,
         });
         left.flush().unwrap();
         assert_eq!(right.recv().unwrap(), 1);
@@ -274,6 +275,7 @@ mod tests {
             len: 3,
             priority: 7,
             segment: None,
+            lane: 0,
         });
         right.flush().unwrap();
         assert_eq!(left.recv().unwrap(), 1);

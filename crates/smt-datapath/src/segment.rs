@@ -8,14 +8,15 @@ const MAX_SEGMENTS: usize = 64;
 const MAX_BYTES: usize = 65_487;
 
 /// Length of the longest run at the start of `queue` that one segmented message can carry: one
-/// destination, source and priority, equal lengths, only the last may be shorter. At least 1.
+/// destination, source, priority and lane, equal lengths, only the last may be shorter. At least 1.
 pub(crate) fn run(queue: &[TxMeta]) -> usize {
     let Some(first) = queue.first() else { return 1 };
     let most = MAX_SEGMENTS.min(MAX_BYTES / first.len.max(1)).max(1);
     let mut run = 1;
     for packet in queue.iter().take(most).skip(1) {
         if packet.len > first.len
-            || (packet.dst, packet.src, packet.priority) != (first.dst, first.src, first.priority)
+            || (packet.dst, packet.src) != (first.dst, first.src)
+            || (packet.priority, packet.lane) != (first.priority, first.lane)
         {
             break;
         }
@@ -41,6 +42,7 @@ mod tests {
             len,
             priority: 0,
             segment: None,
+            lane: 0,
         };
         packets.iter().map(packet).collect()
     }
@@ -75,5 +77,12 @@ mod tests {
         let mut packets = queue(&[(1, 100), (1, 100)]);
         packets[1].priority = 1;
         assert_eq!(run(&packets), 1);
+    }
+
+    #[test]
+    fn lanes_are_not_mixed() {
+        let mut packets = queue(&[(1, 100), (1, 100), (1, 100)]);
+        packets[2].lane = 1;
+        assert_eq!((run(&packets), run(&packets[1..])), (2, 1));
     }
 }

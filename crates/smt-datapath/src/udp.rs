@@ -2,17 +2,29 @@
 //!
 //! Where the kernel can, it cuts one large datagram into packets (`UDP_SEGMENT`) and merges
 //! received ones (`UDP_GRO`); both are tried at run time.
+//!
+//! Shards are sockets of one address (`SO_REUSEPORT`), among which a program chooses by message ID. What
+//! was joined before that is one choice: on links that carry large datagrams uncut, it goes where its
+//! first packet belongs. So senders join packets of one lane alone, and the sockets of shards have no
+//! `UDP_GRO`, which would have the kernel join those of any lane as they come from the device. What a
+//! sender that knows no better joins all the same is dropped where it does not belong, and repeated.
+//!
+//! The first of these sockets is bound without `SO_REUSEPORT`, and so fails if anybody has the port. From
+//! then on only processes of the same user could bind it, and the program never chooses theirs, since
+//! they come after ours, as long as all of ours are there. (One that binds it between our own, within
+//! microseconds, would take a shard's packets, which it cannot read; as it could end this process.)
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, socket_with,
+};
 
-use crate::segment;
 use crate::socket::{Encapsulation, Message, SocketDatapath, TX_BURST, Unpacked};
 use crate::sys::option;
-use crate::{Caps, OpenError, PRIORITIES, TxMeta};
+use crate::{Caps, OpenError, PRIORITIES, TxMeta, filter, segment};
 
 /// Datagrams received at once.
 const RX_SLOTS: usize = 16;
@@ -26,6 +38,48 @@ pub(crate) fn open(
     local: SocketAddr,
     dscp: Option<[u8; PRIORITIES]>,
 ) -> Result<(SocketDatapath<Udp>, SocketAddr), OpenError> {
+    let (fd, encapsulation) = socket(local, true)?;
+    let local = bind_to(&fd, local)?;
+    Ok((SocketDatapath::new(fd, encapsulation, local.ip(), None, dscp)?, local))
+}
+
+/// Opens `count` (a power of two, 2 or more) UDP sockets at `local`, each of which receives what is of its
+/// shard; also tells the address they got.
+pub(crate) fn open_shards(
+    local: SocketAddr,
+    count: u8,
+    dscp: Option<[u8; PRIORITIES]>,
+) -> Result<(Vec<SocketDatapath<Udp>>, SocketAddr), OpenError> {
+    let share = |fd: &OwnedFd| {
+        option::set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
+            .map_err(OpenError::io("share the UDP port among shards"))
+    };
+    let (first, encapsulation) = socket(local, false)?;
+    let local = bind_to(&first, local)?;
+    share(&first)?;
+    let mut sockets = vec![(first, encapsulation)];
+    // The program knows them by the order in which they are bound.
+    for _ in 1..count {
+        let (fd, encapsulation) = socket(local, false)?;
+        share(&fd)?;
+        bind_to(&fd, local)?;
+        sockets.push((fd, encapsulation));
+    }
+    if let Some((fd, _)) = sockets.first() {
+        option::attach_choice(fd, &filter::choice(count))
+            .map_err(OpenError::io("divide the UDP port among shards"))?;
+    }
+    let one = |(fd, encapsulation)| {
+        let mut datapath = SocketDatapath::new(fd, encapsulation, local.ip(), None, dscp)?;
+        // What came before the program may be another shard's.
+        datapath.discard_received().map_err(OpenError::io("receive"))?;
+        Ok(datapath)
+    };
+    Ok((sockets.into_iter().map(one).collect::<Result<_, OpenError>>()?, local))
+}
+
+/// A socket that is not bound yet. `merge`: the kernel may join what it receives.
+fn socket(local: SocketAddr, merge: bool) -> Result<(OwnedFd, Udp), OpenError> {
     let family = match local {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
@@ -34,21 +88,26 @@ pub(crate) fn open(
     let fd = socket_with(family, SocketType::DGRAM, flags, Some(ipproto::UDP))
         .map_err(io::Error::from)
         .map_err(OpenError::io("open a UDP socket"))?;
-    let encapsulation = set_up(&fd, local.ip()).map_err(OpenError::io("set up the socket"))?;
-    bind(&fd, &local).map_err(|error| match error {
+    let encapsulation =
+        set_up(&fd, local.ip(), merge).map_err(OpenError::io("set up the socket"))?;
+    Ok((fd, encapsulation))
+}
+
+/// Binds; the address it got.
+fn bind_to(fd: &OwnedFd, local: SocketAddr) -> Result<SocketAddr, OpenError> {
+    bind(fd, &local).map_err(|error| match error {
         rustix::io::Errno::ADDRNOTAVAIL => OpenError::AddressNotAvailable(local.ip()),
         rustix::io::Errno::ADDRINUSE => OpenError::PortInUse(local.port()),
         error => OpenError::Io { what: "bind the UDP socket", source: error.into() },
     })?;
-    let socket = UdpSocket::from(fd);
-    let local = socket.local_addr().map_err(OpenError::io("read the socket's address"))?;
-    let datapath =
-        SocketDatapath::new(OwnedFd::from(socket), encapsulation, local.ip(), None, dscp)?;
-    Ok((datapath, local))
+    getsockname(fd)
+        .and_then(SocketAddr::try_from)
+        .map_err(io::Error::from)
+        .map_err(OpenError::io("read the socket's address"))
 }
 
 /// Sets the options that only UDP has, and finds out what the kernel can do.
-fn set_up(fd: impl AsFd, local: IpAddr) -> io::Result<Udp> {
+fn set_up(fd: impl AsFd, local: IpAddr, merge: bool) -> io::Result<Udp> {
     let fd = fd.as_fd();
     if local.is_ipv6() {
         option::set(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
@@ -60,7 +119,7 @@ fn set_up(fd: impl AsFd, local: IpAddr) -> io::Result<Udp> {
         }
     }
     let splits = option::set(fd, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
-    let merges = option::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+    let merges = merge && option::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
     Ok(Udp { is_ipv6: local.is_ipv6(), is_any: local.is_unspecified(), splits, merges })
 }
 

@@ -96,7 +96,7 @@ impl Ends {
     fn queue(&mut self, packet: &[u8], segment: Option<u16>) {
         let dst = SocketAddr::new(self.to, 0);
         self.a.datapath.frame().unwrap()[..packet.len()].copy_from_slice(packet);
-        let meta = TxMeta { dst, src: None, len: packet.len(), priority: 7, segment };
+        let meta = TxMeta { dst, src: None, len: packet.len(), priority: 7, segment, lane: 0 };
         self.a.datapath.commit(meta);
     }
 

@@ -59,6 +59,7 @@ fn commit(by: &mut dyn Datapath, kind: Kind, ip: IpAddr, priority: u8) {
         len: LEN,
         priority,
         segment: None,
+        lane: 0,
     });
 }
 

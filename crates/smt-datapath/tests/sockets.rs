@@ -74,7 +74,7 @@ fn packet(from: u16, to: u16, len: usize, fill: u8) -> Vec<u8> {
 
 fn queue(by: &mut dyn Datapath, dst: SocketAddr, bytes: &[u8]) {
     by.frame().unwrap()[..bytes.len()].copy_from_slice(bytes);
-    by.commit(TxMeta { dst, src: None, len: bytes.len(), priority: 7, segment: None });
+    by.commit(TxMeta { dst, src: None, len: bytes.len(), priority: 7, segment: None, lane: 0 });
 }
 
 fn send(by: &mut dyn Datapath, dst: SocketAddr, bytes: &[u8]) {
@@ -450,6 +450,7 @@ fn wildcards_answer_from_the_address_asked() {
                         len: 64,
                         priority: 7,
                         segment: None,
+                        lane: 0,
                     });
                     client.datapath.flush().unwrap();
                     let (src, dst, _) = receive(server.datapath.as_mut(), 1).remove(0);
@@ -462,6 +463,7 @@ fn wildcards_answer_from_the_address_asked() {
                         len: 64,
                         priority: 7,
                         segment: None,
+                        lane: 0,
                     });
                     server.datapath.flush().unwrap();
                     let (src, dst, _) = receive(client.datapath.as_mut(), 1).remove(0);

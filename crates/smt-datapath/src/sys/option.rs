@@ -117,6 +117,16 @@ pub(crate) fn unsent(socket: impl AsFd) -> io::Result<usize> {
 
 /// Lets the socket receive only packets that `program` (classic BPF) accepts.
 pub(crate) fn attach_filter(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    attach(socket, libc::SO_ATTACH_FILTER, program)
+}
+
+/// Has `program` (classic BPF) choose among the sockets that share the address of this one
+/// (`SO_REUSEPORT`), by the order in which they were bound.
+pub(crate) fn attach_choice(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    attach(socket, libc::SO_ATTACH_REUSEPORT_CBPF, program)
+}
+
+fn attach(socket: impl AsFd, name: i32, program: &[libc::sock_filter]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     // SAFETY: `program` describes `len` instructions that outlive the call; the kernel copies and
@@ -125,7 +135,7 @@ pub(crate) fn attach_filter(socket: impl AsFd, program: &[libc::sock_filter]) ->
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
+            name,
             (&raw const program).cast(),
             size_of::<libc::sock_fprog>() as libc::socklen_t,
         )

@@ -71,7 +71,7 @@ pub(crate) fn packet(from: u16, to: u16, len: usize, fill: u8) -> Vec<u8> {
 pub(crate) fn queue(by: &mut dyn Datapath, dst: IpAddr, bytes: &[u8]) {
     by.frame().unwrap()[..bytes.len()].copy_from_slice(bytes);
     let dst = SocketAddr::new(dst, 0);
-    by.commit(TxMeta { dst, src: None, len: bytes.len(), priority: 7, segment: None });
+    by.commit(TxMeta { dst, src: None, len: bytes.len(), priority: 7, segment: None, lane: 0 });
 }
 
 pub(crate) fn send(by: &mut Opened, dst: IpAddr, bytes: &[u8]) {

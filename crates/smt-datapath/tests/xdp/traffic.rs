@@ -212,7 +212,14 @@ fn priorities_are_marked() {
     for _ in 0..2 {
         for priority in 0..8u8 {
             client.datapath.frame().unwrap()[..64].fill(1);
-            client.datapath.commit(TxMeta { dst, src: None, len: 64, priority, segment: None });
+            client.datapath.commit(TxMeta {
+                dst,
+                src: None,
+                len: 64,
+                priority,
+                segment: None,
+                lane: 0,
+            });
             client.datapath.flush().unwrap();
             let mut buffer = [0; 256];
             assert_eq!((&socket).read(&mut buffer).unwrap(), 84);
@@ -235,7 +242,8 @@ fn segments_arrive_whole_by_the_stack() {
         let dst = SocketAddr::new(b, 0);
         assert!(client.datapath.tso(b) >= sent.len());
         client.datapath.frame().unwrap()[..sent.len()].copy_from_slice(&sent);
-        let meta = TxMeta { dst, src: None, len: sent.len(), priority: 7, segment: Some(1408) };
+        let meta =
+            TxMeta { dst, src: None, len: sent.len(), priority: 7, segment: Some(1408), lane: 0 };
         client.datapath.commit(meta);
         client.datapath.flush().unwrap();
         let received = receive(&mut server, 1).remove(0).2;

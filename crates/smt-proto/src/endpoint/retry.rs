@@ -110,7 +110,7 @@ impl Endpoint {
             let (src_port, dst_port) = (path.local_port, path.remote_port);
             Retry { src_port, dst_port, new_token, token }.emit(out);
             self.shared.stats.retries_sent += 1;
-            return Some(Transmit::new(&path, RETRY_LEN, URGENT));
+            return Some(Transmit::new(&path, 0, RETRY_LEN, URGENT));
         }
         None
     }

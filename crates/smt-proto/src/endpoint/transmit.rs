@@ -6,9 +6,10 @@ use super::queue::Entry;
 use super::{Endpoint, PendingControl, Shared};
 use crate::cutoffs::HIGHEST;
 use crate::session::Path;
+use crate::session::lanes::Lane;
 use crate::session::transmit::Written;
 use crate::time::Time;
-use crate::wire::{Control, ControlBody, DATA_LEN, Header, UnknownCode};
+use crate::wire::{Control, ControlBody, DATA_LEN, Header, MAX_LANES, UnknownCode};
 
 /// A packet written into the frame that was lent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,9 @@ pub struct Transmit {
     pub segment: Option<u16>,
     /// Its priority in the network, 0..=7; 7 is the highest (spec 6.9).
     pub priority: u8,
+    /// Which lane of its session it belongs to (spec 3.5): packets of several may be for several sockets
+    /// of the peer. 0 in sessions of one lane.
+    pub lane: u8,
 }
 
 /// Priority of what others wait for: control packets and flights.
@@ -32,8 +36,8 @@ pub(super) const URGENT: u8 = HIGHEST;
 
 impl Transmit {
     /// One packet.
-    pub(super) fn new(path: &Path, len: usize, priority: u8) -> Self {
-        Transmit { remote: path.remote, local: path.local, len, segment: None, priority }
+    pub(super) fn new(path: &Path, lane: u8, len: usize, priority: u8) -> Self {
+        Transmit { remote: path.remote, local: path.local, len, segment: None, priority, lane }
     }
 
     /// How many packets it becomes.
@@ -91,7 +95,7 @@ impl Endpoint {
             let Some(session) = self.sessions.get_mut(id) else { continue };
             let written = session.write_flight(&mut self.shared, now, frame, true);
             if let Written::Packet { len, .. } = written {
-                return Some(Transmit::new(&session.path, len, URGENT));
+                return Some(Transmit::new(&session.path, session.lane.index(), len, URGENT));
             }
         }
         None
@@ -106,7 +110,12 @@ impl Endpoint {
                     let written =
                         session.write_control(sizes.cutoffs(), stats, (id, notice), frame);
                     if let Some(len) = written {
-                        return Some(Transmit::new(&session.path, len, URGENT));
+                        return Some(Transmit::new(
+                            &session.path,
+                            session.lane.index(),
+                            len,
+                            URGENT,
+                        ));
                     }
                 }
                 PendingControl::NoSession(path, message_id) => {
@@ -118,7 +127,9 @@ impl Endpoint {
                     };
                     let body = ControlBody::Unknown(UnknownCode::NoSession);
                     let len = Control { header, body, number: 0 }.emit(frame);
-                    return Some(Transmit::new(&path, len, URGENT));
+                    // As far as the ID tells: nobody here knows how many lanes there are.
+                    let lane = Lane::new(0, MAX_LANES).of_id(message_id);
+                    return Some(Transmit::new(&path, lane, len, URGENT));
                 }
             }
         }
@@ -135,7 +146,7 @@ impl Endpoint {
                         self.shared.flights.push_front(id);
                     }
                     session.flight_queued(more);
-                    return Some(Transmit::new(&session.path, len, URGENT));
+                    return Some(Transmit::new(&session.path, session.lane.index(), len, URGENT));
                 }
                 Written::Nothing | Written::Gone => session.flight_queued(false),
             }
@@ -158,14 +169,15 @@ impl Endpoint {
                     session.queue_rest(&mut self.shared, id);
                 }
                 if let Written::Packet { len, priority, .. } = written {
-                    return Some(Transmit::new(&session.path, len, priority));
+                    return Some(Transmit::new(&session.path, session.lane.index(), len, priority));
                 }
                 continue;
             }
             match session.write_data(&mut self.shared, now, (id, ticket), frame) {
                 Written::Packet { len, segment, priority, left } => {
                     self.shared.queue.served(turn, left);
-                    let transmit = Transmit::new(&session.path, len, priority);
+                    let transmit =
+                        Transmit::new(&session.path, session.lane.index(), len, priority);
                     return Some(Transmit { segment, ..transmit });
                 }
                 Written::Nothing => self.shared.queue.served(turn, None),

@@ -140,6 +140,7 @@ impl Engine {
                     len: transmit.len,
                     priority: transmit.priority,
                     segment: transmit.segment,
+                    lane: transmit.lane,
                 };
                 self.datapath.commit(meta);
                 sealed += transmit.len;

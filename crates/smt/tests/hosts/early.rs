@@ -410,6 +410,7 @@ pub(crate) fn replay(
                             len,
                             priority: 7,
                             segment: None,
+                            lane: 0,
                         };
                         opened.datapath.commit(meta);
                     }

@@ -162,6 +162,7 @@ fn garbage() {
                         len: packet.len(),
                         priority: 7,
                         segment: None,
+                        lane: 0,
                     };
                     opened.datapath.commit(meta);
                 }

@@ -2,7 +2,9 @@
 //! in the shard that its lane belongs to.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -10,6 +12,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use smt::datapath::fault::Rules;
+use smt::datapath::{
+    Caps, Datapath, DatapathStats, OpenOptions, Opened, PathError, RxMeta, TxMeta, open,
+};
 use smt::{
     AeadLimits, Builder, CallError, CallOptions, DatapathKind, Engine, Event, Faults, StartError,
 };
@@ -23,6 +28,12 @@ pub(crate) fn tests() -> Vec<Trial> {
             ten_thousand(DatapathKind::Raw, [1, 2])
         }),
         test("ten_thousand_calls_between_shards", || ten_thousand(DatapathKind::Packet, [2, 2])),
+        test("ten_thousand_calls_between_shards_over_udp", || {
+            ten_thousand(DatapathKind::Udp, [2, 2])
+        }),
+        test("ten_thousand_calls_over_udp_to_shards", || ten_thousand(DatapathKind::Udp, [1, 2])),
+        test("ten_thousand_calls_over_udp_of_shards", || ten_thousand(DatapathKind::Udp, [2, 1])),
+        test("a_sender_that_joins_packets_of_all_lanes", joins),
         test("shards_under_loss_and_key_updates", loss),
         test("a_shard_that_is_held_up_holds_up_no_other", held_up),
         test("shards_end_together", endings),
@@ -100,11 +111,15 @@ struct Client {
 
 impl Client {
     fn connect(builder: Builder, shards: u8, to: SocketAddr) -> Client {
-        let mut engines = builder.shards(shards).engines().unwrap();
+        Client::over(builder.shards(shards).engines().unwrap(), to)
+    }
+
+    fn over(mut engines: Vec<Engine>, to: SocketAddr) -> Client {
+        let shards = engines.len();
         engines[0].connect(to, NAME).unwrap();
         let mut client = Client { engines, sessions: Vec::new(), ended: HashMap::new(), closed: 0 };
         let until = Instant::now() + Duration::from_secs(20);
-        while client.sessions.len() < usize::from(shards) {
+        while client.sessions.len() < shards {
             assert!(Instant::now() < until, "no session");
             client.turn();
         }
@@ -211,8 +226,85 @@ fn ten_thousand(kind: DatapathKind, [clients, servers]: [u8; 2]) {
         .join()
         .unwrap();
     let done = server.stop();
-    assert_eq!(done.iter().map(|done| done.joined).sum::<u32>(), 1);
+    assert_eq!(done.iter().map(|done| done.joined).sum::<u32>(), u32::from(servers - 1));
     check(&done, &client, 10_000, len);
+}
+
+/// A datapath that knows nothing of lanes, and so has the kernel join whatever goes to one peer.
+struct Joining(Box<dyn Datapath>);
+
+impl Datapath for Joining {
+    fn caps(&self) -> Caps {
+        self.0.caps()
+    }
+
+    fn frame(&mut self) -> Option<&mut [u8]> {
+        self.0.frame()
+    }
+
+    fn commit(&mut self, meta: TxMeta) {
+        self.0.commit(TxMeta { lane: 0, ..meta });
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+
+    fn recv(&mut self) -> io::Result<usize> {
+        self.0.recv()
+    }
+
+    fn packet(&mut self, index: usize) -> (RxMeta, &mut [u8]) {
+        self.0.packet(index)
+    }
+
+    fn path_error(&mut self) -> Option<PathError> {
+        self.0.path_error()
+    }
+
+    fn path_mtu(&mut self, dst: IpAddr) -> io::Result<usize> {
+        self.0.path_mtu(dst)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.fd()
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.wait(timeout)
+    }
+
+    fn stats(&self) -> DatapathStats {
+        self.0.stats()
+    }
+}
+
+/// Over a link that carries joined packets uncut, those that come to another shard cost a repetition.
+fn joins() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let ca = Arc::new(Ca::new());
+    let address = server_address(&pair, false);
+    let builder = server_builder(&ca, address).datapath(DatapathKind::Udp);
+    let server = Server::start(&pair.b, builder, 2);
+    let (to, builder) = (server.address, client_builder(&ca, false).datapath(DatapathKind::Udp));
+    pair.a
+        .spawn(move || {
+            let options = OpenOptions { kind: DatapathKind::Udp, ..OpenOptions::default() };
+            let Opened { datapath, listen, client_ports } = open(options).unwrap();
+            let datapath = Box::new(Joining(datapath));
+            let opened = Opened { datapath, listen, client_ports };
+            let mut client = Client::over(vec![builder.engine_over(opened).unwrap()], to);
+            client.call_all(0..2000, |number| if number.is_multiple_of(20) { 20_000 } else { 100 });
+            assert!((0..2000).all(|number| client.ended[&number].is_ok()));
+        })
+        .unwrap()
+        .join()
+        .unwrap();
+    let done = server.stop();
+    let times = done.iter().flat_map(|done| done.requests.values());
+    assert_eq!(times.map(|times| u64::from(*times)).sum::<u64>(), 2000);
+    // Else this would test nothing.
+    assert!(done.iter().any(|done| done.dropped > 0), "nothing came to another shard");
 }
 
 fn loss() {

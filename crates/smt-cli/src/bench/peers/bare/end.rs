@@ -196,8 +196,14 @@ impl End {
                 sealing.seal(message, offset, payload);
             }
             let len_all = DATA_LEN + len;
-            let meta =
-                TxMeta { dst: to, src: None, len: len_all, priority: 7, segment: per_packet };
+            let meta = TxMeta {
+                dst: to,
+                src: None,
+                len: len_all,
+                priority: 7,
+                segment: per_packet,
+                lane: 0,
+            };
             self.datapath.commit(meta);
             offset += len;
         }
