@@ -201,6 +201,31 @@ pub struct DatapathStats {
     pub rx_overruns: u64,
 }
 
+impl std::ops::AddAssign for DatapathStats {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            tx_packets,
+            tx_bytes,
+            tx_errors,
+            tx_segments,
+            tx_segment_errors,
+            path_lookups,
+            rx_packets,
+            rx_bytes,
+            rx_overruns,
+        } = other;
+        self.tx_packets += tx_packets;
+        self.tx_bytes += tx_bytes;
+        self.tx_errors += tx_errors;
+        self.tx_segments += tx_segments;
+        self.tx_segment_errors += tx_segment_errors;
+        self.path_lookups += path_lookups;
+        self.rx_packets += rx_packets;
+        self.rx_bytes += rx_bytes;
+        self.rx_overruns += rx_overruns;
+    }
+}
+
 impl<D: Datapath + ?Sized> Datapath for Box<D> {
     fn caps(&self) -> Caps {
         (**self).caps()

@@ -1,5 +1,22 @@
 //! Counters of an endpoint.
 
+/// A structure of counters, which can be added up.
+macro_rules! counters {
+    ($(#[$meta:meta])* pub struct $name:ident { $(pub $field:ident: u64,)* }) => {
+        $(#[$meta])*
+        pub struct $name {
+            $(pub $field: u64,)*
+        }
+
+        impl core::ops::AddAssign for $name {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$field += other.$field;)*
+            }
+        }
+    };
+}
+
+counters! {
 /// What an endpoint has done and refused since it was made. All counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it; groups are commented")]
@@ -84,4 +101,5 @@ pub struct Stats {
     pub key_updates: u64,
     pub key_updates_asked: u64,
     pub probes_sent: u64,
+}
 }

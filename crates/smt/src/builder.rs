@@ -222,9 +222,9 @@ impl Builder {
 
     /// How many engines share the port and the sessions of this endpoint: 1 (the default), 2, 4, .. 64.
     /// Each is to run on a thread of its own, and handles the RPCs of its own lanes of each session
-    /// (spec 3.5), which the kernel tells apart by message ID. Make them by [`engines`](Self::engines):
-    /// an [`endpoint`](Self::endpoint) has one. The peers need not have as many. Only with the
-    /// datapaths [`DatapathKind::Raw`] and [`DatapathKind::Packet`].
+    /// (spec 3.5), which the kernel tells apart by message ID. Make them by [`engines`](Self::engines), or
+    /// have an [`endpoint`](Self::endpoint) drive them all. The peers need not have as many. Not with the
+    /// datapath [`DatapathKind::Xdp`].
     #[must_use]
     pub fn shards(mut self, shards: u8) -> Self {
         self.shards = shards;
@@ -419,7 +419,8 @@ impl Builder {
             .map_err(|source| BindError::Io { what: "making the engine's descriptors", source })
     }
 
-    /// Makes an [`Endpoint`] driven by the current tokio runtime.
+    /// Makes an [`Endpoint`] driven by the current tokio runtime, with a task for each of its
+    /// [`shards`](Self::shards).
     ///
     /// # Errors
     /// [`BindError`].
@@ -427,7 +428,7 @@ impl Builder {
     /// # Panics
     /// Outside a tokio runtime with IO enabled.
     pub fn endpoint(self) -> Result<Endpoint, BindError> {
-        Endpoint::new(self.engine()?)
+        Endpoint::new(self.engines()?)
             .map_err(|source| BindError::Io { what: "registering with the runtime", source })
     }
 }

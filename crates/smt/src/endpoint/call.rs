@@ -5,8 +5,10 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use smt_proto::{Body, RpcId};
+use smt_proto::{Body, RpcId, SessionId};
+use tokio::sync::oneshot;
 
+use super::driver::CallResult;
 use super::{Endpoint, Session};
 use crate::engine::CallOptions;
 use crate::error::{CallError, StartError};
@@ -37,29 +39,28 @@ impl Call {
         let deadline = deadline.unwrap_or_else(|| endpoint.lock().engine.call_deadline());
         let until = Instant::now() + deadline;
         loop {
-            let id = session.id();
-            let room = endpoint.lock().room(id);
+            let route = session.route();
+            let mut places = route.places().peekable();
+            let Some(&(shard, id)) = places.peek() else { return Err(CallError::SessionClosed) };
+            let room = endpoint.lock_at(shard).room(id);
             // Made before the attempt, so that it misses no notification.
             let freed = room.as_ref().map(|room| room.notified());
             let left = until.saturating_duration_since(Instant::now());
-            let started = endpoint.with(|driven| {
-                if driven.closed {
-                    return Err(StartError::NoSession);
+            let mut started = Err(StartError::NoSession);
+            for place in places {
+                started = start(&endpoint, place, &body, left);
+                // Where the first has no room another shard may have.
+                if !matches!(
+                    started,
+                    Err(StartError::TooManyOutstanding | StartError::Backpressure)
+                ) {
+                    break;
                 }
-                let (user, receiver) = driven.reserve_call();
-                let options = CallOptions { deadline: Some(left), user };
-                match driven.engine.call(id, body.clone(), options) {
-                    Ok(rpc) => Ok((rpc, receiver)),
-                    Err(error) => {
-                        driven.release_call(user);
-                        Err(error)
-                    }
-                }
-            });
+            }
             let late = |_| CallError::DeadlineExceeded;
             match started {
-                Ok((rpc, receiver)) => {
-                    let mut guard = CancelOnDrop { endpoint: &endpoint, rpc: Some(rpc) };
+                Ok((at, rpc, receiver)) => {
+                    let mut guard = CancelOnDrop { endpoint: &endpoint, at, rpc: Some(rpc) };
                     let result = receiver.await;
                     guard.rpc = None;
                     return result.unwrap_or(Err(CallError::SessionClosed));
@@ -69,7 +70,9 @@ impl Call {
                     tokio::time::timeout(left, freed).await.map_err(late)?;
                 }
                 Err(StartError::NoSession | StartError::Exhausted) => {
-                    tokio::time::timeout(left, session.reconnect(id)).await.map_err(late)??;
+                    tokio::time::timeout(left, session.reconnect(route.head()))
+                        .await
+                        .map_err(late)??;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -86,15 +89,42 @@ impl IntoFuture for Call {
     }
 }
 
+/// Starts a call at a shard; which, and where its result will be.
+fn start(
+    endpoint: &Endpoint,
+    (shard, session): (usize, SessionId),
+    body: &Bytes,
+    deadline: Duration,
+) -> Result<(usize, RpcId, oneshot::Receiver<CallResult>), StartError> {
+    endpoint.with_at(shard, |driven| {
+        if driven.closed {
+            return Err(StartError::NoSession);
+        }
+        let (user, receiver) = driven.reserve_call();
+        let options = CallOptions { deadline: Some(deadline), user };
+        match driven.engine.call(session, body.clone(), options) {
+            Ok(rpc) => {
+                driven.tell_waiting(session);
+                Ok((shard, rpc, receiver))
+            }
+            Err(error) => {
+                driven.release_call(user);
+                Err(error)
+            }
+        }
+    })
+}
+
 struct CancelOnDrop<'a> {
     endpoint: &'a Endpoint,
+    at: usize,
     rpc: Option<RpcId>,
 }
 
 impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(rpc) = self.rpc {
-            self.endpoint.with(|driven| driven.engine.cancel(rpc));
+            self.endpoint.with_at(self.at, |driven| driven.engine.cancel(rpc));
         }
     }
 }

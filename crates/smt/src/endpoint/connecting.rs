@@ -3,17 +3,16 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use smt_proto::{Body, SessionId};
+use smt_proto::Body;
 use tokio::sync::{mpsc, oneshot};
 
-use super::driver::{CallResult, ConnectResult, Request};
+use super::driver::{CallResult, ConnectResult, Made, Request};
 use super::session::Target;
 use super::{Endpoint, Session};
-use crate::engine::{CallOptions, ConnectId, ConnectOptions, SessionInfo};
+use crate::engine::{CallOptions, ConnectId, ConnectOptions};
 use crate::error::{CallError, ConnectError};
 
 /// A session that is being made. Dropping it gives the session up, and the calls with it.
@@ -124,7 +123,7 @@ impl Pending {
 }
 
 impl Future for Pending {
-    type Output = Result<(SessionId, Arc<SessionInfo>), ConnectError>;
+    type Output = Result<Made, ConnectError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some(error) = &self.failed {
@@ -146,8 +145,8 @@ impl Drop for Pending {
                 driven.connects.remove(&connect);
                 driven.engine.cancel_connect(connect);
                 // It was made while nobody looked.
-                if let Ok(Ok((session, _))) = made {
-                    driven.engine.close(session);
+                if let Ok(Ok((route, _))) = made {
+                    driven.engine.close(route.head());
                 }
             });
         }

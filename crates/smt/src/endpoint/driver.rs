@@ -1,6 +1,6 @@
 //! The task that moves an endpoint's packets, and the tables by which events find their futures.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
@@ -10,14 +10,19 @@ use smt_proto::{Body, RpcId, SessionId};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::shards::{Common, Registry, Route};
 use super::{Handle, Shared};
-use crate::engine::{ConnectId, Engine, Event, SessionInfo};
+use crate::engine::{ConnectId, Engine, Event, SessionInfo, SharedId};
 use crate::error::{CallError, ConnectError};
 
 /// Polls in a row before other tasks get their turn.
 const POLLS_PER_TURN: u32 = 16;
+/// Sessions of which a turn looks how much still waits in them.
+const LOOKS_PER_TURN: usize = 16;
 
-pub(super) type ConnectResult = Result<(SessionId, Arc<SessionInfo>), ConnectError>;
+/// A session of ours, and what was established about it.
+pub(super) type Made = (Arc<Route>, Arc<SessionInfo>);
+pub(super) type ConnectResult = Result<Made, ConnectError>;
 pub(super) type CallResult = Result<Body, CallError>;
 
 /// A request on its way to whoever accepts it. Queues hold no handles of the endpoint: those would
@@ -26,25 +31,31 @@ pub(super) struct Request {
     pub(super) rpc: RpcId,
     pub(super) body: Body,
     pub(super) early: bool,
+    /// Where it came, and is to be answered.
+    pub(super) shard: usize,
 }
 
 /// A session on its way to whoever accepts it.
 pub(super) struct NewSession {
-    pub(super) id: SessionId,
+    pub(super) route: Arc<Route>,
     pub(super) info: Arc<SessionInfo>,
     pub(super) requests: mpsc::UnboundedReceiver<Request>,
     /// What the whole handshake established, once it is complete.
     pub(super) confirmed: watch::Receiver<Option<Arc<SessionInfo>>>,
 }
 
-/// The engine and who waits for what in it.
+/// The engine of a shard and who waits for what in it.
 pub(super) struct Driven {
     pub(super) engine: Engine,
+    shard: usize,
+    registry: Arc<Registry>,
     pub(super) connects:
         HashMap<ConnectId, (oneshot::Sender<ConnectResult>, mpsc::UnboundedSender<Request>)>,
     calls: Vec<Option<oneshot::Sender<CallResult>>>,
     free_calls: Vec<u64>,
     sessions: HashMap<SessionId, SessionEntry>,
+    /// Sessions in which something waited when it was last told to the other shards.
+    busy: VecDeque<SessionId>,
     accepted: Option<mpsc::UnboundedSender<NewSession>>,
     failed: bool,
     /// Nobody drives the engine any more.
@@ -52,30 +63,59 @@ pub(super) struct Driven {
 }
 
 struct SessionEntry {
-    requests: mpsc::UnboundedSender<Request>,
+    requests: Requests,
+    common: Option<(SharedId, Arc<Common>)>,
+    /// It is among the busy ones.
+    is_busy: bool,
     /// Told when a call ended, so that one that found no room can try again.
     room: Arc<Notify>,
     /// Told when the handshake of a session that was accepted early is complete.
     confirmed: watch::Sender<Option<Arc<SessionInfo>>>,
 }
 
+/// Where the requests of a session go.
+enum Requests {
+    /// At the first shard.
+    To(mpsc::UnboundedSender<Request>, Arc<Route>),
+    /// Where the first shard says.
+    AsTold(Arc<Common>),
+}
+
 impl SessionEntry {
-    fn new(
-        requests: mpsc::UnboundedSender<Request>,
-        confirmed: Option<Arc<SessionInfo>>,
-    ) -> SessionEntry {
-        SessionEntry { requests, room: Arc::default(), confirmed: watch::Sender::new(confirmed) }
+    fn new(requests: Requests, confirmed: Option<Arc<SessionInfo>>) -> SessionEntry {
+        SessionEntry {
+            requests,
+            common: None,
+            is_busy: false,
+            room: Arc::default(),
+            confirmed: watch::Sender::new(confirmed),
+        }
+    }
+
+    /// Hands on a request; false if nobody takes it.
+    fn put(&self, request: Request) -> bool {
+        match &self.requests {
+            Requests::To(requests, _) => requests.send(request).is_ok(),
+            Requests::AsTold(common) => common.put(request),
+        }
     }
 }
 
 impl Driven {
-    pub(super) fn new(engine: Engine, accepted: mpsc::UnboundedSender<NewSession>) -> Driven {
+    pub(super) fn new(
+        engine: Engine,
+        accepted: mpsc::UnboundedSender<NewSession>,
+        registry: Arc<Registry>,
+    ) -> Driven {
         Driven {
+            shard: engine.shard().0,
             engine,
+            registry,
             connects: HashMap::new(),
             calls: Vec::new(),
             free_calls: Vec::new(),
             sessions: HashMap::new(),
+            busy: VecDeque::new(),
             accepted: Some(accepted),
             failed: false,
             closed: false,
@@ -119,6 +159,45 @@ impl Driven {
         self.sessions.get(&session).map(|entry| Arc::clone(&entry.room))
     }
 
+    /// A session works at the first shard: calls of it may go to the others, and their requests here.
+    fn link(&mut self, session: SessionId) {
+        let Some(id) = self.engine.shared_id(session) else { return };
+        let Some(entry) = self.sessions.get_mut(&session) else { return };
+        if let (Requests::To(requests, route), None) = (&entry.requests, &entry.common) {
+            let common = self.registry.enter(id);
+            common.settle(self.shard, session);
+            common.claim(requests);
+            route.open(&common);
+            entry.common = Some((id, common));
+        }
+    }
+
+    /// Tells the other shards how much waits here in a session, now that this has changed.
+    pub(super) fn tell_waiting(&mut self, session: SessionId) {
+        if self.registry.shards() == 1 {
+            return;
+        }
+        let Some(entry) = self.sessions.get_mut(&session) else { return };
+        let Some((_, common)) = &entry.common else { return };
+        let waiting = self.engine.waiting_bytes(session);
+        common.set_waiting(self.shard, waiting);
+        if waiting > 0 && !entry.is_busy {
+            entry.is_busy = true;
+            self.busy.push_back(session);
+        }
+    }
+
+    /// Looks whether what waited is gone: not every packet that takes it away makes an event.
+    fn look_at_busy(&mut self) {
+        for _ in 0..self.busy.len().min(LOOKS_PER_TURN) {
+            let Some(session) = self.busy.pop_front() else { return };
+            if let Some(entry) = self.sessions.get_mut(&session) {
+                entry.is_busy = false;
+                self.tell_waiting(session);
+            }
+        }
+    }
+
     pub(super) fn dispatch(&mut self) {
         while let Some(event) = self.engine.next_event() {
             match event {
@@ -127,9 +206,12 @@ impl Driven {
                         self.engine.close(session);
                         continue;
                     };
+                    let route = Arc::new(Route::new(session));
+                    let requests = Requests::To(requests, Arc::clone(&route));
                     let entry = SessionEntry::new(requests, Some(Arc::clone(&info)));
                     self.sessions.insert(session, entry);
-                    if sender.send(Ok((session, info))).is_err() {
+                    self.link(session);
+                    if sender.send(Ok((route, info))).is_err() {
                         self.engine.close(session);
                     }
                 }
@@ -141,12 +223,15 @@ impl Driven {
                 Event::Accepted { session, info } => {
                     let (requests, receiver) = mpsc::unbounded_channel();
                     let complete = (!info.early).then(|| Arc::clone(&info));
+                    let route = Arc::new(Route::new(session));
+                    let requests = Requests::To(requests, Arc::clone(&route));
                     let entry = SessionEntry::new(requests, complete);
                     let confirmed = entry.confirmed.subscribe();
-                    let new = NewSession { id: session, info, requests: receiver, confirmed };
+                    let new = NewSession { route, info, requests: receiver, confirmed };
                     let taken = self.accepted.as_ref().is_some_and(|a| a.send(new).is_ok());
                     if taken {
                         self.sessions.insert(session, entry);
+                        self.link(session);
                     } else {
                         self.engine.close(session);
                     }
@@ -155,20 +240,30 @@ impl Driven {
                     if let Some(entry) = self.sessions.get(&session) {
                         entry.confirmed.send_replace(Some(info));
                     }
+                    self.link(session);
                 }
                 Event::HandshakeFailed { remote, error } => {
                     tracing::info!(%remote, %error, "a client's handshake failed");
                 }
                 Event::Request { rpc, body, early } => {
                     let entry = self.sessions.get(&rpc.session);
-                    let request = Request { rpc, body, early };
-                    if entry.is_none_or(|entry| entry.requests.send(request).is_err()) {
+                    let request = Request { rpc, body, early, shard: self.shard };
+                    if !entry.is_some_and(|entry| entry.put(request)) {
                         let text = "the server takes no requests in this session";
                         self.engine.refuse(rpc, reply_code::REFUSED, text);
                     }
+                    self.tell_waiting(rpc.session);
                 }
-                // Of shards there is one here.
-                Event::Joined { .. } | Event::ShardGone { .. } => {}
+                Event::Joined { session, shared, info } => {
+                    let common = self.registry.enter(shared);
+                    let requests = Requests::AsTold(Arc::clone(&common));
+                    let mut entry = SessionEntry::new(requests, Some(info));
+                    entry.common = Some((shared, Arc::clone(&common)));
+                    self.sessions.insert(session, entry);
+                    common.settle(self.shard, session);
+                }
+                // All engines end together.
+                Event::ShardGone { .. } => {}
                 Event::RequestCancelled { .. }
                 | Event::NewTicket { .. }
                 | Event::KeyUpdateWanted { .. } => {}
@@ -184,10 +279,14 @@ impl Driven {
                     if let Some(entry) = self.sessions.get(&rpc.session) {
                         entry.room.notify_waiters();
                     }
+                    self.tell_waiting(rpc.session);
                 }
                 Event::Closed { session, .. } => {
                     if let Some(entry) = self.sessions.remove(&session) {
                         entry.room.notify_waiters();
+                        if let Some((id, _)) = entry.common {
+                            self.registry.leave(id);
+                        }
                     }
                 }
             }
@@ -215,13 +314,19 @@ pub(super) fn watch(engine: &mut Engine) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(engine.fd()?.as_fd().try_clone_to_owned()?)
 }
 
-/// Moves packets until the endpoint is closed or nobody uses it.
-pub(super) async fn drive(shared: Arc<Shared>, fd: AsyncFd<OwnedFd>, handle: Weak<Handle>) {
+/// Moves a shard's packets until the endpoint is closed or nobody uses it.
+pub(super) async fn drive(
+    shared: Arc<Shared>,
+    shard: usize,
+    fd: AsyncFd<OwnedFd>,
+    handle: Weak<Handle>,
+) {
+    let Some(part) = shared.parts.get(shard) else { return };
     let mut polls: u32 = 0;
     loop {
         let mut ready = tokio::select! {
             biased;
-            () = shared.shutdown.notified() => break,
+            () = part.shutdown.notified() => break,
             ready = fd.readable() => match ready {
                 Ok(ready) => ready,
                 Err(_) => break,
@@ -231,10 +336,11 @@ pub(super) async fn drive(shared: Arc<Shared>, fd: AsyncFd<OwnedFd>, handle: Wea
             break;
         }
         let worked = {
-            let mut driven = shared.lock();
+            let mut driven = part.lock();
             let worked = driven.engine.poll();
             driven.dispatch();
             driven.flush();
+            driven.look_at_busy();
             if driven.failed { Err(()) } else { worked.map_err(|_| ()) }
         };
         match worked {
@@ -247,10 +353,10 @@ pub(super) async fn drive(shared: Arc<Shared>, fd: AsyncFd<OwnedFd>, handle: Wea
             tokio::task::yield_now().await;
         }
     }
-    let mut driven = shared.lock();
+    let mut driven = part.lock();
     driven.engine.close_sessions();
     driven.flush();
     driven.give_up();
     drop(driven);
-    shared.closed.send_replace(true);
+    shared.driver_ended();
 }

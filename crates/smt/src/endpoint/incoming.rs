@@ -15,12 +15,13 @@ pub struct Incoming {
     rpc: Option<RpcId>,
     body: Body,
     early: bool,
+    shard: usize,
 }
 
 impl Incoming {
     pub(super) fn new(endpoint: Endpoint, request: Request) -> Incoming {
-        let Request { rpc, body, early } = request;
-        Incoming { endpoint, rpc: Some(rpc), body, early }
+        let Request { rpc, body, early, shard } = request;
+        Incoming { endpoint, rpc: Some(rpc), body, early, shard }
     }
 
     /// Whether the request came as early data: its keys have no forward secrecy of this handshake, and
@@ -44,13 +45,21 @@ impl Incoming {
     /// Answers. False if the caller no longer waits.
     pub fn reply(mut self, body: impl Into<Bytes>) -> bool {
         let rpc = self.rpc.take();
-        rpc.is_some_and(|rpc| self.endpoint.with(|driven| driven.engine.reply(rpc, body)))
+        rpc.is_some_and(|rpc| {
+            self.endpoint.with_at(self.shard, |driven| {
+                let waited_for = driven.engine.reply(rpc, body);
+                driven.tell_waiting(rpc.session);
+                waited_for
+            })
+        })
     }
 
     /// Answers with an error. Codes from 256 on are the application's own.
     pub fn refuse(mut self, code: u32, text: &str) -> bool {
         let rpc = self.rpc.take();
-        rpc.is_some_and(|rpc| self.endpoint.with(|driven| driven.engine.refuse(rpc, code, text)))
+        rpc.is_some_and(|rpc| {
+            self.endpoint.with_at(self.shard, |driven| driven.engine.refuse(rpc, code, text))
+        })
     }
 }
 
@@ -65,7 +74,8 @@ impl Drop for Incoming {
     fn drop(&mut self) {
         if let Some(rpc) = self.rpc.take() {
             let text = "the server dropped the request without answering";
-            self.endpoint.with(|driven| driven.engine.refuse(rpc, reply_code::REFUSED, text));
+            self.endpoint
+                .with_at(self.shard, |driven| driven.engine.refuse(rpc, reply_code::REFUSED, text));
         }
     }
 }

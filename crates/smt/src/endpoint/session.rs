@@ -8,7 +8,8 @@ use bytes::Bytes;
 use smt_proto::SessionId;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::driver::{NewSession, Request};
+use super::driver::{Made, NewSession, Request};
+use super::shards::Route;
 use super::{Call, Endpoint, Incoming};
 use crate::engine::{ConnectOptions, SessionInfo};
 use crate::error::{CallError, ConnectError, StartError};
@@ -41,7 +42,7 @@ struct Inner {
 }
 
 struct Current {
-    id: SessionId,
+    route: Arc<Route>,
     info: Arc<SessionInfo>,
     closed: bool,
 }
@@ -57,17 +58,17 @@ impl Session {
     /// A session made by us.
     pub(super) fn connected(
         endpoint: Endpoint,
-        (id, info): (SessionId, Arc<SessionInfo>),
+        (route, info): Made,
         target: Target,
         requests: mpsc::UnboundedReceiver<Request>,
     ) -> Session {
-        Session::new(endpoint, Current { id, info, closed: false }, Some(target), requests, None)
+        Session::new(endpoint, Current { route, info, closed: false }, Some(target), requests, None)
     }
 
     /// A session that a client made with us.
     pub(super) fn accepted(endpoint: Endpoint, new: NewSession) -> Session {
-        let NewSession { id, info, requests, confirmed } = new;
-        let current = Current { id, info, closed: false };
+        let NewSession { route, info, requests, confirmed } = new;
+        let current = Current { route, info, closed: false };
         Session::new(endpoint, current, None, requests, Some(confirmed))
     }
 
@@ -157,13 +158,13 @@ impl Session {
     /// [`CallError::SessionClosed`]. The peer is told. Await your calls first.
     pub fn close(&self) {
         self.current().closed = true;
-        let id = self.id();
+        let id = self.route().head();
         self.inner.endpoint.with(|driven| driven.engine.close(id));
         self.inner.closed.notify_waiters();
     }
 
-    pub(super) fn id(&self) -> SessionId {
-        self.current().id
+    pub(super) fn route(&self) -> Arc<Route> {
+        Arc::clone(&self.current().route)
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
@@ -180,7 +181,7 @@ impl Session {
             if current.closed {
                 return Err(no_session);
             }
-            if current.id != lost {
+            if current.route.head() != lost {
                 return Ok(());
             }
         }
@@ -192,12 +193,12 @@ impl Session {
         let requests = target.requests.clone();
         let options = target.options.clone();
         let connected = endpoint.connect_raw(target.remote, options, requests).await;
-        let (id, info) = connected.map_err(|error| match error {
+        let (route, info) = connected.map_err(|error| match error {
             ConnectError::EndpointClosed => no_session,
             error => CallError::NotConnected(error),
         })?;
         let mut current = self.current();
-        current.id = id;
+        current.route = route;
         current.info = info;
         Ok(())
     }
@@ -209,7 +210,8 @@ impl Session {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let id = self.current.get_mut().unwrap_or_else(PoisonError::into_inner).id;
+        let current = self.current.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let id = current.route.head();
         self.endpoint.with(|driven| driven.engine.close(id));
     }
 }

@@ -88,6 +88,15 @@ pub struct LimitStats {
     pub inbox: u64,
 }
 
+impl std::ops::AddAssign for LimitStats {
+    fn add_assign(&mut self, other: Self) {
+        let Self { queued_calls, waiting_for_tickets, inbox } = other;
+        self.queued_calls += queued_calls;
+        self.waiting_for_tickets += waiting_for_tickets;
+        self.inbox += inbox;
+    }
+}
+
 /// An endpoint that the caller drives.
 pub struct Engine {
     core: Core,

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use smt_datapath::{PathErrorKind, TxMeta};
+use smt_datapath::{PathError, PathErrorKind, TxMeta};
 use smt_proto::{Event as CoreEvent, PacketMeta, SessionId, Time};
 
 use super::{Engine, Event};
@@ -173,16 +173,8 @@ impl Engine {
     fn look_at_path(&mut self, now: Time) {
         self.path_looked_at = now;
         while let Some(error) = self.datapath.path_error() {
-            tracing::debug!(?error.kind, dst = %error.dst, "path error");
-            match error.kind {
-                PathErrorKind::Refused => {
-                    self.core.handle_unreachable(now, error.dst, true, &error.quoted);
-                }
-                PathErrorKind::Unreachable => {
-                    self.core.handle_unreachable(now, error.dst, false, &error.quoted);
-                }
-                PathErrorKind::MtuChanged(_) => self.path_changed(error.dst),
-            }
+            self.on_path_error(now, &error);
+            self.share_path_error(error);
         }
         let stats = self.datapath.stats();
         if stats.tx_segment_errors > self.segment_errors {
@@ -198,6 +190,20 @@ impl Engine {
             tracing::debug!(packets = overruns - self.overruns, "receive buffer overran");
             self.overruns = overruns;
             self.core.receive_overrun();
+        }
+    }
+
+    /// What the network said of a packet of this endpoint.
+    pub(super) fn on_path_error(&mut self, now: Time, error: &PathError) {
+        tracing::debug!(?error.kind, dst = %error.dst, "path error");
+        match error.kind {
+            PathErrorKind::Refused => {
+                self.core.handle_unreachable(now, error.dst, true, &error.quoted);
+            }
+            PathErrorKind::Unreachable => {
+                self.core.handle_unreachable(now, error.dst, false, &error.quoted);
+            }
+            PathErrorKind::MtuChanged(_) => self.path_changed(error.dst),
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use smt_datapath::PathError;
 use smt_proto::error::CloseReason;
 use smt_proto::{Lanes, SessionId};
 
@@ -16,6 +17,9 @@ use crate::tls::pool::Waker;
 /// its session: that shard does not keep up. What is said about sessions that are there always finds
 /// room, since it comes once for each.
 pub const MAX_INBOX: usize = 4096;
+
+/// Path errors that may wait in a shard's inbox. More are dropped: to the protocol they are hints.
+const MAX_PATH_ERRORS: usize = 64;
 
 /// Names a session at all shards of an endpoint alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +33,8 @@ enum Note {
     Confirmed(SharedId, Arc<SessionInfo>),
     /// It is over.
     Close(SharedId, CloseReason),
+    /// What the network said of a packet of one of the shards.
+    Path(PathError),
     /// That shard was dropped.
     Gone(usize),
 }
@@ -47,6 +53,8 @@ struct Notes {
     queue: VecDeque<Note>,
     /// Sessions among them that are to be added.
     opens: usize,
+    /// Path errors among them.
+    path_errors: usize,
     /// Its shard was dropped.
     closed: bool,
 }
@@ -61,10 +69,15 @@ impl Inbox {
     fn put(&self, note: Note) -> bool {
         let mut notes = self.lock();
         let is_open = matches!(note, Note::Open(..));
-        if notes.closed || (is_open && notes.opens >= MAX_INBOX) {
+        let is_path = matches!(note, Note::Path(_));
+        if notes.closed
+            || (is_open && notes.opens >= MAX_INBOX)
+            || (is_path && notes.path_errors >= MAX_PATH_ERRORS)
+        {
             return false;
         }
         notes.opens += usize::from(is_open);
+        notes.path_errors += usize::from(is_path);
         notes.queue.push_back(note);
         self.waiting.store(true, Ordering::SeqCst);
         drop(notes);
@@ -77,7 +90,7 @@ impl Inbox {
     fn take(&self) -> VecDeque<Note> {
         let mut notes = self.lock();
         self.waiting.store(false, Ordering::SeqCst);
-        notes.opens = 0;
+        (notes.opens, notes.path_errors) = (0, 0);
         std::mem::take(&mut notes.queue)
     }
 }
@@ -271,6 +284,10 @@ impl Engine {
                 Note::Open(id, lanes) => self.join(id, &lanes),
                 Note::Confirmed(id, info) => self.joined(id, info),
                 Note::Close(id, reason) => self.leave(id, reason),
+                Note::Path(error) => {
+                    let now = self.now();
+                    self.on_path_error(now, &error);
+                }
                 Note::Gone(shard) => {
                     tracing::warn!(shard, "a shard has ended, and all sessions with it");
                     if let Some(shards) = self.shards.as_deref_mut() {
@@ -282,6 +299,17 @@ impl Engine {
             }
         }
         true
+    }
+
+    /// Tells the other shards what the network said, if they have not heard: of a UDP port that several
+    /// sockets share, the kernel tells any of them.
+    pub(super) fn share_path_error(&mut self, error: PathError) {
+        let Some(shards) = self.shards.as_deref().filter(|_| self.caps.name == "udp") else {
+            return;
+        };
+        for inbox in shards.others() {
+            inbox.put(Note::Path(error.clone()));
+        }
     }
 
     fn join(&mut self, id: SharedId, lanes: &Lanes) {

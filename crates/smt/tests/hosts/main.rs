@@ -8,6 +8,7 @@ mod caller;
 mod calls;
 mod devices;
 mod early;
+mod endpoints;
 mod failures;
 mod lifecycle;
 mod limits;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let mut tests = calls::tests();
     tests.extend(devices::tests());
     tests.extend(early::tests());
+    tests.extend(endpoints::tests());
     tests.extend(failures::tests());
     tests.extend(lifecycle::tests());
     tests.extend(limits::tests());
