@@ -30,11 +30,17 @@ pub enum Mutation {
     StrikeRegisterIgnored,
     /// A register that has lost its memory takes offers at once (spec 5.7). Planted there, too.
     RestartForgotten,
+    /// All lanes of a session have the keys of lane 0 (spec 3.5).
+    LaneKeysAlike,
+    /// When a session is over, its other lanes than the first stay (spec 3.5).
+    LanesOutliveSession,
+    /// A shard keeps to itself that a session is over. Planted in the simulator's stand-in for engines.
+    ShardsNotTold,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 10] = [
+    pub const ALL: [Mutation; 13] = [
         Mutation::NonceWithoutRole,
         Mutation::ReplayMarkedBeforeOpen,
         Mutation::ResponseForgottenBeforeAck,
@@ -45,6 +51,9 @@ impl Mutation {
         Mutation::EarlyConfirms,
         Mutation::StrikeRegisterIgnored,
         Mutation::RestartForgotten,
+        Mutation::LaneKeysAlike,
+        Mutation::LanesOutliveSession,
+        Mutation::ShardsNotTold,
     ];
 }
 

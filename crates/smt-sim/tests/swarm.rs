@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use smt_proto::mutation::Mutation;
-use smt_sim::scenario::Scenario;
+use smt_sim::net::{NetConfig, Topology};
+use smt_sim::scenario::{HostConfig, HostFault, HostFaultKind, Scenario};
 use smt_sim::swarm::{Sum, Swarm, run, shrink};
 
 /// The most seeds that a planted bug may take to be found.
@@ -43,6 +44,7 @@ fn two_hundred_seeds_are_clean_and_reach_everything() {
         ["loss", "gilbert_elliott", "reorder", "duplicate", "corrupt", "delay_spike", "clog"]
             .into_iter()
             .chain(["partition", "pause", "crash", "operator", "full queue", "trim"])
+            .chain(["stall", "misdirect"])
     {
         assert!(total.faults.get(fault).is_some_and(|count| *count > 0), "{fault}");
     }
@@ -55,6 +57,7 @@ fn two_hundred_seeds_are_clean_and_reach_everything() {
     let [segments, confirmed, given_up] = total.segments;
     assert!(segments > 1000 && confirmed > 100 && given_up > 10, "{:?}", total.segments);
     assert!(total.sessions_dead > 10 && total.handshakes_failed > 10);
+    assert!(total.lanes > 1000 && total.wrong_lanes > 0, "{}, {}", total.lanes, total.wrong_lanes);
 }
 
 #[test]
@@ -139,6 +142,62 @@ fn an_ignored_strike_register_is_found() {
 #[test]
 fn a_register_that_forgets_its_restart_is_found() {
     found(Mutation::RestartForgotten);
+}
+
+#[test]
+fn lanes_with_the_same_keys_are_found() {
+    found(Mutation::LaneKeysAlike);
+}
+
+#[test]
+fn lanes_that_outlive_their_session_are_found() {
+    found(Mutation::LanesOutliveSession);
+}
+
+#[test]
+fn shards_that_keep_a_session_are_found() {
+    found(Mutation::ShardsNotTold);
+}
+
+/// Two hosts of so many cores, between which nothing goes wrong but what `kind` does to the second.
+fn hosts_of_cores(shards: [u8; 2], kind: Option<HostFaultKind>) -> Scenario {
+    let mut scenario = Scenario::draw(1);
+    let host = |shards| HostConfig { calls: 200, shards, ..HostConfig::default() };
+    scenario.hosts = shards.into_iter().map(host).collect();
+    scenario.net = NetConfig { topology: Topology::Switch { hosts: 2 }, ..NetConfig::default() };
+    scenario.faults.clear();
+    (scenario.attack, scenario.early) = (None, None);
+    scenario.faults_stop_us = 30_000;
+    let fault = |kind| HostFault { host: 1, at_us: 5000, kind };
+    scenario.host_faults = kind.into_iter().map(fault).collect();
+    let workload = &mut scenario.workload;
+    (workload.refuse_share, workload.cancel_share, workload.hasty_share) = (0.0, 0.0, 0.0);
+    (workload.interval_us, workload.burst, workload.deadline_ms) = (100, 1, 60_000);
+    scenario.validate().unwrap();
+    scenario
+}
+
+#[test]
+fn hosts_of_any_numbers_of_cores_talk_and_wrong_steering_costs_packets_only() {
+    for shards in [[1, 1], [1, 4], [4, 1], [2, 8], [4, 4]] {
+        let plain = run(&hosts_of_cores(shards, None), Default::default());
+        assert_eq!(plain.violation, None, "{shards:?}");
+        assert!(plain.calls["answered"] >= 400 && plain.calls.len() == 1, "{:?}", plain.calls);
+        let lanes = u64::from(shards[0].max(shards[1]));
+        let sessions = plain.sessions / 2;
+        assert_eq!(plain.lanes, 2 * sessions * (lanes - 1), "{shards:?}");
+        let misdirect = HostFaultKind::Misdirect { us: 3000 };
+        let lost = run(&hosts_of_cores(shards, Some(misdirect)), Default::default());
+        assert_eq!(lost.violation, None, "{shards:?}");
+        assert_eq!(lost.calls, plain.calls, "{shards:?}");
+        match shards[1] {
+            1 => assert_eq!(lost.retransmitted, plain.retransmitted),
+            _ => assert!(lost.retransmitted > plain.retransmitted, "{shards:?}"),
+        }
+        let stall = HostFaultKind::Stall { shard: 0, us: 3000 };
+        let stalled = run(&hosts_of_cores(shards, Some(stall)), Default::default());
+        assert_eq!((stalled.violation, stalled.calls), (None, plain.calls), "{shards:?}");
+    }
 }
 
 #[test]

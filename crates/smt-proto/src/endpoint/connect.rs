@@ -241,17 +241,12 @@ impl Endpoint {
         let config = &self.shared.config;
         let limits = &config.limits;
         let lanes = config.lanes.max(config.shard.count).clamp(1, MAX_LANES).next_power_of_two();
-        // With several lanes half of it, at least, is for large messages in any of them.
-        let largest = match lanes {
-            1 => u32::MAX,
-            _ => u32::try_from(limits.max_incoming_bytes / 2).unwrap_or(u32::MAX),
-        };
         let first_id = (u64::from_be_bytes(first) % ((1 << 39) - 8) + 4) & !3 | role.id_bit();
         Params {
             id_bits: config.id_bits,
             first_id,
             max_rpcs: limits.max_rpcs,
-            max_message: limits.max_message.min(largest),
+            max_message: limits.max_message,
             unscheduled: limits.unscheduled,
             wake_delay_us: u32::try_from(config.wake_delay.as_micros()).unwrap_or(u32::MAX),
             max_id_bits: 56,

@@ -177,6 +177,14 @@ impl Endpoint {
         lanes.map(|lane| lane.load().0).sum()
     }
 
+    /// Bytes of a session's messages being received or worked on, against
+    /// [`Limits::max_incoming_bytes`](crate::Limits::max_incoming_bytes); with several shards those of the
+    /// lanes here.
+    pub fn incoming_of(&self, session: SessionId) -> u64 {
+        let lanes = self.lanes_of(&session).iter().filter_map(|id| self.sessions.get(*id));
+        lanes.map(|lane| lane.incoming.held()).sum()
+    }
+
     /// How many lanes a session has, those at other shards included; 0 if there is no such session.
     pub fn lane_count(&self, session: SessionId) -> u8 {
         self.sessions.get(session).map_or(0, |session| session.lane.count())
@@ -269,6 +277,10 @@ impl Endpoint {
 
     /// Removes all lanes of a session but the first.
     fn drop_others(&mut self, head: SessionId, error: &CallError) {
+        #[cfg(feature = "mutations")]
+        if self.shared.config.has(crate::mutation::Mutation::LanesOutliveSession) {
+            return;
+        }
         let Some(session) = self.sessions.get_mut(head) else { return };
         let Some(family) = session.family.take() else { return };
         for id in family.lanes.into_iter().skip(1) {

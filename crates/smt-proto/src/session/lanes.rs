@@ -11,7 +11,7 @@ use super::{Path, Role, SessionId, Updates};
 use crate::crypto::Suite;
 use crate::keys::Secret;
 use crate::limits::Limits;
-use crate::wire::Params;
+use crate::wire::{PREAMBLE_LEN, Params};
 
 /// Most bytes of a session's incoming messages that one of several lanes has for itself. The rest is in
 /// a pool for messages that are larger than that.
@@ -107,7 +107,11 @@ impl Lane {
         if self.is_only() {
             return (total, 0);
         }
-        let own = ((total / 2) >> self.bits).min(MAX_OWN);
+        // What one message takes at most stays in the pool: the peer may have asked for the lanes, and is
+        // told no less that it may send than if there were one.
+        let largest = u64::from(limits.max_message) + PREAMBLE_LEN as u64;
+        let spare = total.saturating_sub(largest).min(total / 2);
+        let own = (spare >> self.bits).min(MAX_OWN);
         (own, total - (own << self.bits))
     }
 }
@@ -378,11 +382,16 @@ mod tests {
 
     #[test]
     fn a_large_message_fits_whatever_the_number_of_lanes() {
-        let limits = Limits::default();
-        for bits in 1..=6 {
+        let (defaults, largest) = (Limits::default(), 20_000 + PREAMBLE_LEN as u64);
+        let tight = Limits { max_message: 20_000, max_incoming_bytes: largest, ..defaults };
+        for (limits, bits) in (1..=6).flat_map(|bits| [(defaults, bits), (tight, bits)]) {
             let mut lane = Incoming::new(&limits);
-            lane.share(Lane { index: 0, bits }, &limits);
-            assert!(lane.make_room(u64::from(limits.max_message) + 40), "{bits}");
+            let pool = lane.share(Lane { index: 0, bits }, &limits);
+            let bytes = u64::from(limits.max_message) + PREAMBLE_LEN as u64;
+            assert!(lane.make_room(bytes), "{bits}");
+            drop(lane);
+            let mut other = Incoming::pooled(Lane { index: 1, bits }, &limits, pool);
+            assert!(other.make_room(bytes), "{bits}");
         }
     }
 }

@@ -231,7 +231,13 @@ impl Session {
     /// Gives a lane its keys, from the session's own secrets. It works from here on, and the
     /// application has heard of its session or will.
     pub(crate) fn open_lane(&mut self, cx: &mut Shared, now: Time, lanes: &Lanes) {
-        let of_lane = |secret| lane_secret(lanes.suite, secret, self.lane.index());
+        let index = self.lane.index();
+        #[cfg(feature = "mutations")]
+        let index = match cx.config.has(crate::mutation::Mutation::LaneKeysAlike) {
+            true => 0,
+            false => index,
+        };
+        let of_lane = |secret| lane_secret(lanes.suite, secret, index);
         let (client, server) = (of_lane(&lanes.client), of_lane(&lanes.server));
         let (tx, rx) = match self.role {
             Role::Client => (client, server),

@@ -35,6 +35,8 @@ pub enum Kind {
     Retry,
     /// UNKNOWN, no session: never authentic, and a reason to ask.
     NoSession,
+    /// Part of a handshake, at a shard that makes none.
+    Elsewhere,
     /// No session of the receiver vouches for it, or it makes no sense.
     Nobody,
     /// A control packet that its session has had before.
@@ -48,8 +50,22 @@ pub enum Kind {
 impl Receiver {
     /// Of the direction whose first secret this is.
     pub fn new(suite: &dyn Suite, secret: &Secret) -> Receiver {
+        Receiver::under(suite, secret.as_bytes())
+    }
+
+    /// The same for a lane of a session whose first secret of the direction this is (spec 3.5).
+    pub fn of_lane(suite: &dyn Suite, secret: &Secret, lane: u8) -> Receiver {
+        if lane == 0 {
+            return Receiver::new(suite, secret);
+        }
+        let mut own = vec![0; suite.hash_len()];
+        expand_label(suite, secret.as_bytes(), "smt lane", &[lane], &mut own);
+        Receiver::under(suite, &own)
+    }
+
+    fn under(suite: &dyn Suite, secret: &[u8]) -> Receiver {
         let mut key = [0; 16];
-        expand_label(suite, secret.as_bytes(), "smt header", &[], &mut key);
+        expand_label(suite, secret, "smt header", &[], &mut key);
         let number = u128::from_le_bytes(key);
         Receiver { key: (number as u64, (number >> 64) as u64), seen: HashSet::default() }
     }
@@ -184,6 +200,12 @@ impl Before {
                     || (after.wants && !self.wants && !path.half_open)
                     || self.counters(kind) != after.counters(kind)
             }
+            Kind::Elsewhere => {
+                self.moved(&after)
+                    || after.sessions != self.sessions
+                    || (after.wants && !self.wants)
+                    || self.counters(kind) != after.counters(kind)
+            }
             Kind::Retry => {
                 let taken = self.has_begun_again(endpoint);
                 self.moved(&after)
@@ -268,6 +290,7 @@ impl Before {
                 rest.handshakes_started = 0;
                 rest.handshakes_failed = 0;
             }
+            Kind::Elsewhere => rest.dropped_wrong_lane = 0,
             Kind::Control(_) | Kind::Data(_) => {}
         }
         rest
@@ -309,6 +332,28 @@ mod tests {
         packet[FLAGS] = 8;
         assert_eq!(classify(&packet, &mut [&mut receiver]), Kind::Repeated);
         assert_eq!(classify(&packet, &mut []), Kind::Nobody);
+    }
+
+    #[test]
+    fn lanes_are_vouched_for_by_keys_of_their_own() {
+        let suite = aws_lc::suite(SuiteId::Aes256GcmSha384);
+        let secret = Secret::new(&[3; 48]);
+        let mut packet = vec![0; 52];
+        Control {
+            header: header(),
+            body: ControlBody::Grant { offset: 5, priority: 0 },
+            number: 9,
+        }
+        .emit(&mut packet);
+        for lane in [0, 1, 63] {
+            let own = smt_proto::keys::lane_secret(suite, &secret, lane);
+            HeaderKey::derive(suite, &own).write_control_tag(&mut packet);
+            for other in [0, 1, 63] {
+                let mut receiver = Receiver::of_lane(suite, &secret, other);
+                let vouched = classify(&packet, &mut [&mut receiver]) == Kind::Control(0);
+                assert_eq!(vouched, other == lane, "{lane} as {other}");
+            }
+        }
     }
 
     #[test]

@@ -1,15 +1,14 @@
 //! Nothing stays behind: when all calls are over and acknowledged nothing is in flight, and when all
 //! sessions are closed an endpoint is as empty as a new one.
 
-use smt_proto::{Endpoint, SessionId};
+use smt_proto::Endpoint;
 
-/// What is in flight in sessions that both ends still have; `None` if nothing is.
-pub fn in_flight(endpoint: &Endpoint, live: &[SessionId]) -> Option<String> {
-    let mut some = live.iter().map(|session| (session, endpoint.in_flight(*session)));
-    let (session, rpcs) = some.find(|(_, rpcs)| *rpcs > 0)?;
-    Some(format!(
-        "{rpcs} RPCs of {session:?} are in flight, and all calls are over and acknowledged"
-    ))
+use super::sessions::SessionKey;
+
+/// What is in flight in sessions that both ends still have, given how much in each; `None` if nothing is.
+pub fn in_flight(mut live: impl Iterator<Item = (SessionKey, usize)>) -> Option<String> {
+    let (key, rpcs) = live.find(|(_, rpcs)| *rpcs > 0)?;
+    Some(format!("{rpcs} RPCs of {key:?} are in flight, and all calls are over and acknowledged"))
 }
 
 /// What an endpoint without sessions still holds; `None` if nothing.

@@ -1,6 +1,6 @@
 //! What an endpoint holds stays within its limits (spec 11.2), after every step.
 
-use smt_proto::{Config, Endpoint};
+use smt_proto::{Endpoint, Limits, SessionId};
 
 /// The least a message may have outstanding although all credit is promised (spec 6.2).
 const RESERVE: u64 = 16 << 10;
@@ -8,7 +8,8 @@ const RESERVE: u64 = 16 << 10;
 const OVERRUN: u64 = 9000;
 
 /// Which limit an endpoint does not keep; `None` if it keeps all.
-pub fn excess(endpoint: &Endpoint, config: &Config) -> Option<String> {
+pub fn excess(endpoint: &Endpoint) -> Option<String> {
+    let config = endpoint.config();
     let limits = &config.limits;
     let (incoming, sessions) = (endpoint.incoming_bytes(), endpoint.session_count());
     if incoming > limits.max_incoming_bytes_total {
@@ -41,4 +42,25 @@ pub fn excess(endpoint: &Endpoint, config: &Config) -> Option<String> {
         return Some(format!("{promised} bytes promised, and no message is being received"));
     }
     None
+}
+
+/// Which limit on a session it does not keep with all its lanes together, at all shards that have some of
+/// them: given those and their names for it.
+pub fn excess_of_session<'a>(
+    parts: impl Iterator<Item = (&'a Endpoint, SessionId)>,
+    limits: &Limits,
+) -> Option<String> {
+    let (mut incoming, mut rpcs) = (0, 0);
+    for (endpoint, session) in parts {
+        incoming += endpoint.incoming_of(session);
+        rpcs += endpoint.in_flight(session);
+    }
+    if incoming > limits.max_incoming_bytes {
+        let most = limits.max_incoming_bytes;
+        return Some(format!(
+            "{incoming} incoming bytes in all lanes of a session, {most} allowed"
+        ));
+    }
+    let most = 3 * limits.max_rpcs as usize;
+    (rpcs > most).then(|| format!("{rpcs} RPCs in all lanes of a session, {most} possible"))
 }

@@ -110,8 +110,9 @@ pub struct Watch {
     pub services: Vec<HostId>,
     /// How often each host has begun anew.
     pub incarnations: Vec<u32>,
-    /// Faults of hosts that have struck: pauses, crashes, others.
-    pub host_faults: [u64; 3],
+    /// Faults of hosts that have struck: pauses, crashes, operators' doings, cores that stand still,
+    /// wrong steering.
+    pub host_faults: [u64; 5],
     /// Tells the seed of what bodies consist of.
     pub pattern: u64,
 }
@@ -134,7 +135,7 @@ impl Shared {
             posts: BTreeMap::new(),
             services: scenario.services(),
             incarnations: vec![0; scenario.hosts.len()],
-            host_faults: [0; 3],
+            host_faults: [0; 5],
             pattern: scenario.seed,
         })))
     }

@@ -26,6 +26,14 @@ pub struct Facts {
     pub gone: [bool; 2],
 }
 
+impl Facts {
+    /// Whether the end of this role may have said that the session is over: its application has closed it,
+    /// or one lane was lost, which closes the others.
+    pub fn was_closed_by(&self, role: Role, lanes: usize) -> bool {
+        self.closed || (lanes > 1 && self.gone.get(index(role)).copied().unwrap_or(false))
+    }
+}
+
 /// What an end has seen of a session that it declares dead.
 #[derive(Clone, Copy, Debug)]
 pub struct Death {
@@ -35,6 +43,8 @@ pub struct Death {
     pub unanswered: u32,
     /// How many probes it takes.
     pub max_probes: u32,
+    /// How many lanes the session has.
+    pub lanes: usize,
 }
 
 /// The place of a role in [`Facts::gone`].
@@ -87,8 +97,9 @@ impl Watch {
             CloseReason::Violation => {
                 Some("its peer, an honest one, is said to break the protocol")
             }
-            CloseReason::Local | CloseReason::Peer if !facts.closed => {
-                Some("no application has closed it")
+            CloseReason::Local if !facts.closed => Some("no application has closed it"),
+            CloseReason::Peer if !facts.was_closed_by(role.other(), death.lanes) => {
+                Some("neither has an application closed it, nor has a lane of it died")
             }
             CloseReason::Dead if !other_gone && !death.suspected => {
                 Some("it is declared dead, and nothing has raised a suspicion")
@@ -121,7 +132,7 @@ mod tests {
         let shared = Shared::new(&Scenario::draw(0));
         let mut watch = shared.report();
         before(&mut watch);
-        let death = Death { suspected, unanswered, max_probes: 5 };
+        let death = Death { suspected, unanswered, max_probes: 5, lanes: 1 };
         watch.ended(0, KEY, Role::Client, reason, death);
         watch.violation.is_none()
     }

@@ -184,6 +184,8 @@ fn text(sum: &Sum, took: Duration) -> String {
     line("segments sent", segments.to_string());
     line("cards found to work", confirmed.to_string());
     line("cards given up", given_up.to_string());
+    line("lanes made", total.lanes.to_string());
+    line("handshakes misdirected", total.wrong_lanes.to_string());
     line("tags wrong", total.bad_tags.to_string());
     line("nonces used", total.nonces.to_string());
     line("handshakes begun again", total.retries.to_string());
@@ -236,6 +238,8 @@ fn as_json(sum: &Sum, took: Duration) -> serde_json::Value {
         "segments_sent": total.segments[0],
         "segments_confirmed": total.segments[1],
         "segments_given_up": total.segments[2],
+        "lanes_made": total.lanes,
+        "handshake_packets_misdirected": total.wrong_lanes,
         "bad_tags": total.bad_tags,
         "nonces": total.nonces,
         "retries": total.retries,

@@ -3,8 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use smt_proto::{RpcId, SessionId, Time};
+use smt_proto::{SessionId, Time};
 
+use super::shards::Rpc;
 use crate::check::CallId;
 use crate::packet::HostId;
 use crate::scenario::HostFaultKind;
@@ -19,7 +20,7 @@ pub(super) enum Task {
     /// Cancel a call.
     Cancel(CallId),
     /// Answer a request.
-    Answer(RpcId, CallId),
+    Answer(Rpc, CallId),
     /// Send what a server's TLS has to say first.
     Speak(SessionId),
     /// Try again to start what waits for a peer.

@@ -1,16 +1,26 @@
 //! Requests that a host is given, and what its handlers make of them.
 
 use bytes::Bytes;
-use smt_proto::{Body, RpcId};
+use smt_proto::{Body, Event};
 
 use super::Host;
 use super::agenda::Task;
+use super::shards::Rpc;
 use crate::check::delivery::{refusal_code, refusal_text};
 use crate::check::pattern::{self, Side};
 use crate::check::{CallId, Rule};
 
 impl Host {
-    pub(super) fn on_request(&mut self, rpc: RpcId, body: &Body, early: bool) {
+    /// A request, or that it was cancelled.
+    pub(super) fn on_request_event(&mut self, rpc: Rpc, event: Event) {
+        if let Event::Request { body, early, .. } = event {
+            return self.on_request(rpc, &body, early);
+        }
+        self.working.remove(&rpc);
+        self.untaken.remove(&rpc);
+    }
+
+    fn on_request(&mut self, rpc: Rpc, body: &Body, early: bool) {
         let Some(peer) = self.sessions.get(&rpc.session).map(|known| known.peer) else {
             let detail = "a request of a session that nobody knows".to_owned();
             return self.violated(Rule::Delivery, detail);
@@ -29,7 +39,7 @@ impl Host {
     }
 
     /// Answers a request, unless nobody waits for it any more.
-    pub(super) fn answer(&mut self, rpc: RpcId, call: CallId) {
+    pub(super) fn answer(&mut self, rpc: Rpc, call: CallId) {
         if self.working.remove(&rpc).is_none() {
             return;
         }
@@ -38,11 +48,12 @@ impl Host {
             (watch.pattern, watch.call(call).map(|call| (call.plan.response_len, call.plan.refuse)))
         };
         let Some((len, refuse)) = plan else { return };
+        let endpoint = &mut self.shards[rpc.shard].endpoint;
         let answered = if refuse {
-            self.endpoint.refuse(rpc, refusal_code(call), &refusal_text(call))
+            endpoint.refuse(rpc.id, refusal_code(call), &refusal_text(call))
         } else {
             let body = pattern::body(seed, call, Side::Response, len);
-            self.endpoint.reply(rpc, Bytes::from(body))
+            endpoint.reply(rpc.id, Bytes::from(body))
         };
         if !answered {
             self.untaken.insert(rpc, call);

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use smt_proto::Body;
 use smt_proto::error::{CallError, CloseReason, StartError};
-use smt_proto::{RpcId, SessionId};
+use smt_proto::{Body, Endpoint, RpcId, SessionId};
 
 use super::Host;
 use super::agenda::Task;
+use super::shards::Rpc;
 use crate::check::delivery::{Outcome, Situation};
 use crate::check::pattern::{self, Side};
 use crate::check::{CallId, Rule};
@@ -103,11 +103,13 @@ impl Host {
         };
         let body = pattern::body(seed, call, Side::Request, plan.request_len);
         let deadline = self.clock.local(plan.at) + plan.deadline;
-        let (body, user) = (Bytes::from(body), u64::from(call));
-        let started = match early {
-            true => self.endpoint.start_early_call(session, body, deadline, user),
-            false => self.endpoint.start_call(session, body, deadline, user),
-        };
+        let started = self.start_somewhere(session, early, |endpoint, id| {
+            let (body, user) = (Bytes::from(body.clone()), u64::from(call));
+            match early {
+                true => endpoint.start_early_call(id, body, deadline, user),
+                false => endpoint.start_call(id, body, deadline, user),
+            }
+        });
         // A ticket may promise less than its server.
         if let (Err(StartError::TooLarge { .. }), false) = (started, early) {
             if plan.request_len <= self.surely_fits(plan.peer)[1] {
@@ -116,7 +118,7 @@ impl Host {
             }
             self.end(call, &plan, Outcome::NotStarted);
         }
-        let rpc: RpcId = started?;
+        let rpc = started?;
         if let Some(call) = self.watch.report().calls.get_mut(call as usize) {
             call.started = Some(now);
             call.early = early;
@@ -131,13 +133,44 @@ impl Host {
         Ok(())
     }
 
+    /// Starts a call at some shard that has the session; an early one at the first, which makes the
+    /// session.
+    fn start_somewhere(
+        &mut self,
+        session: SessionId,
+        early: bool,
+        start: impl Fn(&mut Endpoint, SessionId) -> Result<RpcId, StartError>,
+    ) -> Result<Rpc, StartError> {
+        let mut shards = if early { vec![0] } else { self.usable_at(session) };
+        shards.retain(|shard| !self.is_stalled(*shard));
+        if shards.len() > 1 {
+            let turn = self.rng.below(shards.len() as u64) as usize;
+            shards.rotate_left(turn);
+        }
+        // A core that stands still takes no call.
+        let mut result = Err(StartError::Backpressure);
+        for shard in shards {
+            let Some(id) = self.name_at(shard, session) else { continue };
+            let started = start(&mut self.shards[shard].endpoint, id);
+            result = started.map(|id| Rpc { shard, session, id });
+            // Others may have room where one has none.
+            if !matches!(result, Err(StartError::TooManyOutstanding | StartError::Backpressure)) {
+                break;
+            }
+        }
+        result
+    }
+
     pub(super) fn cancel(&mut self, call: CallId) {
         let Some(rpc) = self.started.get(&call).copied() else { return };
+        if let Some(until) = self.stalled_until(rpc.shard) {
+            return self.agenda.add(until, Task::Cancel(call));
+        }
         if let Some(call) = self.watch.report().calls.get_mut(call as usize) {
             call.cancelled = true;
         }
         let local = self.local();
-        self.endpoint.cancel(local, rpc);
+        self.shards[rpc.shard].endpoint.cancel(local, rpc.id);
         self.drain();
         if self.started.contains_key(&call) {
             self.violated(Rule::Delivery, format!("RPC {call} was cancelled and has not ended"));
@@ -177,13 +210,16 @@ impl Host {
     /// What is known when a call of ours ends in an error.
     fn situation(
         &self,
-        rpc: RpcId,
+        rpc: Rpc,
         plan: &CallPlan,
         ended: &[(SessionId, CloseReason)],
     ) -> Situation {
         let known = self.sessions.get(&rpc.session);
-        let closed = known
-            .is_none_or(|known| !known.established || self.watch.look().facts(known.key).closed);
+        let closed = known.is_none_or(|known| {
+            let facts = self.watch.look().facts(known.key);
+            let other = known.role.other();
+            !known.established || facts.was_closed_by(other, known.lanes.len()) || known.was_told()
+        });
         Situation {
             deadline_passed: self.local() >= self.clock.local(plan.at) + plan.deadline,
             session_died: ended.contains(&(rpc.session, CloseReason::Dead)),
@@ -236,7 +272,7 @@ impl Host {
         for call in after.take(LOOKS) {
             last = Some(*call);
             let Some(rpc) = self.started.get(call) else { continue };
-            let prefix = self.endpoint.response_prefix(*rpc);
+            let prefix = self.shards[rpc.shard].endpoint.response_prefix(rpc.id);
             self.watch.report().prefix(self.id, *call, prefix);
         }
         if let Some(last) = last {

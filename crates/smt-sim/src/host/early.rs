@@ -54,7 +54,7 @@ impl Host {
 
     /// Installs the secrets of early data that go with an offer.
     pub(super) fn install_early(&mut self, session: SessionId, ticket: &Ticket, offer: &Offer) {
-        let Some(binding) = self.endpoint.early_binding(session) else { return };
+        let Some(binding) = self.shards[0].endpoint.early_binding(session) else { return };
         let Secrets { client, server } = self.trust.early(self.suite, ticket, offer, &binding);
         let Some(known) = self.sessions.get_mut(&session) else { return };
         known.early = true;
@@ -77,7 +77,7 @@ impl Host {
             alone: false,
         };
         let local = self.local();
-        self.endpoint.install_early(local, session, early);
+        self.shards[0].endpoint.install_early(local, session, early);
     }
 
     /// Makes what vouches for early responses, if a server's answer has come of which they follow. True if
@@ -85,7 +85,7 @@ impl Host {
     pub(super) fn learn_answer(&mut self, session: SessionId) -> bool {
         let Some(known) = self.sessions.get_mut(&session) else { return false };
         let Some(secret) = &known.early_secret else { return false };
-        let Some(block) = self.endpoint.early_answer(session) else { return false };
+        let Some(block) = self.shards[0].endpoint.early_answer(session) else { return false };
         if known.answer == block {
             return false;
         }
@@ -148,7 +148,7 @@ impl Host {
         bodies.push([&[POST_TICKET], &ticket.bytes()[..]].concat());
         let local = self.local();
         for body in bodies {
-            let sent = self.endpoint.send_post(local, session, Bytes::from(body.clone()));
+            let sent = self.shards[0].endpoint.send_post(local, session, Bytes::from(body.clone()));
             let key = self.sessions.get(&session).map(|known| known.key);
             if let (Ok(()), Some(key)) = (sent, key) {
                 self.watch.report().posted(key, &body);

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use smt_proto::{Endpoint, SessionId, Time};
+use smt_proto::{SessionId, Time};
 
 use super::agenda::Task;
+use super::shards::{Shard, config_of};
 use super::{Host, Power};
 use crate::check::delivery::Outcome;
 use crate::check::sessions::SessionKey;
@@ -17,8 +18,14 @@ impl Host {
             Task::Call(call) => self.begin(call),
             Task::GiveUp(call) => self.give_up(call),
             Task::Cancel(call) => self.cancel(call),
-            Task::Answer(rpc, call) => self.answer(rpc, call),
-            Task::Speak(session) => self.speak(session),
+            Task::Answer(rpc, call) => match self.stalled_until(rpc.shard) {
+                Some(until) => self.agenda.add(until, task),
+                None => self.answer(rpc, call),
+            },
+            Task::Speak(session) => match self.stalled_until(0) {
+                Some(until) => self.agenda.add(until, task),
+                None => self.speak(session),
+            },
             Task::Try(peer) => self.start_waiting(peer),
             Task::Reconnect(peer) => {
                 self.connecting.remove(&peer);
@@ -33,6 +40,8 @@ impl Host {
         let counted = match kind {
             HostFaultKind::Pause { .. } => 0,
             HostFaultKind::Crash { .. } => 1,
+            HostFaultKind::Stall { .. } => 3,
+            HostFaultKind::Misdirect { .. } => 4,
             _ => 2,
         };
         if let Some(count) = self.watch.report().host_faults.get_mut(counted) {
@@ -46,39 +55,60 @@ impl Host {
                 self.crash();
                 self.power = Power::Down(now + Duration::from_micros(us));
             }
+            HostFaultKind::Stall { shard, us } => {
+                // What has happened so far has happened.
+                self.drain();
+                let shard = shard as usize % self.shards.len();
+                self.shards[shard].stalled = Some(now + Duration::from_micros(us));
+            }
+            HostFaultKind::Misdirect { us } => {
+                self.misdirected = Some(now + Duration::from_micros(us));
+            }
             HostFaultKind::Close { peer } => self.close_all(Some(peer)),
             HostFaultKind::Room { bytes } => {
                 self.room = bytes as usize;
-                for session in self.endpoint.sessions() {
-                    self.endpoint.set_room(session, self.room);
+                for Shard { endpoint, .. } in &mut self.shards {
+                    for session in endpoint.sessions() {
+                        endpoint.set_room(session, self.room);
+                    }
                 }
             }
             HostFaultKind::Segments { bytes } => {
                 self.segment_bytes = bytes as usize;
-                for session in self.endpoint.sessions() {
-                    self.set_segment_limit(session);
-                }
+                let sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
+                sessions.into_iter().for_each(|session| self.set_segment_limit(session));
             }
-            HostFaultKind::UpdateKeys => {
-                for session in self.sessions.keys() {
-                    self.endpoint.update_keys(*session);
-                }
-            }
-            HostFaultKind::AskUpdate => {
-                let local = self.local();
-                for session in self.sessions.keys() {
-                    self.endpoint.request_update(local, *session);
-                }
-            }
+            HostFaultKind::UpdateKeys => self.at_all_places(|shard, session, _| {
+                shard.endpoint.update_keys(session);
+            }),
+            HostFaultKind::AskUpdate => self.at_all_places(|shard, session, local| {
+                shard.endpoint.request_update(local, session);
+            }),
             HostFaultKind::RotateTickets => self.rotate_tickets(),
-            HostFaultKind::Overrun => self.endpoint.receive_overrun(),
+            HostFaultKind::Overrun => {
+                self.shards.iter_mut().for_each(|shard| shard.endpoint.receive_overrun());
+            }
+        }
+    }
+
+    /// Does something in all sessions, at all shards that have them and do not stand still.
+    fn at_all_places(&mut self, act: impl Fn(&mut Shard, SessionId, Time)) {
+        let local = self.local();
+        let places = self.sessions.keys().flat_map(|session| self.places(*session));
+        let places: Vec<(usize, SessionId)> = places.collect();
+        for (at, id) in places {
+            if !self.is_stalled(at) {
+                act(&mut self.shards[at], id, local);
+            }
         }
     }
 
     /// Tells the core of a session what the card takes.
     pub(super) fn set_segment_limit(&mut self, session: SessionId) {
         if self.config.nic.is_some() {
-            self.endpoint.set_segment_limit(session, self.segment_bytes);
+            for (at, id) in self.places(session) {
+                self.shards[at].endpoint.set_segment_limit(id, self.segment_bytes);
+            }
         }
     }
 
@@ -87,24 +117,43 @@ impl Host {
         match self.power {
             Power::Paused(until) if until <= now => {
                 self.power = Power::On;
-                if self.ring.len() >= self.config.ring_packets as usize {
-                    self.endpoint.receive_overrun();
-                }
-                while let Some(mut packet) = self.ring.pop_front() {
-                    self.take(&mut packet);
-                }
+                (0..self.shards.len()).for_each(|shard| self.catch_up(shard));
             }
             Power::Down(until) if until <= now => self.power = Power::On,
             _ => {}
+        }
+        if self.power == Power::On {
+            for shard in 0..self.shards.len() {
+                if self.stalled_until(shard).is_some_and(|until| until <= now) {
+                    self.shards[shard].stalled = None;
+                    self.catch_up(shard);
+                }
+            }
+        }
+    }
+
+    /// A shard takes what has arrived while it stood still.
+    fn catch_up(&mut self, shard: usize) {
+        if self.is_stalled(shard) {
+            return;
+        }
+        if self.shards[shard].ring.len() >= self.config.ring_packets as usize {
+            self.shards[shard].endpoint.receive_overrun();
+        }
+        while let Some(mut packet) = self.shards[shard].ring.pop_front() {
+            self.take(shard, &mut packet);
         }
     }
 
     /// Forgets everything. Calls of this life are over as far as anybody can tell.
     fn crash(&mut self) {
-        add(&mut self.past, self.endpoint.stats());
-        let random = Box::new(self.rng.fork(self.rng.clone().next_u64()));
-        self.rng.next_u64();
-        self.endpoint = Endpoint::new(self.core.clone(), random);
+        self.past = self.stats();
+        let count = self.config.shards;
+        for (index, shard) in self.shards.iter_mut().enumerate() {
+            let random = Box::new(self.rng.fork(self.rng.clone().next_u64()));
+            self.rng.next_u64();
+            *shard = Shard::new(config_of(&self.core, index, count), random);
+        }
         let mut watch = self.watch.report();
         for call in self.started.keys() {
             watch.end(self.id, *call, Outcome::Lost);
@@ -120,7 +169,6 @@ impl Host {
         self.started.clear();
         self.long.clear();
         self.working.clear();
-        self.ring.clear();
         self.cut.clear();
         self.trying.clear();
         self.agenda.crash();
@@ -136,19 +184,23 @@ impl Host {
             .filter(|(_, known)| !known.over && peer.is_none_or(|peer| peer == known.peer))
             .map(|(id, known)| (*id, known.key))
             .collect();
-        for (id, key) in some {
+        for (session, key) in some {
+            // Any shard can say so.
+            let shards = self.usable_at(session);
+            let Some(shard) = self.rng.pick(&shards).copied() else { continue };
+            let Some(id) = self.name_at(shard, session) else { continue };
             self.watch.report().closing(key);
-            self.endpoint.close(local, id);
+            self.shards[shard].endpoint.close(local, id);
             self.drain();
             // One without keys goes without a word.
-            self.drop_session(id);
+            self.drop_session(session);
         }
         self.drain();
     }
 }
 
 /// Adds the counters of a life to those before it, as far as anybody asks for them.
-fn add(past: &mut smt_proto::Stats, life: &smt_proto::Stats) {
+pub(super) fn add(past: &mut smt_proto::Stats, life: &smt_proto::Stats) {
     past.packets_sent += life.packets_sent;
     past.packets_received += life.packets_received;
     past.bundles_received += life.bundles_received;
@@ -182,4 +234,6 @@ fn add(past: &mut smt_proto::Stats, life: &smt_proto::Stats) {
     past.busy_sent += life.busy_sent;
     past.probes_sent += life.probes_sent;
     past.violations += life.violations;
+    past.lanes_opened += life.lanes_opened;
+    past.dropped_wrong_lane += life.dropped_wrong_lane;
 }

@@ -10,12 +10,13 @@ mod mishaps;
 mod receive;
 mod registered;
 mod sessions;
+mod shards;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use smt_proto::crypto::Suite;
 use smt_proto::error::CloseReason;
-use smt_proto::{Config, Endpoint, Event, RpcId, SessionId, Stats, Time};
+use smt_proto::{Config, Endpoint, Event, SessionId, Stats, Time};
 
 use crate::check::sessions::SessionKey;
 use crate::check::{CallId, Rule, Shared, memory};
@@ -28,8 +29,10 @@ use crate::tls::{Registers, Ticket, Trust};
 use agenda::{Agenda, Task};
 use clock::Clock;
 use sessions::Known;
+use shards::{Rpc, Shard, config_of};
 
 pub use sessions::external;
+pub use shards::steer;
 
 /// The SMT port that every host listens at.
 pub const SERVER_PORT: u16 = 4433;
@@ -56,7 +59,14 @@ pub struct Host {
     core: Config,
     /// The largest bodies that hosts can surely send here, and this one to them.
     largest: Vec<[u32; 2]>,
-    endpoint: Endpoint,
+    /// The shards of its endpoint, one for each core; the first makes all sessions.
+    shards: Vec<Shard>,
+    /// Which of them has the next packet.
+    turn: usize,
+    /// Packets go to any shard until then.
+    misdirected: Option<Time>,
+    /// How many lanes sessions with each host have.
+    lanes: Vec<u8>,
     rng: Rng,
     clock: Clock,
     power: Power,
@@ -77,8 +87,6 @@ pub struct Host {
     /// Hosts whose keys live short, so that messages may be too old for them.
     short_keys: BTreeSet<HostId>,
     agenda: Agenda,
-    /// Packets that have arrived while it stands still.
-    ring: VecDeque<Packet>,
     frame: Vec<u8>,
     /// What its card has cut and not sent yet.
     cut: VecDeque<Packet>,
@@ -86,6 +94,7 @@ pub struct Host {
     segment_bytes: usize,
     next_port: u16,
     room: usize,
+    /// All sessions, by the names that the first shard has for them.
     sessions: BTreeMap<SessionId, Known>,
     /// Calls that wait for a session or for room, by whom they are for.
     waiting: BTreeMap<HostId, VecDeque<CallId>>,
@@ -93,13 +102,13 @@ pub struct Host {
     connecting: BTreeSet<HostId>,
     /// Those with a look at their waiting calls before them.
     trying: BTreeSet<HostId>,
-    started: BTreeMap<CallId, RpcId>,
+    started: BTreeMap<CallId, Rpc>,
     /// Which of those have responses of several packets, and where the next look begins.
     long: BTreeSet<CallId>,
     look_from: CallId,
-    working: BTreeMap<RpcId, CallId>,
+    working: BTreeMap<Rpc, CallId>,
     /// Requests whose answer the core did not take, until their cancellation is told.
-    untaken: BTreeMap<RpcId, CallId>,
+    untaken: BTreeMap<Rpc, CallId>,
     /// Counters of lives before this one.
     past: Stats,
     events: Vec<Event>,
@@ -118,7 +127,11 @@ impl Host {
         let frame_len = if config.nic.is_some() { SEGMENT_FRAME } else { FRAME };
         let segment_bytes = config.segment_bytes as usize;
         let mut rng = Rng::new(scenario.seed).fork(0x686f_7374 ^ u64::from(id) << 40);
-        let endpoint = Endpoint::new(core.clone(), Box::new(rng.fork(0)));
+        let count = config.shards;
+        let shards = (0..usize::from(count)).map(|index| {
+            Shard::new(config_of(&core, index, count), Box::new(rng.fork(index as u64)))
+        });
+        let shards = shards.collect();
         rng.next_u64();
         let mut host = Host {
             id,
@@ -129,7 +142,10 @@ impl Host {
             largest: (0..scenario.honest())
                 .map(|peer| [scenario.surely_fits(peer, id), scenario.surely_fits(id, peer)])
                 .collect(),
-            endpoint,
+            shards,
+            turn: 0,
+            misdirected: None,
+            lanes: (0..scenario.honest()).map(|peer| scenario.lanes(id, peer)).collect(),
             rng,
             power: Power::On,
             watch: watch.clone(),
@@ -145,7 +161,6 @@ impl Host {
             tickets: BTreeMap::new(),
             short_keys: scenario.hosts_with_short_keys(),
             agenda: Agenda::default(),
-            ring: VecDeque::new(),
             frame: vec![0; frame_len],
             cut: VecDeque::new(),
             segment_bytes,
@@ -174,21 +189,28 @@ impl Host {
         host
     }
 
-    /// The core, to look at.
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+    /// The cores of its shards, to look at.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.shards.iter().map(|shard| &shard.endpoint)
     }
 
-    /// Counters of the core, of earlier lives and of this one.
-    pub fn stats(&self) -> (Stats, Stats) {
-        (self.past, *self.endpoint.stats())
+    /// Counters of the cores, of earlier lives and of this one.
+    pub fn stats(&self) -> Stats {
+        let mut all = self.past;
+        self.endpoints().for_each(|endpoint| mishaps::add(&mut all, endpoint.stats()));
+        all
     }
 
     /// Sessions that have keys and are not closed, and what both ends call them.
     pub fn live_sessions(&self) -> impl Iterator<Item = (SessionId, SessionKey)> + '_ {
-        let live =
-            self.sessions.iter().filter(|(_, known)| !known.over && known.receiver.is_some());
+        let live = self.sessions.iter().filter(|(_, known)| !known.over && known.is_keyed());
         live.map(|(id, known)| (*id, known.key))
+    }
+
+    /// RPCs of a session that are not over, at all shards.
+    pub fn in_flight(&self, session: SessionId) -> usize {
+        let places = self.places(session).into_iter();
+        places.map(|(at, id)| self.shards[at].endpoint.in_flight(id)).sum()
     }
 
     fn local(&self) -> Time {
@@ -203,51 +225,84 @@ impl Host {
     fn drain(&mut self) {
         self.let_happen();
         self.look_at_prefixes();
-        if let Some(excess) = memory::excess(&self.endpoint, &self.core) {
+        if let Some(excess) = self.excess() {
             self.violated(Rule::Memory, excess);
         }
     }
 
+    /// Which limit is not kept, by a shard or by all of them together.
+    fn excess(&self) -> Option<String> {
+        let of_shard = self.endpoints().find_map(memory::excess);
+        of_shard.or_else(|| {
+            if self.shards.len() < 2 && self.lanes.iter().all(|lanes| *lanes < 2) {
+                return None;
+            }
+            self.sessions.keys().find_map(|session| {
+                let places = self.places(*session).into_iter();
+                let parts = places.map(|(at, id)| (&self.shards[at].endpoint, id));
+                memory::excess_of_session(parts, &self.core.limits)
+            })
+        })
+    }
+
     /// Lets all events happen and what follows from them.
     fn let_happen(&mut self) {
-        self.endpoint.settle();
         loop {
-            let mut events = core::mem::take(&mut self.events);
-            while let Some(event) = self.endpoint.poll_event() {
-                events.push(event);
+            let mut any = false;
+            for shard in 0..self.shards.len() {
+                any |= !self.is_stalled(shard) && self.happens_at(shard);
             }
-            if events.is_empty() {
-                self.events = events;
+            if !any {
                 break;
             }
-            let ended: Vec<(SessionId, CloseReason)> = events
-                .iter()
-                .filter_map(|event| match event {
-                    Event::Closed { session, reason } => Some((*session, *reason)),
-                    _ => None,
-                })
-                .collect();
-            for event in events.drain(..) {
-                self.happens(event, &ended);
-            }
-            self.events = events;
-            self.endpoint.settle();
         }
         self.check_untaken();
     }
 
-    fn happens(&mut self, event: Event, ended: &[(SessionId, CloseReason)]) {
+    /// Lets the events of a shard happen. False if there are none.
+    fn happens_at(&mut self, shard: usize) -> bool {
+        let endpoint = &mut self.shards[shard].endpoint;
+        endpoint.settle();
+        let mut events = core::mem::take(&mut self.events);
+        while let Some(event) = endpoint.poll_event() {
+            events.push(event);
+        }
+        let any = !events.is_empty();
+        let ended: Vec<(SessionId, CloseReason)> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Closed { session, reason } => {
+                    Some((self.shared_name(shard, *session)?, *reason))
+                }
+                _ => None,
+            })
+            .collect();
+        for event in events.drain(..) {
+            self.happens(shard, event, &ended);
+        }
+        self.events = events;
+        any
+    }
+
+    fn happens(&mut self, shard: usize, event: Event, ended: &[(SessionId, CloseReason)]) {
         match event {
             Event::Flight { session, number, bytes, offer } => {
                 self.on_flight(session, number, &bytes, offer.as_deref());
             }
             Event::Established { session } => self.on_established(session),
             Event::HandshakeFailed { session, .. } => self.on_handshake_failed(session),
-            Event::Closed { session, reason } => self.on_closed(session, reason),
-            Event::Request { rpc, body, early } => self.on_request(rpc, &body, early),
-            Event::RequestCancelled { rpc } => {
-                self.working.remove(&rpc);
-                self.untaken.remove(&rpc);
+            Event::Closed { session, reason } => self.on_closed(shard, session, reason),
+            Event::Request { rpc, .. } | Event::RequestCancelled { rpc } => {
+                let Some(session) = self.shared_name(shard, rpc.session) else {
+                    let detail = "a request of a session that nobody knows".to_owned();
+                    return self.violated(Rule::Delivery, detail);
+                };
+                let known = self.sessions.get_mut(&session);
+                let place = known.and_then(|known| known.places.get_mut(shard));
+                match place.and_then(|place| place.as_mut()?.held.as_mut()) {
+                    Some(held) => held.push(event),
+                    None => self.on_request_event(Rpc { shard, session, id: rpc }, event),
+                }
             }
             Event::Response { user, result, .. } => {
                 self.on_response(u32::try_from(user).unwrap_or(u32::MAX), result, ended);
@@ -258,17 +313,43 @@ impl Host {
             Event::SegmentsLost { .. } => {}
         }
     }
+
+    /// The next packet of the shards, which take turns: how long it is and what goes with it.
+    fn next_packet(&mut self, local: Time) -> Option<smt_proto::Transmit> {
+        let count = self.shards.len();
+        for step in 0..count {
+            let at = (self.turn + step) % count;
+            let shard = &mut self.shards[at];
+            if shard.stalled.is_some() {
+                continue;
+            }
+            if let Some(sent) = shard.endpoint.poll_transmit(local, &mut self.frame) {
+                self.turn = (at + 1) % count;
+                return Some(sent);
+            }
+        }
+        None
+    }
+
+    fn wants_transmit(&self) -> bool {
+        let awake = self.shards.iter().filter(|shard| shard.stalled.is_none());
+        awake.into_iter().any(|shard| shard.endpoint.wants_transmit())
+    }
 }
 
 impl Stack for Host {
     fn receive(&mut self, now: Time, packet: &mut Packet) {
         self.watch.report().begin(now, self.id);
-        match self.power {
-            Power::On => self.take(packet),
-            Power::Paused(_) if self.ring.len() < self.config.ring_packets as usize => {
-                self.ring.push_back(packet.clone());
-            }
-            Power::Paused(_) | Power::Down(_) => {}
+        if let Power::Down(_) = self.power {
+            return;
+        }
+        let Some(shard) = self.steer(&packet.bytes, now) else { return };
+        if self.power == Power::On && !self.is_stalled(shard) {
+            return self.take(shard, packet);
+        }
+        let ring = &mut self.shards[shard].ring;
+        if ring.len() < self.config.ring_packets as usize {
+            ring.push_back(packet.clone());
         }
     }
 
@@ -281,10 +362,21 @@ impl Stack for Host {
             self.perform(task);
         }
         if self.power == Power::On {
-            self.stock_up_all();
+            if !self.is_stalled(0) {
+                self.stock_up_all();
+            }
             let local = self.clock.local(now);
-            if self.endpoint.poll_timeout().is_some_and(|due| due <= local) {
-                self.endpoint.handle_timeout(local);
+            for shard in 0..self.shards.len() {
+                if self.is_stalled(shard) {
+                    continue;
+                }
+                if self.looks_at(shard).is_some_and(|at| at <= now) {
+                    self.take_notes(shard);
+                }
+                let endpoint = &mut self.shards[shard].endpoint;
+                if endpoint.poll_timeout().is_some_and(|due| due <= local) {
+                    endpoint.handle_timeout(local);
+                }
             }
             self.drain();
         }
@@ -294,8 +386,15 @@ impl Stack for Host {
         match self.power {
             Power::Paused(until) | Power::Down(until) => Some(until),
             Power::On => {
-                let core = self.endpoint.poll_timeout().map(|due| self.clock.global(due));
-                core.into_iter().chain(self.agenda.next()).min()
+                let of_shard = |at: usize| {
+                    let shard = &self.shards[at];
+                    if shard.stalled.is_some() {
+                        return shard.stalled;
+                    }
+                    let core = shard.endpoint.poll_timeout().map(|due| self.clock.global(due));
+                    core.into_iter().chain(self.looks_at(at)).min()
+                };
+                (0..self.shards.len()).filter_map(of_shard).chain(self.agenda.next()).min()
             }
         }
     }
@@ -312,10 +411,10 @@ impl Stack for Host {
                 self.note_sent(packet);
                 return true;
             }
-            let Some(sent) = self.endpoint.poll_transmit(local, &mut self.frame) else {
+            let Some(sent) = self.next_packet(local) else {
                 // A call that can no longer be sent ends here, and others may follow it.
                 self.drain();
-                if !self.endpoint.wants_transmit() {
+                if !self.wants_transmit() {
                     return false;
                 }
                 continue;

@@ -62,7 +62,7 @@ impl Host {
         let (client, server) = (known.key.client, known.key.server);
         let secrets = self.trust.registered(self.suite, (client, server), *epoch);
         let secret = if sender == Role::Client { secrets.client } else { secrets.server };
-        self.endpoint.register_update(session, direction, secret)?;
+        self.shards[0].endpoint.register_update(session, direction, secret)?;
         *epoch += 1;
         Ok(())
     }

@@ -10,6 +10,7 @@ use smt_proto::{External, Path, Role, SessionId, Updates};
 
 use super::agenda::Task;
 use super::registered::Registered;
+use super::shards::{Note, Place};
 use super::{Host, SERVER_PORT};
 use crate::check::Rule;
 use crate::check::authentic::Receiver;
@@ -36,8 +37,10 @@ pub(super) struct Known {
     handshake: Option<Handshake>,
     /// Its later secrets are registered, so far.
     pub(super) registered: Option<Registered>,
-    /// The peer's direction, once there are keys.
-    pub(super) receiver: Option<Receiver>,
+    /// What is known of each of its lanes, once there are keys.
+    pub(super) lanes: Vec<Lane>,
+    /// What it is at each shard.
+    pub(super) places: Vec<Option<Place>>,
     /// It has keys of early data, and what vouches for the peer's packets under them.
     pub(super) early: bool,
     pub(super) early_receiver: Option<Receiver>,
@@ -60,6 +63,12 @@ pub(super) struct Known {
     pub(super) spent: bool,
     /// It has ended, though the core may still be saying so to the peer.
     pub(super) over: bool,
+}
+
+/// What a host knows of a lane of a session beside its core.
+pub(super) struct Lane {
+    /// What vouches for the peer's packets; taken out only to be used.
+    pub(super) receiver: Option<Receiver>,
     /// Something has told that the peer is gone.
     pub(super) suspected: bool,
     /// Probes sent since the peer was last heard.
@@ -71,17 +80,32 @@ impl Known {
     pub(super) fn is_client(&self) -> bool {
         self.role == Role::Client
     }
+
+    /// It has keys.
+    pub(super) fn is_keyed(&self) -> bool {
+        !self.lanes.is_empty()
+    }
+
+    /// Another shard has told one of its calls' that it is over.
+    pub(super) fn was_told(&self) -> bool {
+        self.places.iter().flatten().any(|place| place.told)
+    }
 }
 
 impl Host {
-    fn known(&self, peer: HostId, role: Role, key: SessionKey) -> Known {
+    fn known(&self, (id, key): (SessionId, SessionKey), peer: HostId, role: Role) -> Known {
+        let mut places: Vec<Option<Place>> = self.shards.iter().map(|_| None).collect();
+        if let Some(first) = places.first_mut() {
+            *first = Some(Place::new(id, None));
+        }
         Known {
             peer,
             role,
             key,
             handshake: None,
             registered: None,
-            receiver: None,
+            lanes: Vec::new(),
+            places,
             early: false,
             early_receiver: None,
             early_secret: None,
@@ -94,16 +118,28 @@ impl Host {
             established: false,
             spent: false,
             over: false,
+        }
+    }
+
+    /// The lanes of a new session with a peer, whose secret of its direction is this.
+    fn new_lanes(&self, peer: HostId, secret: &Secret) -> Vec<Lane> {
+        let heard_at = self.local();
+        let lane = |lane| Lane {
+            receiver: Some(Receiver::of_lane(self.suite, secret, lane)),
             suspected: false,
             unanswered: 0,
-            heard_at: self.local(),
-        }
+            heard_at,
+        };
+        (0..self.lanes.get(peer as usize).copied().unwrap_or(1)).map(lane).collect()
     }
 
     /// Begins a handshake with a peer, unless one is under way.
     pub(super) fn connect(&mut self, peer: HostId) {
         if !self.connecting.insert(peer) {
             return;
+        }
+        if self.is_stalled(0) {
+            return self.reconnect_later(peer);
         }
         let local = self.local();
         let port = self.next_port;
@@ -114,7 +150,8 @@ impl Host {
             local_port: port,
             local: Some(address(self.id).ip()),
         };
-        let Ok(session) = self.endpoint.connect(local, path, self.room, local + CONNECT) else {
+        let Ok(session) = self.shards[0].endpoint.connect(local, path, self.room, local + CONNECT)
+        else {
             return self.reconnect_later(peer);
         };
         let key = SessionKey { client: self.id, port, server: peer };
@@ -122,8 +159,8 @@ impl Host {
         let (handshake, hello) = self.trust.hello(&mut self.rng, self.id, service);
         let offer = self.offer_to(peer);
         let said = offer.as_ref().map(|(_, offer)| offer.bytes());
-        self.endpoint.send_first_flight(local, session, &hello, said.as_deref());
-        let known = self.known(peer, Role::Client, key);
+        self.shards[0].endpoint.send_first_flight(local, session, &hello, said.as_deref());
+        let known = self.known((session, key), peer, Role::Client);
         self.sessions.insert(session, Known { handshake: Some(handshake), ..known });
         if let Some((ticket, offer)) = offer {
             self.install_early(session, &ticket, &offer);
@@ -156,14 +193,14 @@ impl Host {
     }
 
     fn on_hello(&mut self, session: SessionId, hello: &[u8], offer: Option<&[u8]>) -> Option<()> {
-        let path = self.endpoint.path(session)?;
+        let path = self.shards[0].endpoint.path(session)?;
         let client = host_of(path.remote.ip())?;
         let hosts = (client, self.service);
         let (handshake, answer) = self.trust.answer(self.suite, &mut self.rng, hello, hosts)?;
         let key = SessionKey { client, port: path.remote_port, server: self.id };
-        let known = self.known(client, Role::Server, key);
+        let known = self.known((session, key), client, Role::Server);
         self.sessions.insert(session, Known { handshake: Some(handshake), ..known });
-        self.endpoint.set_room(session, self.room);
+        self.shards[0].endpoint.set_room(session, self.room);
         if let Some(offer) = offer {
             self.take_offer(session, offer);
         }
@@ -185,14 +222,14 @@ impl Host {
             return;
         };
         let local = self.local();
-        self.endpoint.send_flight(local, session, &answer);
+        self.shards[0].endpoint.send_flight(local, session, &answer);
     }
 
     fn on_answer(&mut self, session: SessionId, answer: &[u8]) -> Option<()> {
         let handshake = self.sessions.get_mut(&session)?.handshake.as_mut()?;
         let finished = self.trust.finish(self.suite, handshake, answer)?;
         let local = self.local();
-        self.endpoint.send_flight(local, session, &finished);
+        self.shards[0].endpoint.send_flight(local, session, &finished);
         self.install(session)?;
         let early = self.early_calls;
         let known = self.sessions.get_mut(&session)?;
@@ -212,22 +249,26 @@ impl Host {
     }
 
     fn install(&mut self, session: SessionId) -> Option<()> {
-        let context = self.endpoint.key_context(session)?;
+        let context = self.shards[0].endpoint.key_context(session)?;
         let local = self.local();
         let known = self.sessions.get_mut(&session)?;
         let handshake = known.handshake.take()?;
         let Secrets { client, server } = self.trust.session(self.suite, &handshake, &context);
         let receiving = if known.role == Role::Client { &server } else { &client };
-        known.receiver = Some(Receiver::new(self.suite, receiving));
-        known.heard_at = local;
+        let (key, peer) = (known.key, known.peer);
         known.keyed_at = Some(local);
-        let key = known.key;
+        let lanes = self.new_lanes(peer, receiving);
+        if let Some(known) = self.sessions.get_mut(&session) {
+            known.lanes = lanes;
+        }
         self.watch.report().sessions.entry(key).or_default();
         // A newer session on its ports makes the core ask an older one's peer.
         for (id, other) in &mut self.sessions {
-            other.suspected |= *id != session && other.key == key;
+            let is_older = *id != session && other.key == key;
+            other.lanes.iter_mut().take(1).for_each(|lane| lane.suspected |= is_older);
         }
-        self.endpoint.install_keys(local, session, self.suite, client, server);
+        self.shards[0].endpoint.install_keys(local, session, self.suite, client, server);
+        self.share(session);
         Some(())
     }
 
@@ -241,7 +282,7 @@ impl Host {
 
     fn fail(&mut self, session: SessionId, alert: Option<&[u8]>) {
         let local = self.local();
-        self.endpoint.fail_handshake(local, session, alert);
+        self.shards[0].endpoint.fail_handshake(local, session, alert);
         self.on_handshake_failed(session);
     }
 
@@ -263,28 +304,55 @@ impl Host {
         } else {
             self.send_posts(session);
         }
+        self.tell_others(0, &Note::Confirmed(session));
         self.start_waiting(peer);
     }
 
     pub(super) fn on_handshake_failed(&mut self, session: SessionId) {
+        self.tell_others(0, &Note::Close(session));
+        let known = self.sessions.get_mut(&session);
+        if let Some(Some(first)) = known.and_then(|known| known.places.first_mut()) {
+            first.ended = true;
+        }
         self.drop_session(session);
     }
 
-    pub(super) fn on_closed(&mut self, session: SessionId, reason: CloseReason) {
-        let local = self.local();
-        if let Some(known) = self.sessions.get(&session) {
-            let limits = &self.core.limits;
-            let idle = local.since(known.heard_at) >= limits.idle_probe;
-            let unsent = self.endpoint.stats().limit_control_queue > 0;
-            let death = Death {
-                suspected: known.suspected || idle,
-                unanswered: known.unanswered,
-                max_probes: if unsent { 0 } else { limits.max_probes },
-            };
+    /// A shard has lost a session, or closed it; it is its own name that is given.
+    pub(super) fn on_closed(&mut self, shard: usize, id: SessionId, reason: CloseReason) {
+        let Some(session) = self.shared_name(shard, id) else { return };
+        let death = self.death(shard, session);
+        if let Some(known) = self.sessions.get_mut(&session) {
+            let place = known.places.get_mut(shard).and_then(Option::as_mut);
+            let told = place.is_some_and(|place| {
+                place.ended = true;
+                place.told
+            });
             let (key, role) = (known.key, known.role);
-            self.watch.report().ended(self.id, key, role, reason, death);
+            if !told {
+                if let Some(death) = death {
+                    self.watch.report().ended(self.id, key, role, reason, death);
+                }
+                self.tell_others(shard, &Note::Close(session));
+            }
         }
         self.drop_session(session);
+    }
+
+    /// What a shard has seen of a session that may be dead: in the lane that is the most likely cause.
+    fn death(&self, shard: usize, session: SessionId) -> Option<Death> {
+        let (local, limits) = (self.local(), &self.core.limits);
+        let known = self.sessions.get(&session)?;
+        let unsent = self.shards.get(shard)?.endpoint.stats().limit_control_queue > 0;
+        let max_probes = if unsent { 0 } else { limits.max_probes };
+        let here = known.lanes.iter().skip(shard).step_by(self.shards.len());
+        let deaths = here.map(|lane| Death {
+            suspected: lane.suspected || local.since(lane.heard_at) >= limits.idle_probe,
+            unanswered: lane.unanswered,
+            max_probes,
+            lanes: known.lanes.len(),
+        });
+        let none = Death { suspected: false, unanswered: 0, max_probes, lanes: known.lanes.len() };
+        Some(deaths.max_by_key(|death| (death.suspected, death.unanswered)).unwrap_or(none))
     }
 
     /// Uses a session no more, whatever the core still has to say about it.
@@ -301,12 +369,6 @@ impl Host {
         } else {
             self.try_later(peer);
         }
-    }
-
-    /// Forgets sessions that the core has forgotten.
-    pub(super) fn forget_sessions(&mut self) {
-        let endpoint = &self.endpoint;
-        self.sessions.retain(|id, known| !known.over || endpoint.path(*id).is_some());
     }
 
     /// The session to start a call to a peer in: the oldest, so that both ends use the same.
@@ -337,13 +399,19 @@ pub fn external(scenario: &Scenario, hosts: &mut [Host]) {
         }
     }
     for ((client, server), port) in pairs {
-        let mut params = [(client, Role::Client), (server, Role::Server)]
-            .map(|(host, role)| hosts.get_mut(host).map(|host| host.endpoint.parameters(role)));
+        let mut params = [(client, Role::Client), (server, Role::Server)].map(|(host, role)| {
+            hosts.get_mut(host).map(|host| host.shards[0].endpoint.parameters(role))
+        });
         if let (Some(first_id), [Some(client), Some(server)]) = (first_id, &mut params) {
             client.first_id = first_id;
             server.first_id = first_id | 2;
         }
         let [Some(of_client), Some(of_server)] = params else { continue };
+        // One TLS connection gives secrets in one order (spec 3.5).
+        let updates = match of_client.lanes.max(of_server.lanes) {
+            1 => scenario.updates(),
+            _ => Updates::Derived,
+        };
         for (me, role) in [(client, Role::Client), (server, Role::Server)] {
             if let Some(host) = hosts.get_mut(me) {
                 let peer = if role == Role::Client { server } else { client };
@@ -352,7 +420,7 @@ pub fn external(scenario: &Scenario, hosts: &mut [Host]) {
                     Role::Server => (of_server, of_client),
                 };
                 let peer = u32::try_from(peer).unwrap_or(0);
-                host.add_external(role, peer, port, (local, of_peer), scenario.updates());
+                host.add_external(role, peer, port, (local, of_peer), updates);
             }
         }
     }
@@ -377,7 +445,7 @@ impl Host {
             Role::Client => (port, SERVER_PORT, &secrets.server),
             Role::Server => (SERVER_PORT, port, &secrets.client),
         };
-        let receiver = Receiver::new(self.suite, receiving);
+        let lanes = self.new_lanes(peer, receiving);
         let external = External {
             path: Path {
                 remote: address(peer),
@@ -395,12 +463,13 @@ impl Host {
             updates,
         };
         let now = self.local();
-        if let Ok(session) = self.endpoint.add_session(now, external) {
+        if let Ok(session) = self.shards[0].endpoint.add_session(now, external) {
             self.watch.report().sessions.entry(key).or_default();
-            let known = self.known(peer, role, key);
+            let known = self.known((session, key), peer, role);
             let registered = (updates == Updates::Registered).then(Registered::new);
-            self.sessions.insert(session, Known { receiver: Some(receiver), registered, ..known });
+            self.sessions.insert(session, Known { lanes, registered, ..known });
             self.stock_up(session);
+            self.share(session);
         }
         self.drain();
     }

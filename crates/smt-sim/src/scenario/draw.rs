@@ -28,6 +28,7 @@ impl Scenario {
         let host_faults = draw_host_faults(&mut root.fork(7), hosts, faults_stop_us);
         let mut configs = draw_configs(&mut root.fork(5), hosts, &workload);
         draw_cards(&mut root.fork(9), &mut configs);
+        draw_cores(&mut root.fork(10), &mut configs);
         if configs.iter().any(|host| host.failed_opens.is_some()) {
             // A message under a key that opens nothing more ends with its deadline.
             workload.deadline_ms = 200;
@@ -220,6 +221,23 @@ fn draw_cards(rng: &mut Rng, configs: &mut [HostConfig]) {
     }
 }
 
+/// Hosts of several cores, in half of the runs.
+fn draw_cores(rng: &mut Rng, configs: &mut [HostConfig]) {
+    if rng.chance(0.5) {
+        return;
+    }
+    let cores = |rng: &mut Rng| *rng.pick(&[1, 2, 2, 4, 4, 4, 1, 2, 4, 8]).unwrap_or(&2);
+    let alike = rng.chance(0.3).then(|| cores(rng));
+    for config in configs {
+        config.shards = alike.unwrap_or_else(|| cores(rng));
+        config.lanes = if rng.chance(0.1) { *rng.pick(&[2, 8, 16]).unwrap_or(&2) } else { 1 };
+        config.inbox_delay_us = *rng.pick(&[0, 10, 1000, 20_000]).unwrap_or(&10);
+        // Each shard has its part.
+        let total = config.max_incoming_bytes_total.saturating_mul(config.shards.into());
+        config.max_incoming_bytes_total = total.min(1 << 30);
+    }
+}
+
 /// Windows and registers are small enough to matter.
 fn draw_early(rng: &mut Rng) -> Option<EarlyData> {
     rng.chance(0.6).then(|| EarlyData {
@@ -310,6 +328,11 @@ fn draw_host_faults(rng: &mut Rng, hosts: u32, stop_us: u64) -> Vec<HostFault> {
     add(rng, 0.1, 4, &|rng| HostFaultKind::Segments {
         bytes: *rng.pick(&[0, 0, 65_515, 10_000]).unwrap_or(&0),
     });
+    add(rng, 0.15, 4, &|rng| HostFaultKind::Stall {
+        shard: u8::try_from(rng.below(8)).unwrap_or(0),
+        us: rng.between(50, until_stop),
+    });
+    add(rng, 0.1, 2, &|rng| HostFaultKind::Misdirect { us: rng.between(50, until_stop) });
     faults.sort_by_key(|fault| fault.at_us);
     faults
 }
@@ -324,7 +347,7 @@ mod tests {
 
     #[test]
     fn what_is_drawn_is_valid_and_differs_by_seed() {
-        let mut features = [0; 9];
+        let mut features = [0; 11];
         for seed in 0..1000 {
             let scenario = Scenario::draw(seed);
             scenario.validate().unwrap();
@@ -341,6 +364,8 @@ mod tests {
                 scenario.hosts.iter().any(|host| host.retry_threshold < 4),
                 scenario.hosts.iter().any(|host| host.failed_opens.is_some()),
                 scenario.hosts.iter().any(|host| host.nic.is_some()),
+                scenario.hosts.iter().any(|host| host.shards > 1),
+                scenario.hosts.iter().any(|host| host.lanes > host.shards),
             ]) {
                 *count += u32::from(there);
             }

@@ -125,6 +125,8 @@ mod tests {
             ("room", "9001", "200..=9000"),
             ("id_bits", "39", "40..=56"),
             ("burst", "0", "1..=10000"),
+            ("shards", "3", "1, 2, 4, 8, 16, 32, 64"),
+            ("lanes", "128", "1, 2, 4, 8, 16, 32, 64"),
         ] {
             let text = with(&text(), field, value);
             let line = line_of(&text, &format!("{field} = "));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use smt_proto::wire::MAX_LANES;
 use smt_proto::{AeadLimits, Config, Limits};
 
 use crate::nic::Nic;
@@ -28,6 +29,13 @@ where
     bounded::<D, u64, LOW, HIGH>(from).map(Some)
 }
 
+/// A number of lanes, or of cores that share them.
+pub(super) fn power_of_two<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
+    let value = u64::deserialize(from)?;
+    let fits = u8::try_from(value).ok().filter(|n| n.is_power_of_two() && *n <= MAX_LANES);
+    fits.ok_or_else(|| D::Error::custom(format!("{value} is not one of 1, 2, 4, 8, 16, 32, 64")))
+}
+
 /// How a host hides lengths.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -50,6 +58,15 @@ pub struct HostConfig {
     /// RPCs that it starts.
     #[serde(deserialize_with = "bounded::<_, _, 0, 1_000_000>")]
     pub calls: u32,
+    /// Cores, each of which runs one shard of its endpoint.
+    #[serde(deserialize_with = "power_of_two")]
+    pub shards: u8,
+    /// How many lanes it wants its sessions to have, if more than it has cores.
+    #[serde(deserialize_with = "power_of_two")]
+    pub lanes: u8,
+    /// How long a shard takes at most to hear what another tells it, in microseconds.
+    #[serde(deserialize_with = "bounded::<_, _, 0, 100_000>")]
+    pub inbox_delay_us: u32,
     /// Largest SMT packet it sends, in bytes.
     #[serde(deserialize_with = "bounded::<_, _, 200, 9000>")]
     pub room: u32,
@@ -141,6 +158,9 @@ impl Default for HostConfig {
         let limits = Limits::default();
         HostConfig {
             calls: 20,
+            shards: 1,
+            lanes: 1,
+            inbox_delay_us: 100,
             room: 1480,
             nic: None,
             segment_bytes: 65_515,
@@ -174,7 +194,12 @@ impl Default for HostConfig {
 }
 
 impl HostConfig {
-    /// The configuration of its core.
+    /// How many lanes it asks for.
+    pub fn wanted_lanes(&self) -> u8 {
+        self.lanes.max(self.shards)
+    }
+
+    /// The configuration of its cores, but for which shard each is.
     pub fn core(&self) -> Config {
         let limits = Limits {
             max_half_open: self.max_half_open as usize,
@@ -205,6 +230,7 @@ impl HostConfig {
             wake_delay: Duration::from_micros(u64::from(self.wake_delay_us)),
             receive_credit: self.receive_credit,
             default_room: self.room as usize,
+            lanes: self.lanes,
             aead_limits: self.aead_records.or(self.failed_opens).map(|_| AeadLimits {
                 records: self.aead_records.unwrap_or(u64::MAX),
                 blocks: u64::MAX,

@@ -40,6 +40,7 @@ impl Scenario {
         // Request and response, each kept by its sender and received by its peer.
         let bodies = calls as f64 * 4.0 * (self.workload.mean() + 64.0);
         let largest = 4 * u64::from(self.workload.largest());
+        let shards: u64 = self.hosts.iter().map(|host| u64::from(host.wanted_lanes())).sum();
         let messages = largest.saturating_add(bodies as u64).saturating_add(calls * PER_CALL);
         let smallest = self.hosts.iter().map(|host| u64::from(host.room)).min().unwrap_or(1480);
         let queues = hosts.saturating_mul(u64::from(self.net.buffer_bytes));
@@ -48,7 +49,7 @@ impl Scenario {
         let queued = queues / (smallest + u64::from(WIRE_OVERHEAD)) * PER_PACKET;
         let records = (bodies / smallest as f64) as u64 + 2 * calls;
         Estimate {
-            messages: messages.saturating_add(hosts * PER_HOST),
+            messages: messages.saturating_add((hosts + shards) * PER_HOST),
             packets: queues.saturating_add(queued).saturating_add(rings),
             records: records.saturating_mul(PER_RECORD),
         }

@@ -148,6 +148,22 @@ pub enum HostFaultKind {
         #[serde(deserialize_with = "host::bounded::<_, _, 1, 5_000_000>")]
         us: u64,
     },
+    /// One of its cores stands still: packets for its shard wait in a ring of their own, and what the
+    /// other shards say in its inbox.
+    Stall {
+        /// Which, counted round if there are fewer.
+        #[serde(deserialize_with = "host::bounded::<_, _, 0, 63>")]
+        shard: u8,
+        /// How long, in microseconds.
+        #[serde(deserialize_with = "host::bounded::<_, _, 1, 5_000_000>")]
+        us: u64,
+    },
+    /// Its packets come to any of its shards, whichever they are for.
+    Misdirect {
+        /// How long, in microseconds.
+        #[serde(deserialize_with = "host::bounded::<_, _, 1, 5_000_000>")]
+        us: u64,
+    },
     /// It loses all it had in memory and comes back under the same address.
     Crash {
         /// How long it is away, in microseconds.
@@ -227,6 +243,12 @@ impl Scenario {
         if self.registered_updates { Updates::Registered } else { Updates::Derived }
     }
 
+    /// How many lanes sessions of two hosts have (spec 3.5).
+    pub fn lanes(&self, a: HostId, b: HostId) -> u8 {
+        let wanted = |host: HostId| self.hosts.get(host as usize).map(HostConfig::wanted_lanes);
+        wanted(a).max(wanted(b)).unwrap_or(1)
+    }
+
     /// Number of honest hosts.
     pub fn honest(&self) -> u32 {
         u32::try_from(self.hosts.len()).unwrap_or(u32::MAX)
@@ -254,7 +276,9 @@ impl Scenario {
         let shared = self.early.as_ref().is_some_and(|early| early.shared);
         let alike = match self.hosts.as_slice() {
             // Responses that come early are opened as the ticket has it.
-            [first, second, _, ..] => first.id_bits == second.id_bits,
+            [first, second, _, ..] => {
+                first.id_bits == second.id_bits && first.wanted_lanes() == second.wanted_lanes()
+            }
             _ => false,
         };
         (0..self.honest()).map(|host| if shared && alike && host == 1 { 0 } else { host }).collect()
@@ -274,7 +298,7 @@ impl Scenario {
                 wake_delay_us: host.wake_delay_us,
                 max_id_bits: 56,
                 wants: 0,
-                lanes: 1,
+                lanes: host.wanted_lanes(),
             };
             let max_early = early.max_early;
             let ticket = Ticket { service, generation: 0, max_early, params: own };

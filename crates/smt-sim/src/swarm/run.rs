@@ -82,6 +82,10 @@ pub struct Report {
     pub segments: [u64; 3],
     /// Bundles that have arrived, and the messages in them.
     pub bundles: [u64; 2],
+    /// Lanes made beside the first of their sessions, both ends counted.
+    pub lanes: u64,
+    /// Packets of handshakes at shards that make none.
+    pub wrong_lanes: u64,
     /// Nonces that sealed something.
     pub nonces: u64,
     /// Packets whose tag was wrong.
@@ -195,11 +199,15 @@ impl Run<'_> {
             return;
         }
         let acked = self.world.now() + ACKS;
-        if !self.steps(acked, |run| run.in_flight().is_none()) {
+        let quiet = |run: &Self| run.in_flight().is_none() && run.uneven().is_none();
+        if !self.steps(acked, quiet) {
             return;
         }
         if let Some((host, detail)) = self.in_flight() {
             return self.watch.report().violated(Rule::Leftovers, host, detail);
+        }
+        if let Some((host, detail)) = self.uneven() {
+            return self.watch.report().violated(Rule::Sessions, host, detail);
         }
         self.close();
     }
@@ -228,17 +236,17 @@ impl Run<'_> {
     }
 
     /// Sessions that both ends have.
-    fn live(&self) -> BTreeMap<HostId, Vec<SessionId>> {
+    fn live(&self) -> BTreeMap<HostId, Vec<(SessionKey, SessionId)>> {
         let mut ends: BTreeMap<SessionKey, Vec<(HostId, SessionId)>> = BTreeMap::new();
         for (id, actor) in (0..).zip(&self.world.hosts) {
             for (session, key) in actor.honest().into_iter().flat_map(Host::live_sessions) {
                 ends.entry(key).or_default().push((id, session));
             }
         }
-        let mut live: BTreeMap<HostId, Vec<SessionId>> = BTreeMap::new();
-        for both in ends.into_values().filter(|ends| ends.len() == 2) {
+        let mut live: BTreeMap<HostId, Vec<(SessionKey, SessionId)>> = BTreeMap::new();
+        for (key, both) in ends.into_iter().filter(|(_, ends)| ends.len() == 2) {
             for (host, session) in both {
-                live.entry(host).or_default().push(session);
+                live.entry(host).or_default().push((key, session));
             }
         }
         live
@@ -247,8 +255,16 @@ impl Run<'_> {
     fn in_flight(&self) -> Option<(HostId, String)> {
         self.live().into_iter().find_map(|(id, sessions)| {
             let host = self.world.hosts.get(id as usize)?.honest()?;
-            Some((id, leftovers::in_flight(host.endpoint(), &sessions)?))
+            let mut live =
+                sessions.into_iter().map(|(key, session)| (key, host.in_flight(session)));
+            Some((id, leftovers::in_flight(&mut live)?))
         })
+    }
+
+    /// Where not all shards agree on which sessions there are.
+    fn uneven(&self) -> Option<(HostId, String)> {
+        let mut hosts = (0..).zip(&self.world.hosts);
+        hosts.find_map(|(id, actor)| Some((id, actor.honest()?.uneven()?)))
     }
 
     fn close(&mut self) {
@@ -271,9 +287,9 @@ impl Run<'_> {
     }
 
     fn held(&self) -> Option<(HostId, String)> {
-        (0..)
-            .zip(&self.world.hosts)
-            .find_map(|(id, actor)| Some((id, leftovers::held(actor.honest()?.endpoint())?)))
+        (0..).zip(&self.world.hosts).find_map(|(id, actor)| {
+            Some((id, actor.honest()?.endpoints().find_map(leftovers::held)?))
+        })
     }
 
     fn report(&self) -> Report {
@@ -292,7 +308,8 @@ impl Run<'_> {
             let name = call.outcome.map_or("open", Outcome::name);
             *report.calls.entry(name).or_default() += 1;
         }
-        for (name, count) in ["pause", "crash", "operator"].into_iter().zip(watch.host_faults) {
+        let host_faults = ["pause", "crash", "operator", "stall", "misdirect"];
+        for (name, count) in host_faults.into_iter().zip(watch.host_faults) {
             if count > 0 {
                 report.faults.insert(name, count);
             }
@@ -303,8 +320,7 @@ impl Run<'_> {
             }
         }
         for host in self.world.hosts.iter().filter_map(Actor::honest) {
-            let (past, present) = host.stats();
-            [past, present].iter().for_each(|stats| report.add(stats));
+            report.add(&host.stats());
         }
         report
     }
@@ -329,5 +345,7 @@ impl Report {
         self.segments.iter_mut().zip(seen).for_each(|(sum, seen)| *sum += seen);
         self.failed_opens += stats.limit_failed_opens;
         self.bad_tags += stats.dropped_bad_tag;
+        self.lanes += stats.lanes_opened;
+        self.wrong_lanes += stats.dropped_wrong_lane;
     }
 }

@@ -52,6 +52,8 @@ impl Sum {
         let segments = total.segments.iter_mut().zip(report.segments);
         segments.for_each(|(sum, seen)| *sum += seen);
         total.failed_opens += report.failed_opens;
+        total.lanes += report.lanes;
+        total.wrong_lanes += report.wrong_lanes;
         total.nonces += report.nonces;
         total.bad_tags += report.bad_tags;
         total.virtual_ns += report.virtual_ns;
