@@ -35,12 +35,6 @@ pub enum OpenError {
     /// Packets are divided among shards by bits of their message ID.
     #[error("{0} shards: take 1, 2, 4, 8, 16, 32 or 64")]
     Shards(u8),
-    /// The kernel cannot divide what this datapath receives by message ID.
-    #[error(
-        "the {0} datapath has one shard: an XDP queue is chosen by the device. Use raw, packet or udp \
-         (`--datapath raw`)"
-    )]
-    NotDivisible(&'static str),
     /// Another process (or endpoint of this one) owns the port, or the block that it lies in.
     #[error(
         "port {0} is in use by another endpoint of this host: end that one, or take another port"

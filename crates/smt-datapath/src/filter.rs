@@ -9,11 +9,11 @@ use crate::ports::{BLOCK_LEN, Ports};
 
 /// Offsets in the SMT header (`docs/spec.md`, 2.1).
 const DESTINATION_PORT: u32 = 2;
-const EPOCH: u32 = 8;
-const TYPE: u32 = 11;
-const LAST_OF_ID: u32 = 27;
+pub(crate) const EPOCH: u32 = 8;
+pub(crate) const TYPE: u32 = 11;
+pub(crate) const LAST_OF_ID: u32 = 27;
 /// The type of UNKNOWN, which belongs to its ID's lane in epoch 0 too.
-const UNKNOWN: u32 = 0x13;
+pub(crate) const UNKNOWN: u32 = 0x13;
 /// Most shards of an endpoint, as many as a session can have lanes (`docs/spec.md`, 3.5).
 pub const MAX_SHARDS: u8 = 64;
 const ACCEPT: u32 = u32::MAX;
@@ -36,6 +36,7 @@ pub(crate) struct Shard {
     pub(crate) count: u8,
 }
 
+#[cfg(test)]
 impl Shard {
     /// All packets.
     pub(crate) const ONLY: Shard = Shard { index: 0, count: 1 };

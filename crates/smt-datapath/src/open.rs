@@ -112,93 +112,66 @@ const FOREIGN_PROTOCOLS: [u8; 15] = [0, 1, 2, 6, 17, 41, 43, 44, 50, 51, 58, 59,
 /// # Errors
 /// See [`OpenError`].
 pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
-    let OpenOptions { kind, bind, listen, client, protocol, dscp, xdp: _ } = options;
-    match kind {
-        Kind::Raw | Kind::Packet | Kind::Xdp | Kind::Auto { .. }
-            if FOREIGN_PROTOCOLS.contains(&protocol) =>
-        {
-            Err(OpenError::ForeignProtocol(protocol))
-        }
-        Kind::Raw | Kind::Packet | Kind::Xdp => {
-            let claim = PortClaim::new(protocol, listen, client)?;
-            let ports = claim.ports();
-            Ok(Opened {
-                datapath: match kind {
-                    Kind::Packet => {
-                        Box::new(packet::open(protocol, bind, Arc::new(claim), Shard::ONLY, dscp)?)
-                    }
-                    Kind::Xdp => Box::new(xdp::open(&options, claim)?),
-                    _ => Box::new(raw::open(protocol, bind, Arc::new(claim), Shard::ONLY, dscp)?),
-                },
-                listen: ports.listen.map(|port| SocketAddr::new(bind, port)),
-                client_ports: ports.client(),
-            })
-        }
-        Kind::Udp => {
-            let (datapath, local) = udp::open(SocketAddr::new(bind, listen.unwrap_or(0)), dscp)?;
-            let listen = listen.map(|_| local);
-            Ok(Opened {
-                datapath: Box::new(datapath),
-                listen,
-                client_ports: if client { udp_client_ports(listen) } else { 0..0 },
-            })
-        }
-        Kind::Auto { allow_xdp } => open_best(options, allow_xdp),
-    }
+    // One for each shard.
+    open_all(options, 1).map(|mut all| all.swap_remove(0))
 }
 
 /// Opens `shards` datapaths that share address and ports: each receives the packets of its own lanes
 /// (`docs/spec.md`, 3.5), which the kernel tells apart, and the first one handshakes besides. All send
-/// from the same ports. The kinds that can be so divided are [`Kind::Raw`], [`Kind::Packet`] and
-/// [`Kind::Udp`]; [`Kind::Auto`] is the best of those that can be had.
+/// from the same ports.
 ///
 /// # Errors
-/// [`OpenError::Shards`] for a number that is no power of two up to [`MAX_SHARDS`];
-/// [`OpenError::NotDivisible`]; and as [`open`].
+/// [`OpenError::Shards`] for a number that is no power of two up to [`MAX_SHARDS`]; and as [`open`].
 pub fn open_shards(options: OpenOptions, shards: u8) -> Result<Vec<Opened>, OpenError> {
     if !shards.is_power_of_two() || shards > MAX_SHARDS {
         return Err(OpenError::Shards(shards));
     }
-    if shards == 1 {
-        return Ok(vec![open(options)?]);
-    }
-    let OpenOptions { bind, listen, client, protocol, dscp, .. } = options;
-    let kind = match options.kind {
-        Kind::Auto { .. } => {
-            let choice = auto::choose_here(protocol, bind, false)
-                .map_err(OpenError::io("ask the kernel for the devices"))?;
-            let mut candidates = choice.candidates();
-            candidates.find(|kind| *kind != Kind::Xdp).unwrap_or(Kind::Udp)
+    open_all(options, shards)
+}
+
+fn open_all(options: OpenOptions, shards: u8) -> Result<Vec<Opened>, OpenError> {
+    match options.kind {
+        Kind::Raw | Kind::Packet | Kind::Xdp | Kind::Auto { .. }
+            if FOREIGN_PROTOCOLS.contains(&options.protocol) =>
+        {
+            Err(OpenError::ForeignProtocol(options.protocol))
         }
-        Kind::Xdp => return Err(OpenError::NotDivisible(options.kind.name())),
-        kind => kind,
-    };
-    if kind == Kind::Udp {
-        return open_udp_shards(options, shards);
+        Kind::Raw | Kind::Packet | Kind::Xdp => open_native(options, shards),
+        Kind::Udp => open_udp(options, shards),
+        Kind::Auto { allow_xdp } => open_best(options, allow_xdp, shards),
     }
-    if FOREIGN_PROTOCOLS.contains(&protocol) {
-        return Err(OpenError::ForeignProtocol(protocol));
-    }
+}
+
+fn open_native(options: OpenOptions, shards: u8) -> Result<Vec<Opened>, OpenError> {
+    let OpenOptions { kind, bind, listen, client, protocol, dscp, xdp: _ } = options;
     let claim = Arc::new(PortClaim::new(protocol, listen, client)?);
     let ports = claim.ports();
+    let opened = |datapath| Opened {
+        datapath,
+        listen: ports.listen.map(|port| SocketAddr::new(bind, port)),
+        client_ports: ports.client(),
+    };
+    if kind == Kind::Xdp {
+        let all = xdp::open(&options, &claim, shards)?;
+        return Ok(all.into_iter().map(|datapath| opened(Box::new(datapath))).collect());
+    }
     let one = |index| {
         let (claim, shard) = (Arc::clone(&claim), Shard { index, count: shards });
-        Ok(Opened {
-            datapath: match kind {
-                Kind::Packet => Box::new(packet::open(protocol, bind, claim, shard, dscp)?),
-                _ => Box::new(raw::open(protocol, bind, claim, shard, dscp)?),
-            },
-            listen: ports.listen.map(|port| SocketAddr::new(bind, port)),
-            client_ports: ports.client(),
-        })
+        Ok(opened(match kind {
+            Kind::Packet => Box::new(packet::open(protocol, bind, claim, shard, dscp)?),
+            _ => Box::new(raw::open(protocol, bind, claim, shard, dscp)?),
+        }))
     };
     (0..shards).map(one).collect()
 }
 
-fn open_udp_shards(options: OpenOptions, shards: u8) -> Result<Vec<Opened>, OpenError> {
+fn open_udp(options: OpenOptions, shards: u8) -> Result<Vec<Opened>, OpenError> {
     let OpenOptions { bind, listen, client, dscp, .. } = options;
-    let (datapaths, local) =
-        udp::open_shards(SocketAddr::new(bind, listen.unwrap_or(0)), shards, dscp)?;
+    let local = SocketAddr::new(bind, listen.unwrap_or(0));
+    let (datapaths, local) = match shards {
+        1 => udp::open(local, dscp).map(|(datapath, local)| (vec![datapath], local))?,
+        _ => udp::open_shards(local, shards, dscp)?,
+    };
     let listen = listen.map(|_| local);
     let client_ports = if client { udp_client_ports(listen) } else { 0..0 };
     let one = |datapath| Opened {
@@ -211,7 +184,7 @@ fn open_udp_shards(options: OpenOptions, shards: u8) -> Result<Vec<Opened>, Open
 
 /// Opens the best datapath. Only XDP is given up for the next best: whether a device takes its program
 /// shows when it gets it.
-fn open_best(options: OpenOptions, allow_xdp: bool) -> Result<Opened, OpenError> {
+fn open_best(options: OpenOptions, allow_xdp: bool, shards: u8) -> Result<Vec<Opened>, OpenError> {
     let choice = auto::choose_here(options.protocol, options.bind, allow_xdp)
         .map_err(OpenError::io("ask the kernel for the devices"))?;
     if let Some(Verdict { usability: Usability::No(why @ Obstacle::XdpTaken { .. }), .. }) =
@@ -222,7 +195,7 @@ fn open_best(options: OpenOptions, allow_xdp: bool) -> Result<Opened, OpenError>
     }
     let mut result = Err(OpenError::NoDevice(options.bind));
     for kind in choice.candidates() {
-        result = open(OpenOptions { kind, ..options });
+        result = open_all(OpenOptions { kind, ..options }, shards);
         match &result {
             Err(error) if kind == Kind::Xdp && !error.is_about_ports() => {
                 tracing::warn!(%error, "no XDP datapath: taking the next best");
@@ -262,13 +235,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_divided_says_so() {
+    fn numbers_of_shards_are_checked() {
         for shards in [0, 3, 65, 128] {
             let opened = open_shards(OpenOptions::default(), shards);
             assert!(matches!(opened, Err(OpenError::Shards(n)) if n == shards));
         }
-        let opened = open_shards(OpenOptions { kind: Kind::Xdp, ..OpenOptions::default() }, 2);
-        assert!(matches!(opened, Err(OpenError::NotDivisible("xdp"))));
     }
 
     #[test]

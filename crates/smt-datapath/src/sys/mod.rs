@@ -9,6 +9,7 @@ pub(crate) mod device;
 pub(crate) mod ethtool;
 mod fixed;
 pub(crate) mod option;
+mod pool;
 pub(crate) mod ring;
 pub(crate) mod umem;
 pub(crate) mod xsk;

@@ -1,9 +1,11 @@
-//! Packet memory shared with the kernel (UMEM), in chunks of which each is at any time either this
-//! process's or the kernel's. Which, is written down here, so that a slice is only ever lent of
-//! memory that the kernel leaves alone.
+//! Packet memory shared with the kernel (UMEM), in chunks of which each is at any time either the
+//! kernel's or that of one share, which one thread uses. Which, is written down here, so that a slice
+//! is only ever lent of memory that the kernel and all other threads leave alone.
 
 use std::io;
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Mapped memory, of this process alone or shared with the kernel.
 pub(crate) struct Mapping {
@@ -13,6 +15,8 @@ pub(crate) struct Mapping {
 
 // SAFETY: a mapping is owned memory; whoever dereferences pointers into it answers for the rest.
 unsafe impl Send for Mapping {}
+// SAFETY: as above; by reference it gives nothing but pointers.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Zeroed memory of `len` bytes, aligned to pages.
@@ -71,23 +75,57 @@ impl Drop for Mapping {
     }
 }
 
-/// Packet memory in chunks of equal length.
+/// The mark of a chunk that is the kernel's. A share's own is its number, from 1 on.
+const KERNELS: u8 = 0;
+
+/// One share of packet memory in chunks of equal length.
+///
+/// Every chunk has a mark: the kernel's, or that of one share. A share reaches the bytes of chunks with
+/// its own mark alone, gives them up by [`lend`](Self::lend), and gets others by
+/// [`take_back`](Self::take_back) from the kernel, never from another share. So two shares never reach
+/// the same bytes, whichever chunks the kernel hands to which of them.
 pub(crate) struct Umem {
-    memory: Mapping,
+    memory: Arc<Mapping>,
     chunk_len: usize,
-    /// For each chunk, whether it is this process's.
-    ours: Vec<bool>,
+    /// Of each chunk.
+    marks: Arc<[AtomicU8]>,
+    own: u8,
+    /// It is all of the memory: nobody else writes marks.
+    is_alone: bool,
 }
 
 impl Umem {
-    /// Memory of `chunks` chunks of `chunk_len` bytes (a power of two), all this process's.
-    pub(crate) fn new(chunks: usize, chunk_len: usize) -> io::Result<Self> {
+    /// Memory of `chunks` chunks of `chunk_len` bytes (a power of two) for `shares` shares, of which
+    /// chunk n is that of number `owner(n)`, from 0 on.
+    ///
+    /// # Panics
+    /// If a length or an owner is none.
+    pub(crate) fn shares(
+        chunks: usize,
+        chunk_len: usize,
+        shares: u8,
+        owner: impl Fn(usize) -> u8,
+    ) -> io::Result<Vec<Umem>> {
         assert!(chunk_len.is_power_of_two(), "chunks of {chunk_len} bytes");
-        let memory = Mapping::anonymous(chunks * chunk_len)?;
-        Ok(Self { memory, chunk_len, ours: vec![true; chunks] })
+        assert!(shares < u8::MAX, "{shares} shares");
+        let memory = Arc::new(Mapping::anonymous(chunks * chunk_len)?);
+        let mark = |chunk| {
+            let owner = owner(chunk);
+            assert!(owner < shares, "share {owner} of {shares}");
+            AtomicU8::new(owner + 1)
+        };
+        let marks: Arc<[AtomicU8]> = (0..chunks).map(mark).collect();
+        let share = |index| Umem {
+            memory: Arc::clone(&memory),
+            chunk_len,
+            marks: Arc::clone(&marks),
+            own: index + 1,
+            is_alone: shares == 1,
+        };
+        Ok((0..shares).map(share).collect())
     }
 
-    /// Where it begins, and its length in bytes.
+    /// Where all of the memory begins, and its length in bytes.
     pub(crate) fn region(&self) -> (u64, u64) {
         (self.memory.start.as_ptr() as u64, self.memory.len as u64)
     }
@@ -110,32 +148,46 @@ impl Umem {
     /// Makes `chunk` the kernel's.
     ///
     /// # Panics
-    /// If it is already, or does not exist: two owners of memory are a bug.
+    /// If it is not this share's, or does not exist: two owners of memory are a bug.
     pub(super) fn lend(&mut self, chunk: usize) {
-        assert!(std::mem::replace(&mut self.ours[chunk], false), "chunk {chunk} lent twice");
+        // A mark of ours is written by this share alone.
+        assert!(self.is_own(chunk), "chunk {chunk} is lent by who does not have it");
+        // What this thread did to the bytes comes before what the next owner does.
+        self.marks[chunk].store(KERNELS, Ordering::Release);
     }
 
-    /// Takes back what the kernel says it is done with. False if it never had it.
+    /// Takes what the kernel says it is done with. False if it did not have it.
     pub(super) fn take_back(&mut self, chunk: usize) -> bool {
-        match self.ours.get_mut(chunk) {
-            Some(ours) => !std::mem::replace(ours, true),
-            None => false,
+        let Some(mark) = self.marks.get(chunk) else { return false };
+        if self.is_alone {
+            let was_kernels = mark.load(Ordering::Relaxed) == KERNELS;
+            mark.store(self.own, Ordering::Relaxed);
+            return was_kernels;
         }
+        // Of two shares that were told the same, one gets it.
+        let taken = mark.compare_exchange(KERNELS, self.own, Ordering::Acquire, Ordering::Relaxed);
+        taken.is_ok()
     }
 
     /// `len` bytes at `address`.
     ///
     /// # Panics
-    /// If they do not exist or are in a chunk of the kernel's.
+    /// If they do not exist or are in a chunk that is not this share's.
     pub(crate) fn bytes_mut(&mut self, address: u64, len: usize) -> &mut [u8] {
         let start = usize::try_from(address).unwrap_or(usize::MAX);
         let end = start.checked_add(len).filter(|end| *end <= self.memory.len);
         let Some(end) = end else { panic_outside(address, len) };
-        let chunks = start / self.chunk_len..end.div_ceil(self.chunk_len);
-        assert!(self.ours[chunks].iter().all(|ours| *ours), "{address} is the kernel's");
-        // SAFETY: the range lies inside the mapping, in chunks that the kernel does not touch until
-        // they are lent, which takes `&mut self`; any bytes are `u8`.
+        let mut chunks = start / self.chunk_len..end.div_ceil(self.chunk_len);
+        assert!(chunks.all(|chunk| self.is_own(chunk)), "{address} is the kernel's");
+        // SAFETY: the range lies inside the mapping, in chunks of this share. The kernel and other
+        // shares do not touch those until they are lent, which takes `&mut self`; there is one `Umem`
+        // of each share. Any bytes are `u8`.
         unsafe { std::slice::from_raw_parts_mut(self.memory.at::<u8>(0).as_ptr().add(start), len) }
+    }
+
+    fn is_own(&self, chunk: usize) -> bool {
+        // Relaxed: this share wrote the mark itself, if it is its own.
+        self.marks[chunk].load(Ordering::Relaxed) == self.own
     }
 }
 
@@ -147,11 +199,19 @@ fn panic_outside(address: u64, len: usize) -> ! {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn alone(chunks: usize) -> Umem {
+        Umem::shares(chunks, 2048, 1, |_| 0).unwrap().remove(0)
+    }
 
     #[test]
     fn memory_is_lent_and_comes_back() {
-        let mut umem = Umem::new(4, 2048).unwrap();
+        let mut umem = alone(4);
         assert_eq!(umem.region().1, 8192);
         umem.bytes_mut(2048, 4096).fill(7);
         assert_eq!(umem.bytes_mut(4095, 2), [7, 7]);
@@ -168,7 +228,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "is the kernel's")]
     fn memory_of_the_kernels_is_out_of_reach() {
-        let mut umem = Umem::new(4, 2048).unwrap();
+        let mut umem = alone(4);
         umem.lend(2);
         umem.bytes_mut(4095, 2);
     }
@@ -176,14 +236,95 @@ mod tests {
     #[test]
     #[should_panic(expected = "outside of the packet memory")]
     fn memory_beyond_the_end_is_out_of_reach() {
-        Umem::new(4, 2048).unwrap().bytes_mut(8191, 2);
+        alone(4).bytes_mut(8191, 2);
     }
 
     #[test]
-    #[should_panic(expected = "lent twice")]
+    #[should_panic(expected = "who does not have it")]
     fn a_chunk_has_one_owner() {
-        let mut umem = Umem::new(4, 2048).unwrap();
+        let mut umem = alone(4);
         umem.lend(1);
         umem.lend(1);
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Lend(usize),
+        TakeBack(usize),
+    }
+
+    proptest! {
+        /// Against a plain list of owners: no share reaches, lends or takes what it should not.
+        #[test]
+        fn each_chunk_has_one_owner(
+            shares in 1u8..5,
+            steps in prop::collection::vec((0u8..4, any::<bool>(), 0usize..10), 1..200),
+        ) {
+            let mut umems = Umem::shares(8, 2048, shares, |chunk| chunk as u8 % shares).unwrap();
+            let mut owners: Vec<Option<u8>> = (0..8).map(|n| Some(n % shares)).collect();
+            for (share, lends, chunk) in steps {
+                let share = share % shares;
+                let umem = &mut umems[usize::from(share)];
+                let step = if lends { Step::Lend(chunk) } else { Step::TakeBack(chunk) };
+                match step {
+                    Step::Lend(chunk) => if owners.get(chunk) == Some(&Some(share)) {
+                        umem.lend(chunk);
+                        owners[chunk] = None;
+                    },
+                    Step::TakeBack(chunk) => {
+                        let free = owners.get(chunk) == Some(&None);
+                        prop_assert_eq!(umem.take_back(chunk), free);
+                        if free {
+                            owners[chunk] = Some(share);
+                        }
+                    }
+                }
+                for (index, umem) in (0..).zip(&umems) {
+                    for (chunk, owner) in owners.iter().enumerate() {
+                        prop_assert_eq!(umem.is_own(chunk), *owner == Some(index));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "is the kernel's")]
+    fn memory_of_another_share_is_out_of_reach() {
+        let mut umems = Umem::shares(4, 2048, 2, |chunk| chunk as u8 / 2).unwrap();
+        assert_eq!(umems[0].bytes_mut(0, 4096).len(), 4096);
+        umems[0].bytes_mut(2048, 2049);
+    }
+
+    /// A kernel that hands every chunk to all shares at once still makes no two of them its owners.
+    #[test]
+    fn a_chunk_told_to_all_is_had_by_one() {
+        const CHUNKS: usize = 16;
+        let umems = Umem::shares(CHUNKS, 2048, 4, |_| 0).unwrap();
+        let threads: Vec<_> = umems
+            .into_iter()
+            .map(|mut umem| {
+                thread::spawn(move || {
+                    let mut taken = 0;
+                    if umem.own == 1 {
+                        (0..CHUNKS).for_each(|chunk| umem.lend(chunk));
+                    }
+                    for round in 0..20_000usize {
+                        let chunk = round % CHUNKS;
+                        if umem.take_back(chunk) {
+                            let own = umem.own;
+                            let bytes = umem.bytes_mut(umem.address_of(chunk), 2048);
+                            bytes.fill(own);
+                            assert!(bytes.iter().all(|byte| *byte == own), "two owners");
+                            umem.lend(chunk);
+                            taken += 1;
+                        }
+                    }
+                    taken
+                })
+            })
+            .collect();
+        let taken: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert!(taken > 0);
     }
 }

@@ -1,5 +1,7 @@
-//! AF_XDP sockets: set up, bound to one queue of a device, with the rings that it shares with the
-//! kernel.
+//! AF_XDP sockets: set up, bound to one queue of a device, with the rings that they share with the
+//! kernel. Several of one queue share its packet memory (`XDP_SHARED_UMEM`): each has rings of its own
+//! for packets to send and received, and with the others those of chunks lent and sent
+//! ([`pool`](super::pool)).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -10,6 +12,7 @@ use libc::{
 };
 
 use super::option;
+use super::pool::{Pool, Sent};
 use super::ring::{Consumer, Places, Producer};
 use super::umem::{Mapping, Umem};
 
@@ -24,9 +27,11 @@ const BUSY_POLL_BUDGET: i32 = 64;
 /// How large the rings are; powers of two.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RingLens {
-    /// Chunks lent for receiving, and packets received.
+    /// Chunks lent for receiving, by all sockets.
+    pub(crate) fill: u32,
+    /// Packets received by one socket.
     pub(crate) rx: u32,
-    /// Chunks to send, and chunks sent; `None` makes a socket that only receives.
+    /// Chunks that one socket sends from; `None` makes sockets that only receive.
     pub(crate) tx: Option<u32>,
 }
 
@@ -72,20 +77,14 @@ impl Step {
 /// A socket bound to a queue.
 pub(crate) struct Xsk {
     fd: OwnedFd,
-    /// Chunks lent to receive into.
-    fill: Producer<u64>,
     /// Packets received.
     rx: Consumer<xdp_desc>,
-    tx: Option<TxRings>,
+    /// Packets to send.
+    tx: Option<Producer<xdp_desc>>,
+    /// Chunks lent to receive into, and chunks sent.
+    pool: Pool,
     umem: Umem,
     is_zero_copy: bool,
-}
-
-struct TxRings {
-    /// Packets to send.
-    queue: Producer<xdp_desc>,
-    /// Chunks sent.
-    completed: Consumer<u64>,
 }
 
 /// A received piece of a packet.
@@ -100,21 +99,47 @@ pub(crate) struct Piece {
 }
 
 impl Xsk {
-    /// Binds a new socket over `umem`.
-    pub(crate) fn open(umem: Umem, lens: RingLens, binding: Binding) -> Result<Self, XskError> {
+    /// Binds new sockets to a queue, one over each share of one packet memory. The first chunk that
+    /// they send from is `first_tx`: as many are the first one's as its ring has places, and then the
+    /// next one's.
+    pub(crate) fn open(
+        umems: Vec<Umem>,
+        first_tx: usize,
+        lens: RingLens,
+        binding: Binding,
+    ) -> Result<Vec<Self>, XskError> {
+        let sockets = umems.len();
+        let mut umems = umems.into_iter();
+        let Some(umem) = umems.next() else { return Ok(Vec::new()) };
         let fd = socket().map_err(Step::Socket.failed())?;
-        // In copy mode a full buffer would hold packets up that the rings have room for.
-        option::set(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)
-            .or_else(|_| option::set(&fd, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER))
-            .map_err(Step::Socket.failed())?;
         register(&fd, &umem).map_err(Step::Memory.failed())?;
-        let (fill, rx, tx) = rings(&fd, lens).map_err(Step::Rings.failed())?;
-        bind(&fd, binding).map_err(Step::Bind.failed())?;
+        let senders = umem.address_of(first_tx)
+            ..umem.address_of(first_tx + lens.tx.map_or(0, |tx| tx as usize));
+        let (fill, completed) = pool_rings(&fd, lens, sockets).map_err(Step::Rings.failed())?;
+        let sent = completed.zip(lens.tx).map(|(ring, chunks)| Sent {
+            ring,
+            senders,
+            chunks: chunks as usize,
+        });
+        let (rx, tx) = rings(&fd, lens).map_err(Step::Rings.failed())?;
+        bind(&fd, binding, None).map_err(Step::Bind.failed())?;
         let mut options = xdp_options { flags: 0 };
         option::get_struct(&fd, libc::SOL_XDP, libc::XDP_OPTIONS, &mut options)
             .map_err(Step::Bind.failed())?;
         let is_zero_copy = options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
-        Ok(Self { fd, fill, rx, tx, umem, is_zero_copy })
+        let mut pools = Pool::new(fill, sent, sockets).into_iter();
+        let mut all = Vec::with_capacity(sockets);
+        if let Some(pool) = pools.next() {
+            all.push(Self { fd, rx, tx, pool, umem, is_zero_copy });
+        }
+        for (umem, pool) in umems.zip(pools) {
+            let fd = socket().map_err(Step::Socket.failed())?;
+            let (rx, tx) = rings(&fd, lens).map_err(Step::Rings.failed())?;
+            let first = all.first().map(|first: &Self| &first.fd);
+            bind(&fd, binding, first).map_err(Step::Bind.failed())?;
+            all.push(Self { fd, rx, tx, pool, umem, is_zero_copy });
+        }
+        Ok(all)
     }
 
     /// Has the kernel handle the queue's packets in this process's calls instead of interrupts, for
@@ -133,18 +158,19 @@ impl Xsk {
         &mut self.umem
     }
 
-    /// Lends `chunk` to receive into. False, and it stays ours, if the ring is full.
-    pub(crate) fn fill(&mut self, chunk: usize) -> bool {
-        let lent = self.fill.push(self.umem.address_of(chunk));
-        if lent {
-            self.umem.lend(chunk);
-        }
-        lent
-    }
-
-    /// Shows the kernel the chunks lent since the last call.
-    pub(crate) fn publish_fill(&mut self) {
-        self.fill.publish();
+    /// Lends `chunks`, for each of which there is a place in the ring, to receive into. Whether the
+    /// kernel receives only when it is told to, since it once found no chunk to receive into.
+    pub(crate) fn fill(&mut self, chunks: impl Iterator<Item = usize>) -> bool {
+        let umem = &mut self.umem;
+        self.pool.with(|rings, _| {
+            for chunk in chunks {
+                if rings.fill.push(umem.address_of(chunk)) {
+                    umem.lend(chunk);
+                }
+            }
+            rings.fill.publish();
+            rings.fill.needs_wakeup()
+        })
     }
 
     /// The next piece received, whose chunk is ours again.
@@ -169,7 +195,7 @@ impl Xsk {
 
     /// Whether `pieces` pieces can be queued to be sent.
     pub(crate) fn tx_has_room(&mut self, pieces: u32) -> bool {
-        self.tx.as_mut().is_some_and(|tx| tx.queue.has_room(pieces))
+        self.tx.as_mut().is_some_and(|tx| tx.has_room(pieces))
     }
 
     /// Queues `len` bytes at `address`, all in one chunk, which becomes the kernel's. False, and
@@ -177,7 +203,7 @@ impl Xsk {
     pub(crate) fn transmit(&mut self, address: u64, len: usize, continues: bool) -> bool {
         let Some(tx) = &mut self.tx else { return false };
         let options = if continues { libc::XDP_PKT_CONTD } else { 0 };
-        let queued = tx.queue.push(xdp_desc { addr: address, len: len as u32, options });
+        let queued = tx.push(xdp_desc { addr: address, len: len as u32, options });
         if queued {
             self.umem.lend(self.umem.chunk_of(address));
         }
@@ -187,44 +213,38 @@ impl Xsk {
     /// Shows the kernel the pieces queued since the last call.
     pub(crate) fn publish_tx(&mut self) {
         if let Some(tx) = &mut self.tx {
-            tx.queue.publish();
+            tx.publish();
         }
     }
 
     /// Pieces shown that the kernel has not taken yet.
     pub(crate) fn tx_waiting(&self) -> u32 {
-        self.tx.as_ref().map_or(0, |tx| tx.queue.waiting())
+        self.tx.as_ref().map_or(0, Producer::waiting)
     }
 
-    /// The next chunk that the kernel has sent, which is ours again.
-    pub(crate) fn completed(&mut self) -> Option<usize> {
-        let tx = self.tx.as_mut()?;
-        while let Some(address) = tx.completed.pop() {
-            let chunk = self.umem.chunk_of(address);
-            if self.umem.take_back(chunk) {
-                return Some(chunk);
-            }
-        }
-        tx.completed.release();
-        None
+    /// Calls `each` for every chunk of ours that the kernel has sent; they are ours again.
+    pub(crate) fn completed(&mut self, mut each: impl FnMut(usize)) {
+        let umem = &mut self.umem;
+        self.pool.with(|rings, socket| {
+            rings.completed(socket, |address| {
+                let chunk = umem.chunk_of(address);
+                if umem.take_back(chunk) {
+                    each(chunk);
+                }
+            });
+        });
     }
 
     /// Calls `each` for the chunks that [`completed`](Self::completed) would give.
     pub(crate) fn peek_completed(&self, mut each: impl FnMut(usize)) {
-        if let Some(tx) = &self.tx {
-            tx.completed.peek(|address| each(self.umem.chunk_of(address)));
-        }
+        self.pool.look(|rings, socket| {
+            rings.peek_completed(socket, |address| each(self.umem.chunk_of(address)));
+        });
     }
 
     /// Whether the kernel sends only when it is told to.
     pub(crate) fn tx_needs_wakeup(&self) -> bool {
-        self.tx.as_ref().is_some_and(|tx| tx.queue.needs_wakeup())
-    }
-
-    /// Whether the kernel receives only when it is told to, since it once found no chunk to receive
-    /// into.
-    pub(crate) fn rx_needs_wakeup(&self) -> bool {
-        self.fill.needs_wakeup()
+        self.tx.as_ref().is_some_and(Producer::needs_wakeup)
     }
 
     /// Tells the kernel to send what is queued.
@@ -290,7 +310,11 @@ fn socket() -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor was just made and is nobody's yet.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // In copy mode a full buffer would hold packets up that the rings have room for.
+    option::set(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)
+        .or_else(|_| option::set(&fd, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER))?;
+    Ok(fd)
 }
 
 fn register(fd: &OwnedFd, umem: &Umem) -> io::Result<()> {
@@ -309,43 +333,54 @@ fn register(fd: &OwnedFd, umem: &Umem) -> io::Result<()> {
     unsafe { option::set_struct(fd, libc::SOL_XDP, libc::XDP_UMEM_REG, &region) }
 }
 
-type Rings = (Producer<u64>, Consumer<xdp_desc>, Option<TxRings>);
+type PoolRings = (Producer<u64>, Option<Consumer<u64>>);
 
-fn rings(fd: &OwnedFd, lens: RingLens) -> io::Result<Rings> {
-    let set = |name, len: u32| option::set(fd, libc::SOL_XDP, name, len as i32);
-    set(libc::XDP_UMEM_FILL_RING, lens.rx)?;
-    set(libc::XDP_RX_RING, lens.rx)?;
-    // The kernel wants a completion ring of every packet memory.
-    let tx_len = lens.tx.unwrap_or(1);
-    set(libc::XDP_UMEM_COMPLETION_RING, tx_len)?;
-    if lens.tx.is_some() {
-        set(libc::XDP_TX_RING, tx_len)?;
-    }
-    let ring = || xdp_ring_offset { producer: 0, consumer: 0, desc: 0, flags: 0 };
-    let mut offsets = xdp_mmap_offsets { rx: ring(), tx: ring(), fr: ring(), cr: ring() };
-    option::get_struct(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS, &mut offsets)?;
+/// The rings that `sockets` sockets of a queue share, made with the first one.
+fn pool_rings(fd: &OwnedFd, lens: RingLens, sockets: usize) -> io::Result<PoolRings> {
+    // The kernel wants a ring of chunks sent of every packet memory.
+    let sent_len = lens.tx.unwrap_or(1) * u32::try_from(sockets).unwrap_or(1).next_power_of_two();
+    set_len(fd, libc::XDP_UMEM_FILL_RING, lens.fill)?;
+    set_len(fd, libc::XDP_UMEM_COMPLETION_RING, sent_len)?;
+    let offsets = offsets(fd)?;
     let fill_offset = libc::XDP_UMEM_PGOFF_FILL_RING as libc::off_t;
-    let completion_offset = libc::XDP_UMEM_PGOFF_COMPLETION_RING as libc::off_t;
-    let (fill, rx) = (
-        map::<u64>(fd, fill_offset, &offsets.fr, lens.rx)?,
-        map::<xdp_desc>(fd, libc::XDP_PGOFF_RX_RING, &offsets.rx, lens.rx)?,
-    );
-    let tx = match lens.tx {
+    let sent_offset = libc::XDP_UMEM_PGOFF_COMPLETION_RING as libc::off_t;
+    let fill = map::<u64>(fd, fill_offset, &offsets.fr, lens.fill)?;
+    let sent = match lens.tx {
         None => None,
-        Some(len) => Some((
-            map::<xdp_desc>(fd, libc::XDP_PGOFF_TX_RING, &offsets.tx, len)?,
-            map::<u64>(fd, completion_offset, &offsets.cr, len)?,
-        )),
+        Some(_) => Some(map::<u64>(fd, sent_offset, &offsets.cr, sent_len)?),
     };
     // SAFETY: `map` lays the pointers out as the kernel says the rings are, and each ring has two
     // ends: ours, made here once, and the kernel's.
-    unsafe {
-        let tx = tx.map(|(queue, completed)| TxRings {
-            queue: Producer::new(queue),
-            completed: Consumer::new(completed),
-        });
-        Ok((Producer::new(fill), Consumer::new(rx), tx))
+    unsafe { Ok((Producer::new(fill), sent.map(|sent| Consumer::new(sent)))) }
+}
+
+type Rings = (Consumer<xdp_desc>, Option<Producer<xdp_desc>>);
+
+/// The rings of one socket.
+fn rings(fd: &OwnedFd, lens: RingLens) -> io::Result<Rings> {
+    set_len(fd, libc::XDP_RX_RING, lens.rx)?;
+    if let Some(len) = lens.tx {
+        set_len(fd, libc::XDP_TX_RING, len)?;
     }
+    let offsets = offsets(fd)?;
+    let rx = map::<xdp_desc>(fd, libc::XDP_PGOFF_RX_RING, &offsets.rx, lens.rx)?;
+    let tx = match lens.tx {
+        None => None,
+        Some(len) => Some(map::<xdp_desc>(fd, libc::XDP_PGOFF_TX_RING, &offsets.tx, len)?),
+    };
+    // SAFETY: as above.
+    unsafe { Ok((Consumer::new(rx), tx.map(|tx| Producer::new(tx)))) }
+}
+
+fn set_len(fd: &OwnedFd, ring: libc::c_int, len: u32) -> io::Result<()> {
+    option::set(fd, libc::SOL_XDP, ring, len as i32)
+}
+
+fn offsets(fd: &OwnedFd) -> io::Result<xdp_mmap_offsets> {
+    let ring = || xdp_ring_offset { producer: 0, consumer: 0, desc: 0, flags: 0 };
+    let mut offsets = xdp_mmap_offsets { rx: ring(), tx: ring(), fr: ring(), cr: ring() };
+    option::get_struct(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS, &mut offsets)?;
+    Ok(offsets)
 }
 
 /// Maps the ring that the socket offers at `offset`.
@@ -369,7 +404,8 @@ fn map<T>(
     })
 }
 
-fn bind(fd: &OwnedFd, binding: Binding) -> io::Result<()> {
+/// Binds a socket to a queue, or to the queue and packet memory of `first`.
+fn bind(fd: &OwnedFd, binding: Binding, first: Option<&OwnedFd>) -> io::Result<()> {
     let mut flags = libc::XDP_USE_NEED_WAKEUP;
     if binding.multi_chunk {
         flags |= libc::XDP_USE_SG;
@@ -378,12 +414,16 @@ fn bind(fd: &OwnedFd, binding: Binding) -> io::Result<()> {
         // Otherwise the kernel tries zero copy first and copies where the driver cannot.
         flags |= libc::XDP_COPY;
     }
+    if first.is_some() {
+        // All else is as it is for the first, and must not be said again.
+        flags = libc::XDP_SHARED_UMEM;
+    }
     let address = libc::sockaddr_xdp {
         sxdp_family: libc::AF_XDP as u16,
         sxdp_flags: flags,
         sxdp_ifindex: binding.ifindex,
         sxdp_queue_id: binding.queue,
-        sxdp_shared_umem_fd: 0,
+        sxdp_shared_umem_fd: first.map_or(0, |first| first.as_raw_fd() as u32),
     };
     let len = size_of::<libc::sockaddr_xdp>() as libc::socklen_t;
     // SAFETY: pointer and length describe `address`, which the kernel reads.

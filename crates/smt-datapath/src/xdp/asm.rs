@@ -13,6 +13,7 @@ pub(super) enum Register {
     R4,
     R5,
     R6,
+    R7,
 }
 
 /// Width of a load, in bytes.
@@ -46,6 +47,8 @@ const REGISTER: u8 = 0x08;
 const ADD: u8 = 0x00;
 const SUB: u8 = 0x10;
 const AND: u8 = 0x50;
+const LSH: u8 = 0x60;
+const RSH: u8 = 0x70;
 const MOV: u8 = 0xb0;
 const TO_BE: u8 = 0xdc;
 const CALL: u8 = 0x85;
@@ -99,6 +102,11 @@ impl Assembler {
         self.emit(ALU64 | ADD, to as u8, 0, value);
     }
 
+    /// `to` += `from`.
+    pub(super) fn add_register(&mut self, to: Register, from: Register) {
+        self.emit(ALU64 | ADD | REGISTER, to as u8 | (from as u8) << 4, 0, 0);
+    }
+
     /// `to` -= `from`.
     pub(super) fn subtract(&mut self, to: Register, from: Register) {
         self.emit(ALU64 | SUB | REGISTER, to as u8 | (from as u8) << 4, 0, 0);
@@ -107,6 +115,16 @@ impl Assembler {
     /// `to` &= `value`, of the low 32 bits; the others become 0.
     pub(super) fn and(&mut self, to: Register, value: u32) {
         self.emit(ALU32 | AND, to as u8, 0, value as i32);
+    }
+
+    /// `to` <<= `bits`, of the low 32 bits; the others become 0.
+    pub(super) fn shift_left(&mut self, to: Register, bits: u32) {
+        self.emit(ALU32 | LSH, to as u8, 0, bits as i32);
+    }
+
+    /// `to` >>= `bits`, of the low 32 bits; the others become 0.
+    pub(super) fn shift_right(&mut self, to: Register, bits: u32) {
+        self.emit(ALU32 | RSH, to as u8, 0, bits as i32);
     }
 
     /// The low 16 bits of `register`, from network order to native; the others become 0.
@@ -211,6 +229,9 @@ mod tests {
         code.add(Register::R4, 38);
         code.subtract(Register::R3, Register::R6);
         code.and(Register::R5, 0xffe0);
+        code.add_register(Register::R2, Register::R7);
+        code.shift_left(Register::R2, 3);
+        code.shift_right(Register::R7, 2);
         code.swap_be16(Register::R5);
         code.call(51);
         code.exit();
@@ -224,6 +245,9 @@ mod tests {
             (0x07, 0x04),
             (0x1f, 0x63),
             (0x54, 0x05),
+            (0x0f, 0x72),
+            (0x64, 0x02),
+            (0x74, 0x07),
             (0xdc, 0x05),
             (0x85, 0x00),
             (0x95, 0x00),

@@ -3,11 +3,12 @@
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::layout::Layout;
-use super::program::{Frames, Ours, Verdict, program};
+use super::program::{Frames, Ours, Verdict, key, program};
 use super::queue::Queue;
 use super::{XdpHook, XdpOptions};
 use crate::OpenError;
@@ -19,18 +20,20 @@ use crate::sys::xsk::{Binding, Step, XskError};
 /// Queues of a device that are used at most; packets that come in on others pass the program, and
 /// reach the raw socket.
 pub(super) const MAX_QUEUES: u32 = 64;
+/// Sockets that are used at most, one for each queue and shard: with many shards, so many fewer queues.
+const MAX_SOCKETS: u32 = 512;
 const NAME: &str = "smt";
 /// How long a queue may be in use by a socket that has just been closed.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A device with the program attached and all its queues bound. Dropping it detaches; so does the
-/// kernel when the process ends, however it does.
+/// A device with the program attached and all its queues bound, as one shard has it. Dropping the last
+/// shard's detaches; so does the kernel when the process ends, however it does.
 pub(super) struct Attached {
     /// The first queue is the one that sends.
     pub(super) queues: Vec<Queue>,
     pub(super) hook: Hook,
     pub(super) layout: Layout,
-    _link: OwnedFd,
+    _link: Arc<OwnedFd>,
 }
 
 /// The device to attach to.
@@ -42,18 +45,18 @@ pub(super) struct Target<'a> {
     pub(super) mtu: usize,
 }
 
-/// Attaches to a device.
+/// Attaches to a device, for each of the shards that `ours` tells of.
 pub(super) fn attach(
     target: Target<'_>,
     ours: &Ours,
     options: XdpOptions,
-) -> Result<Attached, OpenError> {
+) -> Result<Vec<Attached>, OpenError> {
     let requests = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
         .map_err(OpenError::io("ask the kernel for the device's queues"))?;
-    let told = ethtool::rx_queues(&requests, target.name).min(MAX_QUEUES);
+    let told = ethtool::rx_queues(&requests, target.name).min(most_queues(ours.shards));
     let driver = ethtool::driver(&requests, target.name);
     let hooks = hooks(options.hook, driver.as_deref());
-    let layout = |multi_chunk| Layout::new(target.mtu, told as usize, multi_chunk);
+    let layout = |multi_chunk| Layout::new(target.mtu, told as usize, ours.shards, multi_chunk);
     if Layout::needs_multi_chunk(target.mtu) {
         match attach_with(target, layout(true), ours, (options, hooks)) {
             // The kernel (before 6.6) or the driver takes only packets of one chunk.
@@ -77,21 +80,24 @@ fn attach_with(
     layout: Layout,
     ours: &Ours,
     (options, hooks): (XdpOptions, &[Hook]),
-) -> Result<Attached, Refusal> {
+) -> Result<Vec<Attached>, Refusal> {
     let Target { name, ifindex, .. } = target;
-    let map = bpf::socket_map(NAME, MAX_QUEUES)
+    let (shards, most_queues) = (ours.shards, most_queues(ours.shards));
+    let map = bpf::socket_map(NAME, most_queues * u32::from(shards))
         .map_err(|error| Refusal::Other(refused("make an XDP socket map", error)))?;
     let (link, hook) = attach_program(target, layout, ours, &map, hooks).map_err(Refusal::Other)?;
-    let mut queues = Vec::new();
-    for number in 0..MAX_QUEUES {
+    let link = Arc::new(link);
+    let of_shard = |_| Attached { queues: Vec::new(), hook, layout, _link: Arc::clone(&link) };
+    let mut attached: Vec<Attached> = (0..shards).map(of_shard).collect();
+    for number in 0..most_queues {
         let binding = Binding {
             ifindex,
             queue: number,
             multi_chunk: layout.multi_chunk,
             copy: options.copy || hook == Hook::Generic,
         };
-        let mut queue = match open_queue(layout, binding) {
-            Ok(queue) => queue,
+        let sockets = match open_queue(layout, binding) {
+            Ok(sockets) => sockets,
             // The device has no more.
             Err(XskError { step: Step::Bind, source })
                 if number > 0 && source.raw_os_error() == Some(libc::EINVAL) =>
@@ -100,33 +106,41 @@ fn attach_with(
             }
             Err(error) => return Err(Refusal::Queue(number, error)),
         };
-        if let Some(micros) = options.busy_poll_us {
-            let micros = i32::try_from(micros).unwrap_or(i32::MAX);
-            queue
-                .busy_poll(micros)
-                .map_err(|error| Refusal::Other(refused("poll the device busily", error)))?;
+        for (shard, (attached, mut queue)) in (0..shards).zip(attached.iter_mut().zip(sockets)) {
+            if let Some(micros) = options.busy_poll_us {
+                let micros = i32::try_from(micros).unwrap_or(i32::MAX);
+                queue
+                    .busy_poll(micros)
+                    .map_err(|error| Refusal::Other(refused("poll the device busily", error)))?;
+            }
+            bpf::set_socket(&map, key(number, shard, shards), &queue)
+                .map_err(|error| Refusal::Other(refused("register an AF_XDP socket", error)))?;
+            attached.queues.push(queue);
         }
-        bpf::set_socket(&map, number, &queue)
-            .map_err(|error| Refusal::Other(refused("register an AF_XDP socket", error)))?;
-        queues.push(queue);
     }
+    let of_one = attached.first().map_or(&[][..], |attached| &attached.queues);
     tracing::debug!(
         device = name,
         ?hook,
-        queues = queues.len(),
-        zero_copy = queues.iter().all(Queue::is_zero_copy),
+        shards,
+        queues = of_one.len(),
+        zero_copy = of_one.iter().all(Queue::is_zero_copy),
         "XDP program attached"
     );
-    Ok(Attached { queues, hook, layout, _link: link })
+    Ok(attached)
+}
+
+fn most_queues(shards: u8) -> u32 {
+    MAX_QUEUES.min(MAX_SOCKETS / u32::from(shards.max(1)))
 }
 
 /// Has the kernel load a program for packets of IP protocol `protocol`, and forgets it: whether AF_XDP
 /// is there, and for this process.
 pub(crate) fn try_load(protocol: u8) -> Result<(), OpenError> {
     let map = bpf::socket_map(NAME, 1).map_err(|error| refused("make an XDP socket map", error))?;
-    let ours =
-        Ours { protocol, addresses: vec![Ipv4Addr::LOCALHOST.into()], ports: Ports::default() };
-    load(&ours, Layout::new(1500, 1, false), &map).map(|_| ())
+    let addresses = vec![Ipv4Addr::LOCALHOST.into()];
+    let ours = Ours { protocol, addresses, ports: Ports::default(), shards: 1 };
+    load(&ours, Layout::new(1500, 1, 1, false), &map).map(|_| ())
 }
 
 /// Where to attach, in this order. veth's own hook makes a frame of each packet that already is the
@@ -182,9 +196,9 @@ fn load(ours: &Ours, layout: Layout, map: &OwnedFd) -> Result<OwnedFd, OpenError
         })
 }
 
-/// Opens a queue, the first one so that it sends too. The kernel takes a queue from a socket that
+/// Opens a queue for all shards, the first one so that it sends too. The kernel takes a queue from a socket that
 /// is gone only after a while, so that one that is in use is asked for again.
-fn open_queue(layout: Layout, binding: Binding) -> Result<Queue, XskError> {
+fn open_queue(layout: Layout, binding: Binding) -> Result<Vec<Queue>, XskError> {
     let give_up = Instant::now() + QUEUE_PATIENCE;
     loop {
         match Queue::open(layout, binding, binding.queue == 0) {

@@ -5,6 +5,10 @@
 //! put them. Packets to hosts behind that device are written straight into memory that it sends
 //! from, through its first queue.
 //!
+//! Several shards share the device: each has a socket of every queue, the program gives it the packets
+//! of its own lanes, and it sends from memory of its own. Of what they share, each queue's rings of lent
+//! and sent chunks alone are written to.
+//!
 //! Everything else goes through a raw socket beside ([`crate::raw`]): packets to other devices and
 //! to this host itself, those to neighbours whose Ethernet address the kernel has still to find out
 //! (it does so because it sends them), and what the program lets pass. That socket also hears what
@@ -16,6 +20,7 @@ mod attach;
 mod choose;
 mod frames;
 mod layout;
+mod open;
 mod program;
 mod queue;
 
@@ -24,30 +29,24 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFlags, epoll};
 
+use self::attach::Attached;
 pub(crate) use self::attach::try_load;
-use self::attach::{Attached, Target, attach};
 pub(crate) use self::choose::choose_device;
 pub(crate) use self::layout::ONE_CHUNK;
 use self::layout::TX_HEADROOM;
-use self::program::Ours;
+pub(crate) use self::open::open;
+pub use self::open::{XdpHook, XdpOptions};
 use self::queue::{Place, Queue};
-use crate::filter::Shard;
 use crate::link::header;
-use crate::link::netlink::Netlink;
 use crate::link::paths::Paths;
-use crate::ports::PortClaim;
-use crate::raw::{self, Native};
+use crate::raw::Native;
 use crate::socket::{SocketDatapath, wait_for};
-use crate::sys::bpf::Hook;
 use crate::sys::device::Device;
-use crate::{
-    Caps, Datapath, DatapathStats, OpenError, OpenOptions, PRIORITIES, PathError, RxMeta, TxMeta,
-};
+use crate::{Caps, Datapath, DatapathStats, PRIORITIES, PathError, RxMeta, TxMeta};
 
 /// Packets taken between flushes; as many as the raw socket takes.
 const TX_BURST: usize = crate::socket::TX_BURST;
@@ -67,106 +66,6 @@ const AWAKE_TURNS: u32 = 1024;
 /// How soon packets that the kernel did not take are offered again.
 const STALL_PACE: Duration = Duration::from_micros(200);
 
-/// Where the XDP program is to run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum XdpHook {
-    /// Where it costs least: in the device's driver, or in the stack if the driver cannot or is veth's.
-    #[default]
-    Auto,
-    /// In the driver.
-    Driver,
-    /// In the stack, with any device.
-    Generic,
-}
-
-/// What to do differently with [`Kind::Xdp`](crate::Kind::Xdp).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct XdpOptions {
-    /// Where the program runs.
-    pub hook: XdpHook,
-    /// Have packets copied even if the driver could do without.
-    pub copy: bool,
-    /// Have the device's queues handled in this process's calls, for this many microseconds at a
-    /// time (`SO_PREFER_BUSY_POLL`), instead of by interrupts.
-    pub busy_poll_us: Option<u32>,
-}
-
-/// Attaches to the device of `options.bind`.
-pub(crate) fn open(options: &OpenOptions, claim: PortClaim) -> Result<XdpDatapath, OpenError> {
-    let OpenOptions { bind, protocol, dscp, xdp, .. } = *options;
-    let ports = claim.ports();
-    // First: whatever passes the program has somewhere to go.
-    let raw = raw::open(protocol, bind, Arc::new(claim), Shard::ONLY, dscp)?;
-    let device = choose_device(bind)?;
-    let mtu = Netlink::open()
-        .and_then(|mut netlink| netlink.device(device.index))
-        .map_err(OpenError::io("ask the kernel for the device's MTU"))?
-        .mtu;
-    let addresses = match bind.is_unspecified() {
-        false => vec![bind],
-        true => {
-            device.addresses.iter().copied().filter(|a| a.is_ipv4() == bind.is_ipv4()).collect()
-        }
-    };
-    let ours = Ours { protocol, addresses, ports };
-    let target = Target { name: &device.name, ifindex: device.index, mtu };
-    let attached = attach(target, &ours, xdp)?;
-    let paths = Paths::open(protocol).map_err(OpenError::io("watch routes and neighbours"))?;
-    let epoll =
-        epoll_over(&attached, raw.fd()).map_err(OpenError::io("make an epoll descriptor"))?;
-    let header = if bind.is_ipv4() { header::V4_LEN } else { header::V6_LEN };
-    let max_packet = attached.layout.max_ip_packet.saturating_sub(header);
-    let rx_capacity = attached.queues.iter().map(Queue::rx_capacity).sum();
-    let caps = Caps {
-        name: match (attached.hook, attached.queues.iter().all(Queue::is_zero_copy)) {
-            (Hook::Generic, _) => "xdp-generic",
-            (Hook::Driver, false) => "xdp",
-            (Hook::Driver, true) => "xdp-zerocopy",
-        },
-        max_packet,
-        tx_burst: TX_BURST,
-        rx_burst: RX_BURST,
-        rx_capacity,
-        ..raw.caps()
-    };
-    Ok(XdpDatapath {
-        raw,
-        attached,
-        paths,
-        device,
-        protocol,
-        local: Some(bind).filter(|bind| !bind.is_unspecified()),
-        traffic_classes: dscp.unwrap_or_default().map(|dscp| dscp << 2),
-        caps,
-        epoll,
-        lent: Lent::Nothing,
-        lost: vec![0; max_packet],
-        queued: 0,
-        stalled: None,
-        burst: Vec::with_capacity(RX_BURST),
-        places: Vec::with_capacity(RX_BURST),
-        burst_is_raw: false,
-        next_queue: 0,
-        full_turns: 0,
-        raw_looked_at: Instant::now(),
-        raw_left_out: false,
-        empty_turns: 0,
-        due_was_told: Cell::new(false),
-        awake_turns: Cell::new(0),
-        watches: Cell::new(true),
-        stats: DatapathStats::default(),
-    })
-}
-
-fn epoll_over(attached: &Attached, raw: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let queues = attached.queues.iter().map(AsFd::as_fd);
-    for fd in queues.chain([raw]) {
-        epoll::add(&epoll, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
-    }
-    Ok(epoll)
-}
-
 /// What the caller of `frame` has.
 #[derive(Clone, Copy, Debug)]
 enum Lent {
@@ -185,7 +84,7 @@ struct Packet {
     meta: RxMeta,
 }
 
-/// The XDP program, its sockets and the raw socket beside.
+/// The XDP program, its sockets of one shard and the raw socket beside.
 pub(crate) struct XdpDatapath {
     // Dropped in this order: the program takes no packets of ports that are somebody else's already.
     attached: Attached,

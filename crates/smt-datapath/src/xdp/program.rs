@@ -1,5 +1,5 @@
-//! The XDP program: packets of ours go to the AF_XDP socket of the queue they came in on, and
-//! everything else on its usual way.
+//! The XDP program: packets of ours go to the AF_XDP socket of the queue they came in on and of the
+//! shard that they are for, and everything else on its usual way.
 //!
 //! *Ours* is what the raw datapath would receive as well, in its plainest form: Ethernet, IPv4
 //! without options or fragments, or IPv6 without extension headers, our protocol number, an address
@@ -11,6 +11,7 @@
 use std::net::IpAddr;
 
 use super::asm::{Assembler, Label, Register, When, Width};
+use crate::filter::{EPOCH, LAST_OF_ID, TYPE, UNKNOWN};
 use crate::ports::{BLOCK_LEN, Ports};
 use crate::sys::bpf::Instruction;
 
@@ -33,6 +34,8 @@ const V4_HEADER: i16 = 20;
 const V6_HEADER: i16 = 40;
 /// Bytes of the SMT header that are read: its ports.
 const PORTS: i16 = 4;
+/// Bytes of it that tell the shard.
+const ID_END: i16 = LAST_OF_ID as i16 + 1;
 
 /// What becomes of a packet (`enum xdp_action`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub(super) struct Ours {
     pub(super) addresses: Vec<IpAddr>,
     /// SMT ports that they are sent to.
     pub(super) ports: Ports,
+    /// How many shards share them; a power of two.
+    pub(super) shards: u8,
 }
 
 /// Which frames the sockets take.
@@ -65,15 +70,20 @@ pub(super) struct Frames {
     pub(super) pieces: bool,
 }
 
-/// Writes the program. `map` is this process's descriptor of the map of sockets by queue;
-/// `without_socket` becomes of packets of ours on a queue that has none there.
+/// The key of a socket in the map: those of a queue lie side by side.
+pub(super) fn key(queue: u32, shard: u8, shards: u8) -> u32 {
+    queue * u32::from(shards) + u32::from(shard)
+}
+
+/// Writes the program. `map` is this process's descriptor of the map of sockets by [`key`];
+/// `without_socket` becomes of packets of ours that have none there.
 pub(super) fn program(
     ours: &Ours,
     frames: Frames,
     map: i32,
     without_socket: Verdict,
 ) -> Vec<Instruction> {
-    use Register::{R0, R1, R2, R3, R4, R5, R6};
+    use Register::{R0, R1, R2, R3, R4, R5, R6, R7};
 
     let mut code = Assembler::default();
     if ours.addresses.is_empty() || ours.ports == Ports::default() {
@@ -84,6 +94,7 @@ pub(super) fn program(
     }
     let (v4, v6) = (code.label(), code.label());
     let (port, take, pass) = (code.label(), code.label(), code.label());
+    let is_divided = ours.shards > 1;
 
     code.copy(R6, R1);
     code.load(Width::B4, R2, R1, CONTEXT_DATA);
@@ -105,6 +116,10 @@ pub(super) fn program(
     code.load(Width::B1, R5, R2, ETHERNET + 9);
     code.jump_if_value(R5, When::NotEqual, ours.protocol.into(), pass);
     code.load(Width::B2, R5, R2, ETHERNET + V4_HEADER + 2);
+    if is_divided {
+        code.copy(R7, R2);
+        code.add(R7, (ETHERNET + V4_HEADER).into());
+    }
     code.load(Width::B4, R4, R2, ETHERNET + 16);
     for address in ours.addresses.iter().take(MAX_ADDRESSES) {
         if let IpAddr::V4(address) = address {
@@ -118,6 +133,10 @@ pub(super) fn program(
     code.load(Width::B1, R5, R2, ETHERNET + 6);
     code.jump_if_value(R5, When::NotEqual, ours.protocol.into(), pass);
     code.load(Width::B2, R5, R2, ETHERNET + V6_HEADER + 2);
+    if is_divided {
+        code.copy(R7, R2);
+        code.add(R7, (ETHERNET + V6_HEADER).into());
+    }
     for address in ours.addresses.iter().take(MAX_ADDRESSES) {
         if let IpAddr::V6(address) = address {
             let next = code.label();
@@ -144,6 +163,9 @@ pub(super) fn program(
     code.jump_to(pass);
 
     code.place(take);
+    if is_divided {
+        choose_shard(&mut code, ours.shards, pass);
+    }
     if frames.pieces {
         code.call(FRAME_LEN);
         code.copy(R3, R0);
@@ -152,6 +174,10 @@ pub(super) fn program(
     }
     code.jump_if_value(R3, When::Above, frames.max_len, pass);
     code.load(Width::B4, R2, R6, CONTEXT_QUEUE);
+    if is_divided {
+        code.shift_left(R2, ours.shards.ilog2());
+        code.add_register(R2, R7);
+    }
     code.load_map(R1, map);
     code.set(R3, without_socket as i32);
     code.call(REDIRECT_MAP);
@@ -161,6 +187,30 @@ pub(super) fn program(
     code.set(R0, Verdict::Pass as i32);
     code.exit();
     code.finish()
+}
+
+/// Puts the shard of the packet whose SMT header is at R7 (and which ends at R3) into R7, by the rule of
+/// [`filter`](crate::filter). One too short to tell goes to `pass`: the raw sockets beside divide those.
+/// Uses R4 and R5.
+fn choose_shard(code: &mut Assembler, shards: u8, pass: Label) {
+    use Register::{R3, R4, R5, R7};
+
+    let (by_id, chosen) = (code.label(), code.label());
+    code.copy(R4, R7);
+    code.add(R4, ID_END.into());
+    code.jump_if(R4, When::Above, R3, pass);
+    code.load(Width::B1, R5, R7, EPOCH as i16);
+    code.jump_if_value(R5, When::NotEqual, 0, by_id);
+    code.load(Width::B1, R5, R7, TYPE as i16);
+    code.jump_if_value(R5, When::Equal, UNKNOWN, by_id);
+    // Handshakes are the first shard's.
+    code.set(R7, 0);
+    code.jump_to(chosen);
+    code.place(by_id);
+    code.load(Width::B1, R7, R7, LAST_OF_ID as i16);
+    code.shift_right(R7, 2);
+    code.and(R7, u32::from(shards) - 1);
+    code.place(chosen);
 }
 
 /// Goes to `pass` unless the packet (R2 to R3) has `len` bytes. Uses R4.
@@ -194,6 +244,7 @@ mod tests {
                 .map(|address| address.parse().unwrap())
                 .to_vec(),
             ports: Ports { listen: Some(7000), block: Some(40_000) },
+            shards: 1,
         }
     }
 

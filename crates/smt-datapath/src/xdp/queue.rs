@@ -1,4 +1,5 @@
-//! One queue of a device: packets received from it in bursts, and frames to send through it.
+//! One queue of a device, as one shard has it: packets received from it in bursts, and frames to send
+//! through it.
 
 use std::io;
 use std::ops::Range;
@@ -28,7 +29,6 @@ pub(super) struct Queue {
     may_drop: bool,
     /// The kernel handles the queue only when it is called.
     polls_busily: bool,
-    rx_len: u32,
 }
 
 /// Where a received frame lies.
@@ -41,28 +41,41 @@ pub(super) enum Place {
 }
 
 impl Queue {
-    /// Binds to a queue; with `sends` frames can be sent too.
-    pub(super) fn open(layout: Layout, binding: Binding, sends: bool) -> Result<Self, XskError> {
-        let (rx, tx) = (layout.rx_chunks, if sends { layout.tx_chunks } else { 0 });
-        let umem = Umem::new(rx as usize + tx as usize, layout.chunk_len)
+    /// Binds to a queue, with one socket for each shard; with `sends` frames can be sent too.
+    pub(super) fn open(
+        layout: Layout,
+        binding: Binding,
+        sends: bool,
+    ) -> Result<Vec<Self>, XskError> {
+        let (rx, tx) = (layout.rx_chunks(), if sends { layout.tx_chunks as usize } else { 0 });
+        // First the chunks to receive into, which nobody has for good; then those that each sends from.
+        let owner = |chunk: usize| match chunk.checked_sub(rx) {
+            Some(chunk) => u8::try_from(chunk / tx).unwrap_or(u8::MAX),
+            None => 0,
+        };
+        let chunks = rx + usize::from(layout.shards) * tx;
+        let umems = Umem::shares(chunks, layout.chunk_len, layout.shards, owner)
             .map_err(|source| XskError { step: Step::Memory, source })?;
-        let lens = RingLens { rx, tx: sends.then_some(tx) };
-        let mut xsk = Xsk::open(umem, lens, binding)?;
-        for chunk in 0..rx as usize {
-            xsk.fill(chunk);
+        let lens = RingLens {
+            fill: u32::try_from(rx).unwrap_or(u32::MAX / 2).next_power_of_two(),
+            rx: layout.rx_places,
+            tx: sends.then_some(layout.tx_chunks),
+        };
+        let mut sockets = Xsk::open(umems, rx, lens, binding)?;
+        if let Some(first) = sockets.first_mut() {
+            first.fill(0..rx);
         }
-        xsk.publish_fill();
-        Ok(Self {
+        let queue = |(index, xsk): (usize, Xsk)| Self {
             xsk,
-            frames: Frames::new(rx as usize, tx as usize, layout.chunks_per_frame),
+            frames: Frames::new(rx + index * tx, tx, layout.chunks_per_frame),
             layout,
             held: Vec::new(),
             joined: Joined::default(),
             dropped: 0,
             may_drop: false,
             polls_busily: false,
-            rx_len: rx,
-        })
+        };
+        Ok(sockets.into_iter().enumerate().map(queue).collect())
     }
 
     pub(super) fn is_zero_copy(&self) -> bool {
@@ -88,7 +101,7 @@ impl Queue {
 
     fn take(&mut self, most: usize, each: &mut impl FnMut(Place)) -> usize {
         let mut frames = 0;
-        while frames < most {
+        while frames < most && self.held.len() < self.layout.held_chunks {
             let Some(piece) = self.xsk.receive() else { break };
             let chunk = self.xsk.umem().chunk_of(piece.address);
             self.held.push(chunk);
@@ -111,7 +124,7 @@ impl Queue {
         if !self.held.is_empty() {
             self.xsk.release_received();
         }
-        self.may_drop |= frames == most;
+        self.may_drop |= frames == most || self.held.len() >= self.layout.held_chunks;
         frames
     }
 
@@ -120,12 +133,7 @@ impl Queue {
         if self.held.is_empty() {
             return;
         }
-        for chunk in self.held.drain(..) {
-            // There is a place for every chunk that receives.
-            self.xsk.fill(chunk);
-        }
-        self.xsk.publish_fill();
-        if self.xsk.rx_needs_wakeup() {
+        if self.xsk.fill(self.held.drain(..)) {
             // Of no consequence: waiting for packets wakes the kernel as well.
             let _ = self.xsk.wake_rx();
         }
@@ -220,21 +228,23 @@ impl Queue {
 
     /// Takes back what has been sent.
     fn reap(&mut self) {
-        while let Some(chunk) = self.xsk.completed() {
-            self.frames.completed(chunk);
-        }
+        let frames = &mut self.frames;
+        self.xsk.completed(|chunk| frames.completed(chunk));
     }
 
     /// Bytes handed to the kernel that have not left.
     pub(super) fn backlog(&self) -> usize {
+        if self.frames.bytes_out() == 0 {
+            return 0;
+        }
         let mut sent = 0;
         self.xsk.peek_completed(|chunk| sent += self.frames.bytes_of(chunk));
         self.frames.bytes_out().saturating_sub(sent)
     }
 
-    /// Bytes of memory that packets are received into.
+    /// Bytes of memory that packets of this shard are received into.
     pub(super) fn rx_capacity(&self) -> usize {
-        self.rx_len as usize * self.layout.chunk_len
+        self.layout.rx_places as usize * self.layout.chunk_len
     }
 }
 

@@ -17,28 +17,67 @@ use smt::datapath::{
 };
 use smt::{
     AeadLimits, Builder, CallError, CallOptions, DatapathKind, Engine, Event, Faults, StartError,
+    XdpHook, XdpOptions,
 };
-use smt_testbed::{Namespace, PairOptions, Trial, pair, test};
+use smt_testbed::{Namespace, PairOptions, Trial, may_use_bpf, pair, test};
 
 use crate::bed::{Ca, NAME, client_builder, pattern, server_address, server_builder};
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![
-        test("ten_thousand_calls_run_once_in_two_shards", || {
-            ten_thousand(DatapathKind::Raw, [1, 2])
-        }),
-        test("ten_thousand_calls_between_shards", || ten_thousand(DatapathKind::Packet, [2, 2])),
-        test("ten_thousand_calls_between_shards_over_udp", || {
-            ten_thousand(DatapathKind::Udp, [2, 2])
-        }),
-        test("ten_thousand_calls_over_udp_to_shards", || ten_thousand(DatapathKind::Udp, [1, 2])),
-        test("ten_thousand_calls_over_udp_of_shards", || ten_thousand(DatapathKind::Udp, [2, 1])),
+    let mut all = vec![
+        test("ten_thousand_calls_run_once_in_two_shards", || ten_thousand(RAW, [1, 2])),
+        test("ten_thousand_calls_between_shards", || ten_thousand(PACKET, [2, 2])),
+        test("ten_thousand_calls_between_shards_over_udp", || ten_thousand(UDP, [2, 2])),
+        test("ten_thousand_calls_over_udp_to_shards", || ten_thousand(UDP, [1, 2])),
+        test("ten_thousand_calls_over_udp_of_shards", || ten_thousand(UDP, [2, 1])),
         test("a_sender_that_joins_packets_of_all_lanes", joins),
-        test("shards_under_loss_and_key_updates", loss),
-        test("a_shard_that_is_held_up_holds_up_no_other", held_up),
-        test("shards_end_together", endings),
-        test("a_server_of_shards_restarts", restart),
-    ]
+        test("shards_under_loss_and_key_updates", || loss(RAW)),
+        test("a_shard_that_is_held_up_holds_up_no_other", || held_up(RAW)),
+        test("shards_end_together", || endings(RAW)),
+        test("a_server_of_shards_restarts", || restart(RAW)),
+    ];
+    if !may_use_bpf() {
+        eprintln!("NOT RUN: shards under xdp (need CAP_BPF, CAP_NET_ADMIN)");
+    }
+    for (mode, hook) in [("driver", XdpHook::Driver), ("generic", XdpHook::Generic)] {
+        let over = Over(DatapathKind::Xdp, hook);
+        let xdp = |what: &str, body: fn(Over)| {
+            test(&format!("{what}_under_xdp_{mode}"), move || body(over))
+                .with_ignored_flag(!may_use_bpf())
+        };
+        all.extend([
+            xdp("ten_thousand_calls_run_once_in_two_shards", |over| ten_thousand(over, [1, 2])),
+            xdp("ten_thousand_calls_between_shards", |over| ten_thousand(over, [2, 2])),
+            xdp("shards_under_loss_and_key_updates", loss),
+            xdp("a_shard_that_is_held_up_holds_up_no_other", held_up),
+            xdp("shards_end_together", endings),
+            xdp("a_server_of_shards_restarts", restart),
+        ]);
+    }
+    all
+}
+
+/// The datapath of both ends.
+#[derive(Clone, Copy)]
+struct Over(DatapathKind, XdpHook);
+
+const RAW: Over = Over(DatapathKind::Raw, XdpHook::Auto);
+const PACKET: Over = Over(DatapathKind::Packet, XdpHook::Auto);
+const UDP: Over = Over(DatapathKind::Udp, XdpHook::Auto);
+
+impl Over {
+    fn server(self, ca: &Arc<Ca>, address: IpAddr) -> Builder {
+        self.set(server_builder(ca, address))
+    }
+
+    fn client(self, ca: &Arc<Ca>) -> Builder {
+        self.set(client_builder(ca, false))
+    }
+
+    fn set(self, builder: Builder) -> Builder {
+        let Over(kind, hook) = self;
+        builder.datapath(kind).xdp(XdpOptions { hook, ..XdpOptions::default() })
+    }
 }
 
 /// What a shard of a server has done.
@@ -203,12 +242,12 @@ fn check(done: &[Done], client: &Client, calls: u64, len: impl Fn(u64) -> usize)
     }
 }
 
-fn ten_thousand(kind: DatapathKind, [clients, servers]: [u8; 2]) {
+fn ten_thousand(over: Over, [clients, servers]: [u8; 2]) {
     let pair = pair(PairOptions::default()).unwrap();
     let ca = Arc::new(Ca::new());
     let address = server_address(&pair, false);
-    let server = Server::start(&pair.b, server_builder(&ca, address).datapath(kind), servers);
-    let (to, builder) = (server.address, client_builder(&ca, false).datapath(kind));
+    let server = Server::start(&pair.b, over.server(&ca, address), servers);
+    let (to, builder) = (server.address, over.client(&ca));
     let len = |number: u64| match number % 100 {
         0 => 20_000,
         1..10 => 3000,
@@ -307,7 +346,7 @@ fn joins() {
     assert!(done.iter().any(|done| done.dropped > 0), "nothing came to another shard");
 }
 
-fn loss() {
+fn loss(over: Over) {
     let pair = pair(PairOptions::default()).unwrap();
     let ca = Arc::new(Ca::new());
     let address = server_address(&pair, false);
@@ -315,9 +354,9 @@ fn loss() {
     let limits = AeadLimits { records: 600, blocks: 1 << 34, failed_opens: 1 << 34 };
     let rules = Rules { drop: 0.02, duplicate: 0.02, ..Rules::default() };
     let faults = Faults { seed: 5, receive: rules, transmit: rules };
-    let builder = server_builder(&ca, address).aead_limits(limits).faults(faults);
+    let builder = over.server(&ca, address).aead_limits(limits).faults(faults);
     let server = Server::start(&pair.b, builder, 2);
-    let (to, builder) = (server.address, client_builder(&ca, false).aead_limits(limits));
+    let (to, builder) = (server.address, over.client(&ca).aead_limits(limits));
     let len = |number: u64| if number.is_multiple_of(50) { 10_000 } else { 100 };
     let client = pair
         .a
@@ -343,11 +382,11 @@ fn loss() {
 }
 
 /// Large messages wait for a shard whose thread does something else, short ones of the other do not.
-fn held_up() {
+fn held_up(over: Over) {
     let pair = pair(PairOptions::default()).unwrap();
     let ca = Arc::new(Ca::new());
     let address = server_address(&pair, false);
-    let builder = server_builder(&ca, address);
+    let builder = over.server(&ca, address);
     let (made, engines) = mpsc::channel();
     pair.b
         .spawn(move || made.send(builder.shards(2).engines().unwrap()).unwrap())
@@ -370,7 +409,7 @@ fn held_up() {
             serve(second, &second_stops)
         })
         .unwrap();
-    let builder = client_builder(&ca, false);
+    let builder = over.client(&ca);
     pair.a
         .spawn(move || {
             let mut client = Client::connect(builder, 2, to);
@@ -406,12 +445,12 @@ fn held_up() {
     assert_eq!(second.join().unwrap().requests.len(), 4);
 }
 
-fn endings() {
+fn endings(over: Over) {
     let pair = pair(PairOptions::default()).unwrap();
     let ca = Arc::new(Ca::new());
     let address = server_address(&pair, false);
-    let server = Server::start(&pair.b, server_builder(&ca, address), 2);
-    let (to, builder) = (server.address, client_builder(&ca, false));
+    let server = Server::start(&pair.b, over.server(&ca, address), 2);
+    let (to, builder) = (server.address, over.client(&ca));
     pair.a
         .spawn(move || {
             // Closed at the second shard, it is closed at both; and so is what is under way.
@@ -427,6 +466,8 @@ fn endings() {
             let call = client.engines[0].call(client.sessions[0], "x", CallOptions::default());
             assert_eq!(call, Err(StartError::NoSession));
 
+            // A device has one owner.
+            drop(client);
             // One engine is dropped: the other's sessions end, and it says why.
             let mut client = Client::connect(builder, 2, to);
             client.call_all(0..10, |_| 64);
@@ -449,12 +490,12 @@ fn endings() {
     server.stop();
 }
 
-fn restart() {
+fn restart(over: Over) {
     let pair = pair(PairOptions::default()).unwrap();
     let ca = Arc::new(Ca::new());
     let address = server_address(&pair, false);
-    let first = Server::start(&pair.b, server_builder(&ca, address), 2);
-    let (to, builder) = (first.address, client_builder(&ca, false));
+    let first = Server::start(&pair.b, over.server(&ca, address), 2);
+    let (to, builder) = (first.address, over.client(&ca));
     let (go_on, restarted) = mpsc::channel();
     let (ran, has_run) = mpsc::channel();
     let client = pair
@@ -478,13 +519,14 @@ fn restart() {
             }
             let ended = |user| client.ended.get(&user).is_none_or(Result::is_err);
             assert!((1000..1010).all(ended));
+            drop(client);
             let mut client = Client::connect(builder, 1, to);
             client.call_all(0..100, |_| 64);
         })
         .unwrap();
     has_run.recv().unwrap();
     first.stop();
-    let second = Server::start(&pair.b, server_builder(&ca, address), 2);
+    let second = Server::start(&pair.b, over.server(&ca, address), 2);
     assert_eq!(second.address, to);
     go_on.send(()).unwrap();
     client.join().unwrap();
