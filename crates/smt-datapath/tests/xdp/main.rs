@@ -6,6 +6,7 @@
 mod bed;
 mod network;
 mod ownership;
+mod shards;
 mod traffic;
 
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let mut tests = traffic::tests();
     tests.extend(network::tests());
     tests.extend(ownership::tests());
+    tests.extend(shards::tests());
     if !smt_testbed::may_use_bpf() {
         eprintln!(
             "NOT RUN: the tests of the XDP datapath, which need CAP_BPF and CAP_NET_ADMIN on the \

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, Command, Stdio};
 
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
-use smt_datapath::{Kind, OpenError, OpenOptions, XdpHook, open};
+use smt_datapath::{Kind, OpenError, OpenOptions, XdpHook, open, open_shards};
 use smt_testbed::{Namespace, PairOptions, Trial, pair};
 
 use crate::bed::*;
@@ -16,6 +16,8 @@ pub(crate) const HOLD: &str = "SMT_TEST_XDP_HOLD";
 pub(crate) const UNPRIVILEGED: &str = "SMT_TEST_XDP_UNPRIVILEGED";
 /// Another: the best datapath there is, opened anew with every line on standard input.
 const BEST: &str = "SMT_TEST_XDP_BEST";
+/// And how many shards there are, if not one.
+const SHARDS: &str = "SMT_TEST_XDP_SHARDS";
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
@@ -53,7 +55,8 @@ pub(crate) fn hold(bind: IpAddr) {
             return;
         }
     }
-    match open(OpenOptions { listen: Some(PORT), ..options(bind, XdpHook::Auto) }) {
+    let shards = std::env::var(SHARDS).map_or(1, |shards| shards.parse().unwrap());
+    match open_shards(OpenOptions { listen: Some(PORT), ..options(bind, XdpHook::Auto) }, shards) {
         Ok(_opened) => {
             println!("open");
             loop {
@@ -66,8 +69,12 @@ pub(crate) fn hold(bind: IpAddr) {
 
 /// Starts a process that holds an XDP datapath; returns what it says.
 fn holder(host: &Namespace, bind: IpAddr, unprivileged: bool) -> (Child, String) {
+    holder_of(host, bind, unprivileged, 1)
+}
+
+fn holder_of(host: &Namespace, bind: IpAddr, unprivileged: bool, shards: u8) -> (Child, String) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env(HOLD, bind.to_string()).stdout(Stdio::piped());
+    command.env(HOLD, bind.to_string()).env(SHARDS, shards.to_string()).stdout(Stdio::piped());
     if unprivileged {
         command.env(UNPRIVILEGED, "1");
     }
@@ -81,8 +88,8 @@ fn a_killed_process_leaves_nothing() {
     let pair = pair(PairOptions::default()).unwrap();
     let (a, b) = addresses(&pair)[0];
     let mut server = server(&pair.b, b, XdpHook::Auto);
-    for hook in HOOKS {
-        let (mut child, said) = holder(&pair.a, a, false);
+    for (hook, shards) in HOOKS.into_iter().flat_map(|hook| [(hook, 1), (hook, 4)]) {
+        let (mut child, said) = holder_of(&pair.a, a, false, shards);
         assert_eq!(said, "open");
         let taken = pair.a.run(|| open(options(a, hook)).err()).unwrap();
         assert!(matches!(taken, Some(OpenError::DeviceBusy { .. })), "{taken:?}");
