@@ -204,7 +204,7 @@ impl Cell {
     /// Whether a transport takes part in a row.
     pub fn suits(&self, transport: Transport) -> bool {
         match transport.role() {
-            Role::Smt(_) | Role::Other => true,
+            Role::Smt(_) | Role::Variant | Role::Other => true,
             Role::OtherOne => {
                 matches!(self.part, Part::Load | Part::Open) && self.size <= ONE_UP_TO
             }

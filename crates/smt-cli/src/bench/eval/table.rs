@@ -180,7 +180,12 @@ fn gbit(bits: f64) -> String {
 }
 
 fn ratio(ratio: Option<f64>) -> String {
-    ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"))
+    ratio.map_or(String::new(), |ratio| match ratio {
+        ..10.0 => format!("{ratio:.2}"),
+        10.0..100.0 => format!("{ratio:.1}"),
+        100.0..99_999.0 => format!("{ratio:.0}"),
+        _ => ">1e5".to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -77,6 +77,8 @@ pub enum Role {
     Bare(DatapathChoice),
     /// The same with the AEAD work.
     Floor(DatapathChoice),
+    /// SMT in another form: by another interface, or without its cipher. Neither compared with nor compared.
+    Variant,
     /// Another transport that SMT is compared with.
     Other,
     /// Another transport with all RPCs on one connection, where small ones may leave together.
@@ -160,7 +162,7 @@ impl Transport {
     pub fn own_link(self) -> Option<DatapathChoice> {
         match self.role() {
             Role::Smt(datapath) | Role::Bare(datapath) | Role::Floor(datapath) => Some(datapath),
-            Role::Other | Role::OtherOne => None,
+            Role::Variant | Role::Other | Role::OtherOne => None,
         }
     }
 }

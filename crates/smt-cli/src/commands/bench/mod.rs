@@ -6,6 +6,8 @@ pub mod flood;
 pub mod handshake;
 pub mod links;
 pub mod rekey;
+pub mod report;
+pub mod scale;
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -47,6 +49,15 @@ enum Bench {
     Handshake(handshake::Arguments),
     Rekey(rekey::Arguments),
     Flood(flood::Arguments),
+    Scale(scale::Arguments),
+    Report(report::Arguments),
+}
+
+impl Bench {
+    /// Whether it makes hosts of its own.
+    fn needs_hosts(&self) -> bool {
+        !matches!(self, Bench::Report(_))
+    }
 }
 
 impl Arguments {
@@ -64,6 +75,8 @@ impl Arguments {
             Bench::Handshake(arguments) => arguments.json,
             Bench::Rekey(arguments) => arguments.json,
             Bench::Flood(arguments) => arguments.json,
+            Bench::Scale(arguments) => arguments.json,
+            Bench::Report(arguments) => arguments.json,
         }
     }
 }
@@ -73,7 +86,9 @@ impl Arguments {
 /// # Errors
 /// Hosts cannot be made, or what is measured does not work.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    smt_testbed::enter().map_err(Error::io("the benchmark needs hosts of its own"))?;
+    if arguments.bench.needs_hosts() {
+        smt_testbed::enter().map_err(Error::io("the benchmark needs hosts of its own"))?;
+    }
     match &arguments.bench {
         Bench::Rtt(arguments) => arguments.run(),
         Bench::Load(arguments) => arguments.run(),
@@ -86,6 +101,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         Bench::Handshake(arguments) => handshake::run(arguments),
         Bench::Rekey(arguments) => rekey::run(arguments),
         Bench::Flood(arguments) => flood::run(arguments),
+        Bench::Scale(arguments) => scale::run(arguments),
+        Bench::Report(arguments) => report::run(arguments),
     }
 }
 
