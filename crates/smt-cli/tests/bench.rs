@@ -2,14 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // These are tests, though not #[test] functions.
 
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, ExitCode, Output, Stdio};
 
 use serde_json::Value;
-use smt_testbed::test;
+use smt_testbed::{PairOptions, pair, test};
 
 fn main() -> ExitCode {
     smt_testbed::main(vec![
         test("everybody_is_measured_in_every_part", everybody_is_measured),
+        test("links_in_every_state_are_measured", links_in_every_state_are_measured),
+        test("an_agent_serves_whoever_has_its_token", an_agent_serves_whoever_has_its_token),
+        test("a_guard_compares_with_what_it_kept", a_guard_compares_with_what_it_kept),
         test("rates_are_told_with_what_they_were", rates_are_told),
         test("tables_fit_a_screen", tables_fit_a_screen),
         test("wrong_usage_is_status_2", wrong_usage_is_status_2),
@@ -73,6 +79,111 @@ fn everybody_is_measured() {
         assert_eq!(has("smt-raw", "ratio_to_floor"), part == "rtt" || part == "load");
         assert_eq!(has("tls-rustls-one", "ratio_to_tls"), part == "load");
     }
+}
+
+fn links_in_every_state_are_measured() {
+    let peers = "--peers smt-udp,smt-packet,tcp";
+    for (arguments, states) in [
+        (
+            format!("loss --loss 0,5 --sizes 64 {peers} {SHORT}"),
+            [("loss_percent", "0.0"), ("loss_percent", "5.0")],
+        ),
+        (
+            format!("tso --tso software,off --sizes 16384 {peers} {SHORT}"),
+            [("tso", "\"software\""), ("tso", "\"off\"")],
+        ),
+        (
+            format!("mtu --sizes 64 --outstanding 4 {peers} {SHORT}"),
+            [("mtu", "1500"), ("mtu", "9000")],
+        ),
+    ] {
+        let rows = rows(&arguments);
+        for (name, state) in states {
+            for transport in ["smt-udp", "tcp"] {
+                let is_measured = rows.iter().any(|row| {
+                    row["transport"] == transport
+                        && row[name].to_string() == state
+                        && row["value"].as_f64() > Some(0.0)
+                });
+                assert!(is_measured, "{arguments}: {transport} {name} {state}: {rows:?}");
+            }
+        }
+    }
+}
+
+fn an_agent_serves_whoever_has_its_token() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let address = format!("{}:4500", pair.b_v4);
+    let mut agent = Command::new(env!("CARGO_BIN_EXE_smt"));
+    agent.args(["bench", "agent", "--json", "--listen", &address]);
+    agent.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut agent = pair.b.command(agent).unwrap();
+    let mut line = String::new();
+    BufReader::new(agent.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let told: Value = serde_json::from_str(&line).unwrap();
+    let token = told["token"].as_str().unwrap();
+
+    let measure = |token: &str| {
+        let mut client = Command::new(env!("CARGO_BIN_EXE_smt"));
+        client.args(["bench", "rtt", "--json", "--link", &address, "--agent-token", token]);
+        client.args("--peers tcp,tls-rustls,smt-udp,smt-raw --sizes 64".split(' '));
+        client.args(SHORT.split(' ')).env_remove("RUST_LOG");
+        client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        pair.a.command(client).unwrap().wait_with_output().unwrap()
+    };
+    // Another secret, then another certificate.
+    for place in [token.len() - 1, 0] {
+        let mut wrong = token.to_owned();
+        let digit = if &token[place..=place] == "0" { "1" } else { "0" };
+        wrong.replace_range(place..=place, digit);
+        let output = measure(&wrong);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    }
+    let output = measure(token);
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let rows: Vec<Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for transport in ["tcp", "tls-rustls", "smt-udp", "smt-raw"] {
+        let row = rows.iter().find(|row| row["transport"] == transport).unwrap();
+        assert!(row["p50_ns"].as_u64() > Some(0) && row["link"] == "remote", "{row}");
+    }
+}
+
+fn a_guard_compares_with_what_it_kept() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("guard-{}", std::process::id()));
+    let guard = |more: &str| {
+        let file = file.display();
+        bench(&format!("guard --baseline {file} --no-instructions --duration 0.02 --json {more}"))
+    };
+    assert_eq!(guard("").status.code(), Some(1), "there is no baseline");
+    assert_eq!(guard("--update").status.code(), Some(0));
+    // What a busy machine measures in so short a time proves nothing, but it is all told.
+    let output = guard("--tolerance 1000000");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let told: Vec<Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let is_told =
+        |what: &str| told.iter().any(|row| row["what"] == what && row["verdict"] == "pass");
+    assert!(
+        is_told("rtt smt-udp 64 B / TLS") && is_told("load smt-udp 8 KB x 100 / TLS"),
+        "{told:?}"
+    );
+    let mut baseline: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    for ratio in baseline["ratios"].as_array_mut().unwrap() {
+        let is_rate = ratio["part"] == "load";
+        (ratio["to_tls"], ratio["disturbed"]) =
+            ((if is_rate { 1e9 } else { 1e-9 }).into(), false.into());
+    }
+    baseline["instructions"] = serde_json::json!([{ "size": 64, "count": 1 }]);
+    fs::write(&file, baseline.to_string()).unwrap();
+    let output = guard("");
+    let shown = text(&output.stdout);
+    // All that was not disturbed is worse; what was not counted is not compared.
+    assert!(shown.contains("\"unsure\"") && !shown.contains("\"pass\""), "{shown}");
+    assert_eq!(output.status.code(), Some(i32::from(shown.contains("\"fail\""))), "{shown}");
+    fs::remove_file(&file).unwrap();
 }
 
 fn rates_are_told() {

@@ -43,6 +43,7 @@ pub fn describe(credentials: &Arc<Credentials>, links: &[Link], transports: &[Tr
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let links: Map<String, Value> = links
         .iter()
+        .filter(|link| !matches!(link, Link::Remote(_)))
         .map(|&link| (link.name().to_owned(), describe_link(credentials, link)))
         .collect();
     let peers: Map<String, Value> = transports

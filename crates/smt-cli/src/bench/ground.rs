@@ -44,6 +44,16 @@ impl Credentials {
         let cannot = failed("cannot make certificates");
         let profile = Profile::default();
         let authority = Authority::new("SMT benchmark authority", profile).map_err(&cannot)?;
+        Credentials::issued_by(&authority)
+    }
+
+    /// New ones of this authority.
+    ///
+    /// # Errors
+    /// The cryptographic library refuses.
+    pub fn issued_by(authority: &Authority) -> Result<Credentials, Error> {
+        let cannot = failed("cannot make certificates");
+        let profile = Profile::default();
         Ok(Credentials {
             server: authority.server(&[SERVER_NAME], profile).map_err(&cannot)?,
             client: authority.client(CLIENT_NAME, profile).map_err(&cannot)?,

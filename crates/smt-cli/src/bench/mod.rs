@@ -5,6 +5,7 @@
 //! SMT's peers ([`tls`], [`openssl`], [`quic`]) use the same hosts, certificates, key exchange and cipher suite, and
 //! wait in the same way: asleep in the kernel.
 
+pub mod agent;
 pub mod contender;
 pub mod cpu;
 pub mod environment;
@@ -13,6 +14,7 @@ pub mod evaluation;
 pub mod first;
 pub mod flood;
 pub mod ground;
+pub mod guard;
 pub mod openssl;
 pub mod peers;
 pub mod place;

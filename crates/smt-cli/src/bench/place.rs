@@ -3,15 +3,18 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::panic;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use smt_testbed::{Namespace, Pair, PairOptions, Wire, loopback, pair};
 
+use super::agent::{Agent, Service};
 use super::ground::{Credentials, stay_on};
 use super::peers::{Shape, Site, Transport};
 use super::serving::Server;
@@ -29,6 +32,8 @@ pub enum Link {
     Macvlan,
     /// One host, both ends on its loopback interface.
     Loopback,
+    /// This machine as it is, and another one that runs `smt bench agent` at this address.
+    Remote(SocketAddr),
 }
 
 impl Link {
@@ -41,13 +46,17 @@ impl Link {
             Link::Veth => "veth",
             Link::Macvlan => "macvlan",
             Link::Loopback => "loopback",
+            Link::Remote(_) => "remote",
         }
     }
 }
 
 impl fmt::Display for Link {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        to.write_str(self.name())
+        match self {
+            Link::Remote(agent) => agent.fmt(to),
+            _ => to.write_str(self.name()),
+        }
     }
 }
 
@@ -58,7 +67,10 @@ impl FromStr for Link {
         let all = [Link::Veth, Link::Macvlan, Link::Loopback];
         all.into_iter()
             .find(|link| link.name() == text)
-            .ok_or_else(|| "not veth, macvlan or loopback".to_owned())
+            .or_else(|| text.parse().ok().map(Link::Remote))
+            .ok_or_else(|| {
+                "not veth, macvlan, loopback, or the ADDRESS:PORT of an agent".to_owned()
+            })
     }
 }
 
@@ -147,10 +159,38 @@ const CUTTING: [(&str, bool); 3] = [
     ("tx-udp-segmentation", false),
 ];
 
+/// Where servers are.
+enum Far {
+    Host(Namespace),
+    Agent(Arc<Agent>),
+}
+
+/// A server that runs.
+pub enum Running {
+    /// On this machine.
+    Here(Server),
+    /// On that of an agent.
+    There(Service),
+}
+
+impl Running {
+    /// Ends it.
+    ///
+    /// # Errors
+    /// What it failed with.
+    pub fn stop(self) -> Result<(), Error> {
+        match self {
+            Running::Here(server) => server.stop(),
+            Running::There(service) => service.stop(),
+        }
+    }
+}
+
 /// Two ends, and how to get to them.
 pub struct Place {
-    client: Namespace,
-    server: Namespace,
+    /// Where the client is; `None`: where this process is.
+    client: Option<Namespace>,
+    server: Far,
     addresses: [IpAddr; 2],
     credentials: Arc<Credentials>,
     /// A core for the client and one for the server, if there are two.
@@ -171,8 +211,8 @@ impl Place {
             _ => None,
         };
         let place = |client, server, addresses, pair| Place {
-            client,
-            server,
+            client: Some(client),
+            server: Far::Host(server),
             addresses,
             credentials: Arc::clone(credentials),
             cores,
@@ -191,6 +231,7 @@ impl Place {
             }
             Link::Veth => Wire::Veth,
             Link::Macvlan => Wire::Macvlan,
+            Link::Remote(_) => return Err(Error::Failed("no agent".to_owned())),
         };
         let max_segments = (scene.cut == Some(Cut::Off)).then_some(1);
         let options = PairOptions { wire, mtu: scene.mtu, max_segments, ..PairOptions::default() };
@@ -202,6 +243,33 @@ impl Place {
         }
         let addresses = [pair.a_v4.into(), pair.b_v4.into()];
         Ok(place(pair.a.clone(), pair.b.clone(), addresses, Some(pair)))
+    }
+
+    /// This machine, and that of an agent.
+    ///
+    /// # Errors
+    /// What is asked of the link cannot be had between machines.
+    pub fn remote(agent: &Arc<Agent>, scene: Scene) -> Result<Place, Error> {
+        if scene != Scene::PLAIN {
+            let text = "what packets and segments are like is up to a remote link";
+            return Err(Error::Failed(text.to_owned()));
+        }
+        let [server, client] = agent.addresses;
+        // Each machine has a core to spare for its end; the agent sees to its own.
+        let cores = cores::allowed().unwrap_or_default().first().map(|core| [*core; 2]);
+        Ok(Place {
+            client: None,
+            server: Far::Agent(Arc::clone(agent)),
+            addresses: [client, server],
+            credentials: Arc::clone(&agent.credentials),
+            cores,
+            _pair: None,
+        })
+    }
+
+    /// Whether processor times of both ends can be told.
+    pub fn tells_processor_time(&self) -> bool {
+        self.cores.is_some() && matches!(self.server, Far::Host(_))
     }
 
     /// What peers are told of it.
@@ -219,7 +287,15 @@ impl Place {
         work: impl FnOnce() -> Result<T, Error> + Send,
     ) -> Result<T, Error> {
         let core = self.cores.map(|[client, _]| client);
-        self.client.run(|| stay_on(core).and_then(|()| work())).map_err(Error::io("no thread"))?
+        let work = || stay_on(core).and_then(|()| work());
+        match &self.client {
+            Some(host) => host.run(work).map_err(Error::io("no thread"))?,
+            None => thread::scope(|scope| {
+                let thread = thread::Builder::new().spawn_scoped(scope, work);
+                let thread = thread.map_err(Error::io("no thread"))?;
+                thread.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+            }),
+        }
     }
 
     /// Starts a server of `transport` at the far end: for many RPCs at a time if there is a shape, else for one.
@@ -231,13 +307,19 @@ impl Place {
         transport: Transport,
         site: &Site,
         shape: Option<Shape>,
-    ) -> Result<Server, Error> {
+    ) -> Result<Running, Error> {
+        let host = match &self.server {
+            Far::Host(host) => host,
+            Far::Agent(agent) => {
+                return agent.serve(transport, site.wait, shape).map(Running::There);
+            }
+        };
         let peer = transport.peer();
         let serve = match shape {
             Some(shape) => peer.serve_many(site, shape)?,
             None => peer.serve_one(site)?,
         };
-        Server::start_on(&self.server, self.cores.map(|[_, server]| server), serve)
+        Server::start_on(Some(host), self.cores.map(|[_, server]| server), serve).map(Running::Here)
     }
 }
 
@@ -264,13 +346,14 @@ fn lossy(mtu: u32, of_a_million: u32) -> io::Result<Pair> {
 /// Places, made when they are first needed. Whoever may leave something on its link has one of its own.
 pub struct Places {
     credentials: Arc<Credentials>,
+    agent: Option<Arc<Agent>>,
     made: HashMap<(Option<DatapathChoice>, Link, Scene), Place>,
 }
 
 impl Places {
-    /// None yet.
-    pub fn new(credentials: &Arc<Credentials>) -> Places {
-        Places { credentials: Arc::clone(credentials), made: HashMap::new() }
+    /// None yet. An agent is needed for links to it alone.
+    pub fn new(credentials: &Arc<Credentials>, agent: Option<Arc<Agent>>) -> Places {
+        Places { credentials: Arc::clone(credentials), agent, made: HashMap::new() }
     }
 
     /// The one for `transport`.
@@ -280,7 +363,11 @@ impl Places {
     pub fn get(&mut self, transport: Transport, link: Link, scene: Scene) -> Result<&Place, Error> {
         let key = (transport.own_link(), link, scene);
         if !self.made.contains_key(&key) {
-            self.made.insert(key, Place::new(&self.credentials, link, scene)?);
+            let place = match (link, &self.agent) {
+                (Link::Remote(_), Some(agent)) => Place::remote(agent, scene)?,
+                _ => Place::new(&self.credentials, link, scene)?,
+            };
+            self.made.insert(key, place);
         }
         self.made.get(&key).ok_or_else(|| Error::Failed("no hosts".to_owned()))
     }

@@ -46,24 +46,27 @@ impl Server {
         ground: &Ground,
         serve: impl FnOnce(&Serving) -> Result<(), Error> + Send + 'static,
     ) -> Result<Server, Error> {
-        Server::start_on(&ground.pair.b, ground.cores.map(|[_, server]| server), serve)
+        Server::start_on(Some(&ground.pair.b), ground.cores.map(|[_, server]| server), serve)
     }
 
-    /// Runs `serve` on a host, on one core if there is one for it; returns once it is [`ready`](Serving::ready).
+    /// Runs `serve` on a host, or where this process is, on one core if there is one for it; returns once it is [`ready`](Serving::ready).
     ///
     /// # Errors
     /// It failed before it was, or the thread cannot go there.
     pub fn start_on(
-        host: &Namespace,
+        host: Option<&Namespace>,
         core: Option<usize>,
         serve: impl FnOnce(&Serving) -> Result<(), Error> + Send + 'static,
     ) -> Result<Server, Error> {
         let shared = Arc::new(Shared::default());
         let (ready, is_ready) = sync_channel(1);
         let serving = Serving { shared: Arc::clone(&shared), ready };
-        let thread = host
-            .spawn(move || stay_on(core).and_then(|()| serve(&serving)))
-            .map_err(Error::io("no thread"))?;
+        let work = move || stay_on(core).and_then(|()| serve(&serving));
+        let thread = match host {
+            Some(host) => host.spawn(work),
+            None => thread::Builder::new().spawn(work),
+        };
+        let thread = thread.map_err(Error::io("no thread"))?;
         let server = Server { shared, thread };
         match is_ready.recv_timeout(PATIENCE) {
             Ok(()) => Ok(server),

@@ -10,12 +10,10 @@ pub mod table;
 mod turn;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ground::Credentials;
 use super::peers::{Role, Transport};
 use super::place::{Link, Places, Scene};
 use crate::baseline::Wait;
@@ -302,13 +300,12 @@ impl Plan {
 /// # Errors
 /// `stop` is set. What cannot be measured is told in the outcome.
 pub fn measure(
-    credentials: &Arc<Credentials>,
+    mut places: Places,
     plan: &Plan,
     stop: &Stop,
     progress: &dyn Fn(f64, Transport),
 ) -> Result<Outcome, Error> {
     let mut outcome = Outcome::default();
-    let mut places = Places::new(credentials);
     let groups = plan.groups();
     for (index, (scene, part, cells)) in groups.iter().enumerate() {
         places.keep_only(*scene);

@@ -44,8 +44,8 @@ pub(super) fn measure(
     share: Duration,
 ) -> Result<Vec<Sample>, Error> {
     let Some(first) = cells.first() else { return Ok(Vec::new()) };
-    if first.part == Part::Cpu && place.cores.is_none() {
-        return Err(Error::Failed("takes a core for each end".to_owned()));
+    if first.part == Part::Cpu && !place.tells_processor_time() {
+        return Err(Error::Failed("takes a core for each end, on this machine".to_owned()));
     }
     if first.rate.is_some() && first.part == Part::Open && wait != Wait::Spin {
         return Err(Error::Failed("takes a core for each end, which spins".to_owned()));

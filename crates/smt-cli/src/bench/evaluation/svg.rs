@@ -184,7 +184,7 @@ impl Scale {
         let length = if greatest > least { greatest - least } else { 1.0 };
         if marks.is_empty() {
             let decade = 10_f64.powf(length.log10().floor());
-            let steps = [0.1, 0.2, 0.5, 1.0].map(|step| step * decade);
+            let steps = [0.1, 0.2, 0.5, 1.0, 2.0].map(|step| step * decade);
             let step = steps.into_iter().find(|step| length / step <= 8.0).unwrap_or(decade);
             let count = (length / step).floor() as u32;
             marks = (0..=count).map(|number| least + step * f64::from(number)).collect();

@@ -9,10 +9,11 @@ use serde_json::Value;
 
 use super::{advance, bar};
 use crate::baseline::Wait;
+use crate::bench::agent::{Agent, Token};
 use crate::bench::eval::{self, Bench, Cell, Outcome, Part, Plan, rows, table};
 use crate::bench::ground::Credentials;
 use crate::bench::peers::{Role, Transport};
-use crate::bench::place::{Link, Scene};
+use crate::bench::place::{Link, Places, Scene};
 use crate::bench::{environment, saved};
 use crate::commands::Error;
 use crate::output::Printer;
@@ -29,9 +30,12 @@ pub(super) struct Common {
     /// Who takes part: names as in the tables, smt (all its datapaths), floors (the datapaths alone, and with encryption), all
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "all", value_parser = peers)]
     peers: Vec<Peers>,
-    /// Links: veth, macvlan (takes TCP segmentation from user space), loopback
+    /// Links: veth, macvlan (takes TCP segmentation from user space), loopback, or ADDRESS:PORT of a machine with smt bench agent
     #[arg(long, value_name = "LINK,...", value_delimiter = ',', default_values_t = Link::USUAL)]
     link: Vec<Link>,
+    /// The token that the agent at ADDRESS:PORT has printed
+    #[arg(long, value_name = "TOKEN")]
+    agent_token: Option<Token>,
     /// How both ends wait; with fewer than two cores, and in cpu, they block
     #[arg(long, value_name = "HOW", default_value = "spin", value_enum)]
     wait: Wait,
@@ -94,6 +98,27 @@ impl Common {
         plan
     }
 
+    /// Whether hosts on this machine are needed.
+    pub(super) fn needs_hosts(&self) -> bool {
+        !self.link.iter().all(|link| matches!(link, Link::Remote(_)))
+    }
+
+    /// The agent at the far end of a remote link.
+    fn agent(&self) -> Result<Option<Arc<Agent>>, Error> {
+        let mut agents = self.link.iter().filter_map(|link| match link {
+            Link::Remote(address) => Some(*address),
+            _ => None,
+        });
+        let Some(address) = agents.next() else { return Ok(None) };
+        if agents.next().is_some() {
+            return Err(Error::Usage("one agent at a time".to_owned()));
+        }
+        let Some(token) = &self.agent_token else {
+            return Err(Error::Usage("an agent takes --agent-token, as it prints it".to_owned()));
+        };
+        Agent::connect(address, token).map(Arc::new).map(Some)
+    }
+
     /// Measures and tells.
     pub(super) fn run(&self, bench: Bench, cells: Vec<Cell>) -> Result<(), Error> {
         let plan = self.plan(bench, cells);
@@ -105,7 +130,8 @@ impl Common {
             bar.set_message(format!("{:<14}", who.name()));
             advance(&bar, share);
         };
-        let outcome = eval::measure(&credentials, &plan, &stop, &progress)?;
+        let places = Places::new(&credentials, self.agent()?);
+        let outcome = eval::measure(places, &plan, &stop, &progress)?;
         bar.finish_and_clear();
         let mut told = Vec::new();
         for cell in &plan.cells {

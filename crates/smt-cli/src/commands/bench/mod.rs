@@ -1,8 +1,10 @@
 //! `smt bench`: what SMT's sessions cost, beside what others cost.
 
+pub mod agent;
 mod common;
 pub mod compare;
 pub mod flood;
+pub mod guard;
 pub mod handshake;
 pub mod links;
 pub mod rekey;
@@ -13,6 +15,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal};
 
+use self::common::Common;
 use super::Error;
 
 const AFTER: &str = "\
@@ -51,12 +54,32 @@ enum Bench {
     Flood(flood::Arguments),
     Scale(scale::Arguments),
     Report(report::Arguments),
+    Guard(guard::Arguments),
+    Agent(agent::Arguments),
 }
 
 impl Bench {
     /// Whether it makes hosts of its own.
     fn needs_hosts(&self) -> bool {
-        !matches!(self, Bench::Report(_))
+        match self {
+            Bench::Report(_) | Bench::Agent(_) => false,
+            bench => bench.common().is_none_or(Common::needs_hosts),
+        }
+    }
+
+    /// What commands that compare transports have in common.
+    fn common(&self) -> Option<&Common> {
+        match self {
+            Bench::Rtt(arguments) => Some(arguments.common()),
+            Bench::Load(arguments) => Some(arguments.common()),
+            Bench::Bulk(arguments) => Some(arguments.common()),
+            Bench::Mixed(arguments) => Some(arguments.common()),
+            Bench::Cpu(arguments) => Some(arguments.common()),
+            Bench::Loss(arguments) => Some(arguments.common()),
+            Bench::Tso(arguments) => Some(arguments.common()),
+            Bench::Mtu(arguments) => Some(arguments.common()),
+            _ => None,
+        }
     }
 }
 
@@ -64,19 +87,14 @@ impl Arguments {
     /// Whether programs read the output.
     pub fn is_json(&self) -> bool {
         match &self.bench {
-            Bench::Rtt(arguments) => arguments.common().json,
-            Bench::Load(arguments) => arguments.common().json,
-            Bench::Bulk(arguments) => arguments.common().json,
-            Bench::Mixed(arguments) => arguments.common().json,
-            Bench::Cpu(arguments) => arguments.common().json,
-            Bench::Loss(arguments) => arguments.common().json,
-            Bench::Tso(arguments) => arguments.common().json,
-            Bench::Mtu(arguments) => arguments.common().json,
             Bench::Handshake(arguments) => arguments.json,
             Bench::Rekey(arguments) => arguments.json,
             Bench::Flood(arguments) => arguments.json,
             Bench::Scale(arguments) => arguments.json,
             Bench::Report(arguments) => arguments.json,
+            Bench::Guard(arguments) => arguments.json,
+            Bench::Agent(arguments) => arguments.json,
+            bench => bench.common().is_some_and(|common| common.json),
         }
     }
 }
@@ -103,6 +121,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         Bench::Flood(arguments) => flood::run(arguments),
         Bench::Scale(arguments) => scale::run(arguments),
         Bench::Report(arguments) => report::run(arguments),
+        Bench::Guard(arguments) => guard::run(arguments),
+        Bench::Agent(arguments) => agent::run(arguments),
     }
 }
 
