@@ -144,7 +144,15 @@ fn transport(name: &str) -> Option<Transport> {
     Transport::from_str(name, false).ok()
 }
 
-/// Where in tables, and in which colour.
+/// In which colour. What lies under SMT is not drawn, and takes none.
+pub fn colour(name: &str) -> usize {
+    let drawn = |who: &&Transport| !matches!(who.role(), Role::Bare(_) | Role::Floor(_));
+    let mut all = Transport::ALL.iter().filter(drawn);
+    let count = all.clone().count();
+    transport(name).and_then(|who| all.position(|one| *one == who)).unwrap_or(count)
+}
+
+/// Where in tables.
 pub fn place(name: &str) -> usize {
     let all = Transport::ALL;
     transport(name).and_then(|who| all.iter().position(|one| *one == who)).unwrap_or(all.len())

@@ -23,7 +23,7 @@ pub fn document(data: &Data, command: &str) -> Vec<Block> {
             "SMT beside TCP, TLS and others, all of a section in one run on one machine, each on the link where it is \
              best. Values are medians of rounds, with the least and the greatest round in brackets. Believe ratios \
              within a section; figures of two machines, or of two runs, do not compare. How everything is measured \
-             is in [performance.md](performance.md)."
+             is in `performance.md` beside this document."
                 .to_owned(),
         ),
         Block::Text(

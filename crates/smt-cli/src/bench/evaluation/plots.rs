@@ -2,7 +2,7 @@
 
 use super::super::eval::Part;
 use super::super::eval::table::size;
-use super::data::{Data, Row, is_floor, is_smt, place};
+use super::data::{Data, Row, colour, is_floor, is_smt};
 use super::document::Block;
 use super::sections::heading;
 use super::svg::{Axis, Line, Points, plot};
@@ -35,7 +35,7 @@ fn drawn(data: &Data, rows: &[Row]) -> Vec<String> {
 }
 
 fn line(name: &str, points: Vec<(f64, f64)>) -> Line {
-    Line { name: name.to_owned(), place: place(name), is_faint: !is_smt(name), points }
+    Line { name: name.to_owned(), place: colour(name), is_faint: !is_smt(name), points }
 }
 
 fn log(title: &str, label: fn(f64) -> String, marks: Vec<f64>) -> Axis {

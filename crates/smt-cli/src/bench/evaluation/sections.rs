@@ -55,7 +55,10 @@ const SECTIONS: [(&str, &str, &str); 8] = [
 /// Sections of all commands that were run.
 pub(super) fn all(data: &Data) -> Vec<Block> {
     let of = SECTIONS.iter().filter(|(bench, ..)| !data.rows(bench).is_empty());
-    of.flat_map(|(bench, title, question)| section(data, bench, title, question)).collect()
+    let mut blocks: Vec<Block> =
+        of.flat_map(|(bench, title, question)| section(data, bench, title, question)).collect();
+    blocks.extend(handshakes(data));
+    blocks
 }
 
 fn section(data: &Data, bench: &str, title: &str, question: &str) -> Vec<Block> {
@@ -278,4 +281,38 @@ fn told(row: &Row) -> String {
         told = format!("{told} ({tso})");
     }
     told
+}
+
+/// First RPCs of sessions, which have no transport's names but ways of getting there.
+fn handshakes(data: &Data) -> Vec<Block> {
+    let lines = data.others.get("handshake").map(Vec::as_slice).unwrap_or_default();
+    let columns = ["first RPC", "added round trip, us", "p50, us", "p99, us", "/ TLS"];
+    let mut table = Table { columns: columns.map(str::to_owned).to_vec(), rows: Vec::new() };
+    for line in lines.iter().filter(|line| line["p50_ns"].is_u64()) {
+        let text = |name: &str| line[name].as_str().unwrap_or_default();
+        let us = |name: &str| line[name].as_f64().map_or_else(String::new, |ns| value(Part::Rtt, ns));
+        let mtls = if line["mtls"] == true { ", mTLS" } else { "" };
+        let what =
+            format!("{} {}, {}{mtls}", text("transport"), text("variant"), text("key_exchange"));
+        let ratio = line["ratio_to_tls"].as_f64();
+        table.rows.push(vec![
+            what.into(),
+            line["rtt_us"].to_string().into(),
+            us("p50_ns").into(),
+            us("p99_ns").into(),
+            ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")).into(),
+        ]);
+    }
+    if table.rows.is_empty() {
+        return Vec::new();
+    }
+    let question = "From nothing to the response of the first RPC: connection or session, request of 64 bytes, \
+                    response; `handshakes.md` explains the variants.";
+    let mut blocks = vec![
+        Block::Heading(2, "First RPC of a session".to_owned()),
+        Block::Text(question.to_owned()),
+    ];
+    blocks.extend(data.commands.get("handshake").map(|command| Block::Code(format!("$ {command}"))));
+    blocks.push(Block::Table(table));
+    blocks
 }

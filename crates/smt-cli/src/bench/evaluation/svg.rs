@@ -121,7 +121,7 @@ fn draw(line: &Line, index: usize, scales: [&Scale; 2], points: Points, svg: &mu
         1 => " stroke-dasharray=\"7 4\"",
         _ => " stroke-dasharray=\"2 3\"",
     };
-    let (width, opacity) = if line.is_faint { (1.2, 0.6) } else { (2.2, 1.0) };
+    let (width, opacity) = if line.is_faint { (1.5, 0.9) } else { (2.5, 1.0) };
     let name = escaped(&line.name);
     let place = |(x, y): &(f64, f64)| format!("{:.1} {:.1}", horizontal.at(*x), vertical.at(*y));
     let path: Vec<String> = line.points.iter().map(place).collect();

@@ -48,7 +48,7 @@ pub struct Arguments {
     #[arg(long)]
     update: bool,
     /// Per cent by which a ratio may be worse
-    #[arg(long, value_name = "PERCENT", default_value_t = 15.0, value_parser = crate::commands::options::seconds)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 15.0, value_parser = percent)]
     tolerance: f64,
     /// Seconds for each contender in each row, all rounds together
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = crate::commands::options::seconds)]
@@ -59,6 +59,13 @@ pub struct Arguments {
     /// One JSON object per line on standard output, for programs
     #[arg(long)]
     pub json: bool,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(percent) if (0.0..=1e6).contains(&percent) => Ok(percent),
+        _ => Err("not a number of per cent from 0 to 1,000,000".to_owned()),
+    }
 }
 
 /// Rounds of each row.

@@ -11,7 +11,8 @@ use super::{advance, bar};
 use crate::bench::contender::{TRANSPORTS, Transport};
 use crate::bench::first::{self, Outcome, Plan};
 use crate::bench::ground::Credentials;
-use crate::bench::{plot, report, steps};
+use crate::bench::place::Link;
+use crate::bench::{environment, plot, report, saved, steps};
 use crate::commands::Error;
 use crate::output::Printer;
 use crate::stop::Stop;
@@ -65,6 +66,9 @@ pub struct Arguments {
     /// Also draw a plot for each round trip into this directory
     #[arg(long, value_name = "DIR")]
     svg: Option<PathBuf>,
+    /// Also write what was measured to a file in this directory
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
     /// One JSON object per line on standard output, for programs
     #[arg(long)]
     pub json: bool,
@@ -86,6 +90,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         inline: arguments.inline,
         budget: arguments.quick.then_some(QUICK),
     };
+    let mut results = Vec::new();
     for &round_trip_us in &arguments.rtt {
         let bar = bar(arguments.json, &format!("round trip {round_trip_us} us"));
         let round_trip = Duration::from_micros(round_trip_us);
@@ -93,9 +98,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         let outcome = first::measure(&credentials, round_trip, &plan, &stop, &progress)?;
         bar.finish_and_clear();
         tell(&outcome, &printer)?;
+        results.extend(report::objects(&outcome));
         if let Some(dir) = &arguments.svg {
             draw(&outcome, dir)?;
         }
+    }
+    if let Some(dir) = &arguments.save {
+        let environment = environment::describe(&credentials, &[Link::Veth], &[]);
+        let file = saved::write(dir, "handshake", &environment, &results)?;
+        printer.text(printer.dim(format!("kept in {}", file.display())))?;
     }
     Ok(())
 }
