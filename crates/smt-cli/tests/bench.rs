@@ -155,7 +155,7 @@ fn a_guard_compares_with_what_it_kept() {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("guard-{}", std::process::id()));
     let guard = |more: &str| {
         let file = file.display();
-        bench(&format!("guard --baseline {file} --no-instructions --duration 0.02 --json {more}"))
+        bench(&format!("guard --baseline {file} --no-instructions {SHORT} --json {more}"))
     };
     assert_eq!(guard("").status.code(), Some(1), "there is no baseline");
     assert_eq!(guard("--update").status.code(), Some(0));

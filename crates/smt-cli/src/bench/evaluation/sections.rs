@@ -290,7 +290,8 @@ fn handshakes(data: &Data) -> Vec<Block> {
     let mut table = Table { columns: columns.map(str::to_owned).to_vec(), rows: Vec::new() };
     for line in lines.iter().filter(|line| line["p50_ns"].is_u64()) {
         let text = |name: &str| line[name].as_str().unwrap_or_default();
-        let us = |name: &str| line[name].as_f64().map_or_else(String::new, |ns| value(Part::Rtt, ns));
+        let us =
+            |name: &str| line[name].as_f64().map_or_else(String::new, |ns| value(Part::Rtt, ns));
         let mtls = if line["mtls"] == true { ", mTLS" } else { "" };
         let what =
             format!("{} {}, {}{mtls}", text("transport"), text("variant"), text("key_exchange"));
@@ -312,7 +313,8 @@ fn handshakes(data: &Data) -> Vec<Block> {
         Block::Heading(2, "First RPC of a session".to_owned()),
         Block::Text(question.to_owned()),
     ];
-    blocks.extend(data.commands.get("handshake").map(|command| Block::Code(format!("$ {command}"))));
+    blocks
+        .extend(data.commands.get("handshake").map(|command| Block::Code(format!("$ {command}"))));
     blocks.push(Block::Table(table));
     blocks
 }

@@ -53,6 +53,9 @@ pub struct Arguments {
     /// Seconds for each contender in each row, all rounds together
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = crate::commands::options::seconds)]
     duration: f64,
+    /// Rounds of each row
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
     /// Count no instructions
     #[arg(long)]
     no_instructions: bool,
@@ -67,9 +70,6 @@ fn percent(text: &str) -> Result<f64, String> {
         _ => Err("not a number of per cent from 0 to 1,000,000".to_owned()),
     }
 }
-
-/// Rounds of each row.
-const ROUNDS: u32 = 5;
 
 /// The rows, by command: few, and unlike each other.
 fn benches() -> [(Bench, Vec<Cell>); 3] {
@@ -147,7 +147,7 @@ fn measure(arguments: &Arguments, printer: &Printer) -> Result<Baseline, Error> 
             links: Link::USUAL.to_vec(),
             wait: Wait::Spin,
             time: Duration::from_secs_f64(arguments.duration),
-            rounds: ROUNDS,
+            rounds: arguments.rounds,
         };
         let bar = bar(arguments.json, bench.name());
         let outcome = eval::measure(Places::new(&credentials, None), &plan, &stop, &|share, _| {
