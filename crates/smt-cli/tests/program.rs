@@ -26,6 +26,8 @@ fn main() -> ExitCode {
         test("serve_call_and_ping_over_raw", || serve_call_and_ping("raw")),
         test("serve_call_and_ping_over_packet", || serve_call_and_ping("packet")),
         test("serve_call_and_ping_over_udp", || serve_call_and_ping("udp")),
+        test("a_server_of_shards_tells_what_each_did", || shards("raw", 2)),
+        test("a_server_of_shards_over_udp_tells_what_each_did", || shards("udp", 4)),
         test("ctrl_c_ends_ping_with_its_summary", ctrl_c_ends_ping_with_its_summary),
         test("a_wrong_authority_is_named", a_wrong_authority_is_named),
         test("a_missing_client_certificate_is_named", a_missing_client_certificate_is_named),
@@ -482,6 +484,25 @@ fn serve_call_and_ping(datapath: &str) {
     assert_eq!(session["peer"], "client");
     let summary = event(&said, "summary");
     assert_eq!((&summary["sessions"], &summary["rpcs"]), (&4.into(), &8.into()));
+}
+
+fn shards(datapath: &str, count: usize) {
+    let host = loopback().unwrap();
+    let certificates = Certificates::new(&format!("shards-{datapath}"));
+    let transport = format!("--datapath {datapath}");
+    let options = format!("--listen 127.0.0.1:7003 --shards {count} {transport}");
+    let server = Server::start(&host, &format!("{options} {}", certificates.server()));
+    let client = format!("127.0.0.1:7003 {} {transport}", certificates.client());
+    let ping = run_in(&host, &format!("ping {client} --json -c 40 -i 0 -s 500"));
+    assert_eq!(ping.status.code(), Some(0), "{}", text(&ping.stderr));
+    let said = server.stop();
+    let (closed, summary) = (event(&said, "closed"), event(&said, "summary"));
+    assert_eq!((&closed["rpcs"], &closed["bytes"]), (&40.into(), &20_000.into()));
+    assert_eq!((&summary["rpcs"], &summary["bytes"]), (&40.into(), &20_000.into()));
+    let shards = summary["shards"].as_array().unwrap();
+    assert_eq!(shards.len(), count);
+    // One call after the other: each lane in its turn.
+    assert!(shards.iter().all(|shard| shard["rpcs"] == 40 / count), "{summary}");
 }
 
 fn file_is_echoed(host: &Namespace, certificates: &Certificates, client: &str) {

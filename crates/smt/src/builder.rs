@@ -223,8 +223,7 @@ impl Builder {
     /// How many engines share the port and the sessions of this endpoint: 1 (the default), 2, 4, .. 64.
     /// Each is to run on a thread of its own, and handles the RPCs of its own lanes of each session
     /// (spec 3.5), which the kernel tells apart by message ID. Make them by [`engines`](Self::engines), or
-    /// have an [`endpoint`](Self::endpoint) drive them all. The peers need not have as many. Not with the
-    /// datapath [`DatapathKind::Xdp`].
+    /// have an [`endpoint`](Self::endpoint) drive them all. The peers need not have as many.
     #[must_use]
     pub fn shards(mut self, shards: u8) -> Self {
         self.shards = shards;

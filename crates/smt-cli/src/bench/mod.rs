@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod contender;
+pub mod cores;
 pub mod cpu;
 pub mod environment;
 pub mod eval;

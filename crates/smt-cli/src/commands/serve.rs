@@ -1,5 +1,7 @@
 //! `smt serve`: a server that echoes.
 
+mod shards;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
-use smt::engine::SessionInfo;
+use smt::engine::{SessionInfo, SharedId};
 use smt::ticket::EarlyData;
 use smt::tls::TlsError;
 use smt::{CloseReason, Engine, Event, SessionId};
@@ -19,6 +21,7 @@ use super::policy::{Algorithms, Policy};
 use super::upkeep::{Rate, Upkeep, and_before};
 use crate::output::{self, Printer, counted, number};
 use crate::stop::{LOOK_EVERY, Stop};
+use shards::{Counts, Done, Shared, Workers};
 
 const ABOUT: &str = "\
 Answer every request with itself
@@ -56,6 +59,9 @@ Examples:
     taskset -c 1 smt serve --wait spin \\
         --cert certs/server.pem --key certs/server.key
 
+  On two cores, a session's requests too:
+    smt serve --shards 2 --cert certs/server.pem --key certs/server.key
+
   Answer requests in the first packet; clients find the ticket in DNS:
     smt serve --early --ticket-file ticket \\
         --cert certs/server.pem --key certs/server.key
@@ -70,11 +76,12 @@ Examples:
 
 Exit status: 0 after Ctrl-C or SIGTERM, 1 if it cannot serve, 2 for wrong usage.
 
-JSON events: listening {address, datapath, protocol, early}; session {session, peer, remote, suite, early, resumed, \
+JSON events: listening {address, datapath, protocol, early, shards}; session {session, peer, remote, suite, early, resumed, \
 untold}; confirmed {session, peer, resumed, forward_secret} after a session with early true; handshake_failed \
 {remote, text, untold}; closed {session, reason, rpcs, bytes}; reloaded; reload_failed, ticket_file_failed and \
-register_failed {text}; summary {seconds, sessions, rpcs, bytes, early_rpcs, early_data, untold, ...}; error \
-{exit_status, text}. Bytes are those of requests. Of failed handshakes and of sessions with early true, ten a second \
+register_failed {text}; summary {seconds, sessions, rpcs, bytes, early_rpcs, early_data, untold, shards, ...}; error \
+{exit_status, text}. shards has what each of them did: {shard, rpcs, bytes, packets_received, packets_sent, \
+packets_retransmitted}. Bytes are those of requests. Of failed handshakes and of sessions with early true, ten a second \
 are told; untold is how many were not since the last.";
 
 /// How long sessions may take to end after Ctrl-C.
@@ -96,6 +103,10 @@ pub struct Arguments {
     /// Address and port to take sessions at; 0.0.0.0 is all IPv4 addresses, [::] all IPv6 ones, port 0 any free port
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:4433", value_parser = address_and_port)]
     listen: SocketAddr,
+    /// Threads that share the work, requests of one session too: a power of two up to 64, or `auto` for one per core.
+    /// The first makes all handshakes besides. Clients need not know
+    #[arg(long, value_name = "N", default_value = "1", value_parser = shards::parse)]
+    shards: u8,
     #[command(flatten)]
     policy: Policy,
     #[command(flatten)]
@@ -123,7 +134,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         None => tls,
     })?;
     let asks_who = tls.requires_identity();
-    let mut engine = transport.builder(listen.ip()).server(listen.port(), tls).engine()?;
+    let builder = transport.builder(listen.ip()).server(listen.port(), tls);
+    let mut others = builder.shards(arguments.shards).engines()?;
+    let mut engine = others.remove(0);
     let address = engine.listen_address().unwrap_or(listen);
     let ticket_file = arguments.early.ticket_file.as_deref().map(TicketFile::new);
     let mut upkeep = Upkeep::new(printer, watch, early.clone(), ticket_file)?;
@@ -132,22 +145,28 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         eprintln!("smt: {EARLY_REFUSED}");
     }
     let carried = arguments.transport.carrier_text(&engine);
+    let sharing = match arguments.shards {
+        1 => String::new(),
+        shards => format!(", {shards} shards"),
+    };
     printer.say(
-        format!("listening at {address} ({carried}); Ctrl-C ends"),
+        format!("listening at {address} ({carried}{sharing}); Ctrl-C ends"),
         &json!({
             "event": "listening", "address": address, "datapath": engine.datapath_name(),
             "protocol": arguments.transport.protocol, "early": takes_early,
+            "shards": arguments.shards,
         }),
     )?;
     let mut service = Service::new(printer);
-    while !stop.is_set() {
+    let workers = Workers::start(others, &service.shared, &stop)?;
+    while !stop.is_set() && !workers.have_failed() {
         upkeep.look(Instant::now())?;
         let event = engine.next(Some(LOOK_EVERY)).map_err(Error::io("the datapath failed"))?;
         if let Some(event) = event {
             service.handle(&mut engine, event)?;
         }
     }
-    service.finish(engine, early.as_ref())
+    service.finish(engine, workers, early.as_ref())
 }
 
 /// What has been done, in all and per session.
@@ -155,10 +174,10 @@ struct Service {
     printer: Printer,
     start: Instant,
     sessions: HashMap<SessionId, Tally>,
+    shared: Shared,
     total_sessions: u64,
-    rpcs: u64,
-    bytes: u64,
-    early_rpcs: u64,
+    /// At the first shard.
+    done: Done,
     failures: Rate,
     strangers: Rate,
 }
@@ -169,6 +188,8 @@ struct Tally {
     told: bool,
     rpcs: u64,
     bytes: u64,
+    /// What the shards beside the first count, and under which name.
+    elsewhere: Option<(SharedId, Arc<Counts>)>,
 }
 
 impl Service {
@@ -178,10 +199,9 @@ impl Service {
             printer,
             start,
             sessions: HashMap::new(),
+            shared: Shared::default(),
             total_sessions: 0,
-            rpcs: 0,
-            bytes: 0,
-            early_rpcs: 0,
+            done: Done::default(),
             failures: Rate::new(MAX_FAILURES_PER_SECOND, start),
             strangers: Rate::new(MAX_STRANGERS_PER_SECOND, start),
         }
@@ -191,9 +211,9 @@ impl Service {
         match event {
             Event::Request { rpc, body, early } => {
                 let bytes = body.len() as u64;
-                self.rpcs += 1;
-                self.bytes += bytes;
-                self.early_rpcs += u64::from(early);
+                self.done.rpcs += 1;
+                self.done.bytes += bytes;
+                self.done.early_rpcs += u64::from(early);
                 if let Some(tally) = self.sessions.get_mut(&rpc.session) {
                     tally.rpcs += 1;
                     tally.bytes += bytes;
@@ -202,11 +222,26 @@ impl Service {
                 engine.reply(rpc, body.into_vec());
                 Ok(())
             }
-            Event::Accepted { session, info } => self.begin(session, &info),
-            Event::Confirmed { session, info } => self.confirmed(session, &info),
+            Event::Accepted { session, info } => {
+                self.begin(session, &info)?;
+                self.count_elsewhere(engine, session);
+                Ok(())
+            }
+            Event::Confirmed { session, info } => {
+                self.count_elsewhere(engine, session);
+                self.confirmed(session, &info)
+            }
             Event::Closed { session, reason } => self.end(session, reason),
             Event::HandshakeFailed { remote, error } => self.handshake_failed(remote, &error),
             _ => Ok(()),
+        }
+    }
+
+    /// Other shards may know a session: what they do in it counts too.
+    fn count_elsewhere(&mut self, engine: &Engine, session: SessionId) {
+        let Some(id) = engine.shared_id(session) else { return };
+        if let Some(tally) = self.sessions.get_mut(&session) {
+            tally.elsewhere.get_or_insert_with(|| (id, self.shared.counts(id)));
         }
     }
 
@@ -229,7 +264,9 @@ impl Service {
         self.total_sessions += 1;
         let untold = if info.early { self.strangers.tell(Instant::now()) } else { Some(0) };
         let number = self.total_sessions;
-        self.sessions.insert(session, Tally { number, told: untold.is_some(), rpcs: 0, bytes: 0 });
+        let told = untold.is_some();
+        let tally = Tally { number, told, rpcs: 0, bytes: 0, elsewhere: None };
+        self.sessions.insert(session, tally);
         untold.map_or(Ok(()), |untold| self.tell_begin(number, info, untold))
     }
 
@@ -268,16 +305,23 @@ impl Service {
     }
 
     fn end(&mut self, session: SessionId, reason: CloseReason) -> Result<(), Error> {
-        let Some(tally) = self.sessions.remove(&session).filter(|tally| tally.told) else {
+        let Some(tally) = self.sessions.remove(&session) else { return Ok(()) };
+        let (mut rpcs, mut bytes) = (tally.rpcs, tally.bytes);
+        if let Some((id, counts)) = &tally.elsewhere {
+            self.shared.forget(*id);
+            let more = counts.get();
+            (rpcs, bytes) = (rpcs + more.0, bytes + more.1);
+        }
+        if !tally.told {
             return Ok(());
-        };
+        }
         let (tag, text) = match reason {
             CloseReason::Local => ("local", "closed here"),
             CloseReason::Peer => ("peer", "closed by the client"),
             CloseReason::Dead => ("dead", "the client no longer answers"),
             CloseReason::Violation => ("violation", "the client broke the protocol"),
         };
-        let Tally { number: session, rpcs, bytes, .. } = tally;
+        let session = tally.number;
         Ok(self.printer.say(
             format!("session {session}: {text}; {}", rpcs_and_bytes(rpcs, bytes)),
             &json!({
@@ -286,11 +330,30 @@ impl Service {
         )?)
     }
 
-    fn finish(self, mut engine: Engine, early: Option<&EarlyData>) -> Result<(), Error> {
-        engine.close_all(PATIENCE).map_err(Error::io("the datapath failed"))?;
-        let stats = *engine.stats();
+    fn finish(
+        mut self,
+        mut engine: Engine,
+        workers: Workers,
+        early: Option<&EarlyData>,
+    ) -> Result<(), Error> {
+        let others = workers.finish(&mut engine)?;
+        self.done.stats = *engine.stats();
+        let shards: Vec<Done> = std::iter::once(self.done).chain(others).collect();
+        let mut all = Done::default();
+        for done in &shards {
+            all.rpcs += done.rpcs;
+            all.bytes += done.bytes;
+            all.early_rpcs += done.early_rpcs;
+            all.stats += done.stats;
+        }
+        let stats = all.stats;
         let seconds = self.start.elapsed().as_secs_f64();
-        let done = rpcs_and_bytes(self.rpcs, self.bytes);
+        let done = rpcs_and_bytes(all.rpcs, all.bytes);
+        if shards.len() > 1 {
+            for (shard, done) in shards.iter().enumerate() {
+                self.printer.text(done.text(shard))?;
+            }
+        }
         let sessions = self.total_sessions;
         let (offers, of_early) = early.map_or((Value::Null, String::new()), |early| {
             let stats = early.stats();
@@ -305,12 +368,13 @@ impl Service {
         Ok(self.printer.say(
             format!("served {} in {seconds:.1} s; {done}{of_early}", counted(sessions, "session")),
             &json!({
-                "event": "summary", "seconds": seconds, "sessions": sessions, "rpcs": self.rpcs,
-                "bytes": self.bytes, "early_rpcs": self.early_rpcs, "early_data": offers,
+                "event": "summary", "seconds": seconds, "sessions": sessions, "rpcs": all.rpcs,
+                "bytes": all.bytes, "early_rpcs": all.early_rpcs, "early_data": offers,
                 "handshakes_failed": stats.handshakes_failed,
                 "untold": self.failures.untold() + self.strangers.untold(),
                 "packets_received": stats.packets_received, "packets_sent": stats.packets_sent,
                 "packets_retransmitted": stats.packets_retransmitted,
+                "shards": shards.iter().enumerate().map(|(shard, done)| done.object(shard)).collect::<Vec<_>>(),
             }),
         )?)
     }

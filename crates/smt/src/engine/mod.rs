@@ -312,9 +312,18 @@ impl Engine {
     /// Those of [`poll`](Self::poll).
     pub fn close_all(&mut self, patience: Duration) -> io::Result<()> {
         let until = Instant::now() + patience;
-        self.poll_until(until, |engine| engine.in_flight() == 0)?;
+        self.drain(patience)?;
         self.close_sessions();
         self.poll_until(until, |engine| engine.core.session_count() == 0)
+    }
+
+    /// Lets what is in flight end, within `patience`, without taking events: requests that still arrive are
+    /// not answered. Of several shards each does this before one of them closes the sessions of all.
+    ///
+    /// # Errors
+    /// Those of [`poll`](Self::poll).
+    pub fn drain(&mut self, patience: Duration) -> io::Result<()> {
+        self.poll_until(Instant::now() + patience, |engine| engine.in_flight() == 0)
     }
 
     /// RPCs not over, in all sessions and both directions, unacknowledged responses included.

@@ -3,6 +3,7 @@
 pub mod agent;
 mod common;
 pub mod compare;
+pub mod cores;
 pub mod flood;
 pub mod guard;
 pub mod handshake;
@@ -25,6 +26,7 @@ Examples:
   smt bench rtt --quick
   smt bench load --sizes 64 --peers smt,tls-rustls
   smt bench load --rate 10000,100000 --outstanding 200
+  smt bench cores --datapath raw,udp
   smt bench rekey --quick
   smt bench flood
 
@@ -49,6 +51,7 @@ enum Bench {
     Loss(links::Loss),
     Tso(links::Tso),
     Mtu(links::Mtu),
+    Cores(cores::Arguments),
     Handshake(handshake::Arguments),
     Rekey(rekey::Arguments),
     Flood(flood::Arguments),
@@ -87,6 +90,7 @@ impl Arguments {
     /// Whether programs read the output.
     pub fn is_json(&self) -> bool {
         match &self.bench {
+            Bench::Cores(arguments) => arguments.json,
             Bench::Handshake(arguments) => arguments.json,
             Bench::Rekey(arguments) => arguments.json,
             Bench::Flood(arguments) => arguments.json,
@@ -116,6 +120,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         Bench::Loss(arguments) => arguments.run(),
         Bench::Tso(arguments) => arguments.run(),
         Bench::Mtu(arguments) => arguments.run(),
+        Bench::Cores(arguments) => cores::run(arguments),
         Bench::Handshake(arguments) => handshake::run(arguments),
         Bench::Rekey(arguments) => rekey::run(arguments),
         Bench::Flood(arguments) => flood::run(arguments),
