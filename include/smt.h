@@ -162,6 +162,21 @@ typedef struct smt_options {
 smt_status smt_engine_new(const smt_options *options, smt_engine **engine);
 
 /*
+ * Makes `count` engines (1, 2, 4, .. 64) that share a port and every session, and puts them at
+ * `engines`, which has room for as many. Each is for a thread of its own, has a descriptor of its
+ * own, and handles the RPCs of its own part of each session; the kernel tells the parts apart.
+ *
+ * Offers and sessions are made with the first. The others hear of a session by SMT_EVENT_JOINED,
+ * which tells its name there; calls may be made at all of them, requests come at all of them and are
+ * answered where they came. A session that is closed at one is closed at all. When one is freed,
+ * all sessions of the others end, and they are told by SMT_EVENT_SHARD_GONE. The peer need not have
+ * as many. Sessions with SMT_UPDATES_REGISTERED need one engine at both ends.
+ *
+ * SMT_ERR_INVALID, SMT_ERR_PRIVILEGE, SMT_ERR_PORT_IN_USE, SMT_ERR_ADDRESS, SMT_ERR_IO
+ */
+smt_status smt_engines_new(const smt_options *options, uint32_t count, smt_engine *engines[]);
+
+/*
  * Frees an engine and closes its descriptors. Sessions that still are end without a word to the
  * peer, who notices after a while: smt_close_all() first is kinder. NULL is let be.
  *
@@ -347,7 +362,12 @@ enum {
     /* `session` is over, all its calls have ended. code: one of SMT_CLOSED_... */
     SMT_EVENT_CLOSED = 4,
     /* `session` needs the next traffic secret of its sending direction: smt_register_update(). */
-    SMT_EVENT_KEY_UPDATE_WANTED = 5
+    SMT_EVENT_KEY_UPDATE_WANTED = 5,
+    /* A session opened at the first of several engines works here as `session`. user: its name at
+     * the first. Only of smt_engines_new(), and not at the first. */
+    SMT_EVENT_JOINED = 6,
+    /* One of several engines was freed: all sessions end. code: its place in the array. */
+    SMT_EVENT_SHARD_GONE = 7
 };
 
 /* Why a session ended. */

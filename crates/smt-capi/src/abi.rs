@@ -30,6 +30,8 @@ pub(crate) const EVENT_REQUEST_CANCELLED: u32 = 2;
 pub(crate) const EVENT_RESPONSE: u32 = 3;
 pub(crate) const EVENT_CLOSED: u32 = 4;
 pub(crate) const EVENT_KEY_UPDATE_WANTED: u32 = 5;
+pub(crate) const EVENT_JOINED: u32 = 6;
+pub(crate) const EVENT_SHARD_GONE: u32 = 7;
 
 pub(crate) const CLOSED_LOCAL: u32 = 0;
 pub(crate) const CLOSED_PEER: u32 = 1;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use smt::datapath::MAX_SHARDS;
 use smt::{Body, Builder, DatapathKind, Engine, SessionId, Stats};
 
 use crate::abi::{CLIENT, PACKET, RAW, SERVER, UDP, XDP, smt_counters, smt_engine, smt_options};
@@ -77,7 +78,7 @@ pub(crate) fn session_id(number: u64) -> Option<SessionId> {
     number.checked_sub(1).map(SessionId::from_bits)
 }
 
-fn build(options: &smt_options, bind: IpAddr) -> Result<Engine, Failure> {
+fn builder(options: &smt_options, bind: IpAddr) -> Result<Builder, Failure> {
     let &smt_options { roles, port, datapath, protocol, call_deadline_us, .. } = options;
     let mut builder = Builder::new().bind(bind);
     if roles == 0 || roles & !(CLIENT | SERVER) != 0 {
@@ -110,7 +111,13 @@ fn build(options: &smt_options, bind: IpAddr) -> Result<Engine, Failure> {
     if let Some(deadline) = deadline(call_deadline_us) {
         builder = builder.call_deadline(deadline);
     }
-    Ok(builder.engine()?)
+    Ok(builder)
+}
+
+/// Gives an engine a handle.
+fn register(engine: Engine) -> *mut smt_engine {
+    let state = State { engine, lent: Lent::Nothing, watched: false };
+    std::ptr::without_provenance_mut(ENGINES.add(state))
 }
 
 /// Makes an engine.
@@ -127,16 +134,58 @@ pub unsafe extern "C" fn smt_engine_new(
         let options = unsafe { border::read("options", options)? };
         // SAFETY: the caller's promise about `engine`.
         let out = unsafe { Out::new("engine", engine)? };
-        let bind = if options.bind.is_null() {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else {
-            // SAFETY: `smt.h` wants `bind_len` bytes there.
-            unsafe { address_at(options.bind, options.bind_len)? }
-        };
-        let state = State { engine: build(&options, bind)?, lent: Lent::Nothing, watched: false };
-        out.set(std::ptr::without_provenance_mut(ENGINES.add(state)));
+        // SAFETY: as above.
+        let bind = unsafe { bind_of(&options)? };
+        out.set(register(builder(&options, bind)?.engine()?));
         Ok(())
     })
+}
+
+/// Makes engines that share a port and sessions.
+///
+/// # Safety
+/// `options` is as `smt.h` wants it; `engines` is null or has room for `count` pointers.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smt_engines_new(
+    options: *const smt_options,
+    count: u32,
+    engines: *mut *mut smt_engine,
+) -> i32 {
+    border::run(|| {
+        // SAFETY: the caller's promise about `options`, whose size is its first member.
+        let options = unsafe { border::read("options", options)? };
+        // SAFETY: as above.
+        let bind = unsafe { bind_of(&options)? };
+        if !count.is_power_of_two() || count > MAX_SHARDS.into() {
+            let text = format!("count is {count}, not 1, 2, 4, 8, 16, 32 or {MAX_SHARDS}");
+            return Err(Failure::invalid(text));
+        }
+        // Every place is looked at before there is anything to put there.
+        let places = (0..count as usize).map(|index| {
+            // SAFETY: the caller's promise about `engines`: there are `count` of them. Of a null pointer
+            // this stays null, or is refused as one that is not aligned.
+            unsafe {
+                Out::new("engines", engines.wrapping_add(if engines.is_null() { 0 } else { index }))
+            }
+        });
+        let places = places.collect::<Result<Vec<_>, _>>()?;
+        let shards = u8::try_from(count).unwrap_or(MAX_SHARDS);
+        let made = builder(&options, bind)?.shards(shards).engines()?;
+        for (place, engine) in places.into_iter().zip(made) {
+            place.set(register(engine));
+        }
+        Ok(())
+    })
+}
+
+/// # Safety
+/// As `smt.h` wants it, `bind_len` bytes can be read at `bind` unless it is null.
+unsafe fn bind_of(options: &smt_options) -> Result<IpAddr, Failure> {
+    if options.bind.is_null() {
+        return Ok(Ipv4Addr::UNSPECIFIED.into());
+    }
+    // SAFETY: the caller's promise.
+    unsafe { address_at(options.bind, options.bind_len) }
 }
 
 /// # Safety
@@ -194,6 +243,7 @@ fn counters_of(stats: &Stats, sessions: u64) -> smt_counters {
         stats.dropped_replayed_control,
         stats.dropped_replayed_request,
         stats.dropped_unexpected,
+        stats.dropped_wrong_lane,
     ];
     smt_counters {
         size: size_of::<smt_counters>(),

@@ -5,9 +5,9 @@ use std::time::Duration;
 use smt::{CallError, CloseReason, Event};
 
 use crate::abi::{
-    CLOSED_DEAD, CLOSED_LOCAL, CLOSED_PEER, CLOSED_VIOLATION, EVENT_CLOSED,
+    CLOSED_DEAD, CLOSED_LOCAL, CLOSED_PEER, CLOSED_VIOLATION, EVENT_CLOSED, EVENT_JOINED,
     EVENT_KEY_UPDATE_WANTED, EVENT_NONE, EVENT_REQUEST, EVENT_REQUEST_CANCELLED, EVENT_RESPONSE,
-    Versioned, smt_engine, smt_event,
+    EVENT_SHARD_GONE, Versioned, smt_engine, smt_event,
 };
 use crate::border;
 use crate::engine::{Lent, State, session_number, with_engine};
@@ -81,6 +81,15 @@ impl State {
             Event::KeyUpdateWanted { session } => {
                 told.kind = EVENT_KEY_UPDATE_WANTED;
                 told.session = session_number(session);
+            }
+            Event::Joined { session, shared, .. } => {
+                told.kind = EVENT_JOINED;
+                told.session = session_number(session);
+                told.user = session_number(shared.at_first());
+            }
+            Event::ShardGone { shard } => {
+                told.kind = EVENT_SHARD_GONE;
+                told.code = u32::try_from(shard).unwrap_or(u32::MAX);
             }
             _ => return None,
         }

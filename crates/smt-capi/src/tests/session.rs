@@ -2,7 +2,7 @@
 
 use std::ptr::null_mut;
 
-use super::misuse::engine;
+use super::misuse::{engine, options};
 use crate::abi::*;
 use crate::status::Status;
 use crate::*;
@@ -82,6 +82,69 @@ impl End {
         assert_eq!(unsafe { smt_engine_counters(self.engine, &raw mut counters) }, 0);
         counters
     }
+}
+
+/// Both ends have two engines, the second of which knows the session by another name.
+#[test]
+fn sessions_live_at_several_engines() {
+    let shards = |role: u32| {
+        let mut all = [null_mut(); 2];
+        let address = loopback();
+        let bind = address.as_ptr().cast();
+        let options = smt_options { bind, bind_len: address.len(), ..options() };
+        // SAFETY: a place for two handles.
+        let status = unsafe { smt_engines_new(&raw const options, 2, all.as_mut_ptr()) };
+        assert_eq!(status, 0);
+        let mut offer = null_mut();
+        // SAFETY: a place of its type.
+        assert_eq!(unsafe { smt_offer_new(all[0], role, &raw mut offer) }, 0);
+        let second = End { engine: all[1], offer: null_mut(), session: 0 };
+        [End { engine: all[0], offer, session: 0 }, second]
+    };
+    let (mut client, mut server) = (shards(CLIENT), shards(SERVER));
+    assert_eq!(client[0].open(&server[0], |_| {}), 0);
+    assert_eq!(server[0].open(&client[0], |_| {}), 0);
+    for end in [&mut client, &mut server] {
+        let joined = end[1].next();
+        assert_eq!((joined.kind, joined.user), (EVENT_JOINED, end[0].session));
+        end[1].session = joined.session;
+    }
+    for (user, at) in [(1, 0), (2, 1), (3, 1)] {
+        client[at].call(b"which", user);
+        let answered = until_event(&client[at], &server[at], |event| {
+            echo(&server[at], event);
+        });
+        assert_eq!(
+            (answered.kind, answered.user, data(&answered)),
+            (EVENT_RESPONSE, user, &b"which"[..])
+        );
+    }
+    let requests = server.each_ref().map(|end| end.counters().requests_received);
+    assert_eq!(requests, [1, 2]);
+    // The end of one is that of all.
+    let [first, second] = client;
+    drop(second);
+    let mut kinds = Vec::new();
+    while kinds.len() < 2 {
+        kinds.extend(Some(first.next().kind).filter(|kind| *kind != EVENT_NONE));
+        server[0].next();
+    }
+    kinds.sort_unstable();
+    assert_eq!(kinds, [EVENT_CLOSED, EVENT_SHARD_GONE]);
+}
+
+#[test]
+fn a_wrong_number_of_engines_is_told() {
+    let options = options();
+    let mut all = [null_mut(); 4];
+    for count in [0, 3, 65, 128, u32::MAX] {
+        // SAFETY: the number is refused before anything is written.
+        let status = unsafe { smt_engines_new(&raw const options, count, all.as_mut_ptr()) };
+        assert_eq!(status, Status::Invalid as i32, "{count}");
+    }
+    // SAFETY: null pointers are refused.
+    let status = unsafe { smt_engines_new(&raw const options, 2, null_mut()) };
+    assert_eq!((status, all), (Status::Invalid as i32, [null_mut(); 4]));
 }
 
 impl Drop for End {

@@ -1,14 +1,16 @@
 //! Sessions on secrets that another TLS 1.3 stack has negotiated (spec 5.1, last rule).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use smt_proto::crypto::{Suite, SuiteId, aws_lc};
 use smt_proto::keys::{key_context, secret_from_traffic_secret};
 use smt_proto::wire::Params;
 use smt_proto::{Direction, External, Path, Role, SessionId, Updates};
 
-use super::Engine;
+use super::{Engine, SessionInfo};
 use crate::error::{ConnectError, UpdateError};
+use crate::tls::PeerIdentity;
 
 /// What one end tells the other, over the TLS connection whose secrets are to be used, before both
 /// make the session.
@@ -70,13 +72,16 @@ pub(super) struct Binding {
 
 impl Engine {
     /// Begins a session on secrets negotiated elsewhere: our port and parameters, to be told to the
-    /// peer. `role` is this end's role in the TLS connection.
+    /// peer. `role` is this end's role in the TLS connection. Of several shards, the first does this.
     ///
     /// # Errors
-    /// [`ConnectError::NotAClient`] if there is no port for the role.
+    /// [`ConnectError::NotAClient`] if there is no port for the role; [`ConnectError::Limit`] at other
+    /// shards than the first, or if one is gone.
     pub fn offer_external(&mut self, role: Role) -> Result<ExternalOffer, ConnectError> {
-        if self.shard() != (0, 1) {
-            return Err(ConnectError::Limit("sessions without TLS of ours have one shard"));
+        if !self.makes_sessions() {
+            return Err(ConnectError::Limit(
+                "sessions are made at the first shard, while all are there",
+            ));
         }
         let port = match role {
             Role::Server => self.listen.map(|listen| listen.port()),
@@ -103,8 +108,10 @@ impl Engine {
     }
 
     /// Makes the session: `remote` is the peer's address and SMT port, `peer_block` its parameter
-    /// block. It works at once; no event announces it. Over UDP the peer's UDP port is taken to be
-    /// its SMT port, as that of a server is.
+    /// block. It works at once; no event announces it, but for [`Joined`](crate::Event::Joined) at the
+    /// other shards if there are several. Over UDP the peer's UDP port is taken to be its SMT port, as
+    /// that of a server is. With several lanes, as either end with shards wants them, no later secrets
+    /// can be registered.
     ///
     /// # Errors
     /// [`ConnectError::BadParameters`], [`ConnectError::Unreachable`], [`ConnectError::Limit`].
@@ -170,10 +177,34 @@ impl Engine {
             _ => ConnectError::BadParameters,
         });
         let session = added?;
+        self.share_external(session, remote, secrets);
         if offer.updates == Updates::Registered {
             self.registered.insert(session, Binding { suite, context });
         }
         Ok(session)
+    }
+
+    /// The other shards get their lanes of a session and may use it, before anything of it is sent.
+    fn share_external(
+        &mut self,
+        session: SessionId,
+        remote: SocketAddr,
+        secrets: &TrafficSecrets<'_>,
+    ) {
+        if self.shard().1 == 1 {
+            return;
+        }
+        let info = SessionInfo {
+            remote,
+            peer: PeerIdentity::default(),
+            suite: secrets.suite,
+            alpn: secrets.alpn.to_vec(),
+            resumed: false,
+            early: false,
+            forward_secret: true,
+        };
+        self.share(session);
+        self.share_confirmed(session, &Arc::new(info));
     }
 
     /// Gives a session that was offered with [`Updates::Registered`] the next traffic secret of a

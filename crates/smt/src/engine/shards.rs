@@ -25,6 +25,14 @@ const MAX_PATH_ERRORS: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SharedId(SessionId);
 
+impl SharedId {
+    /// Its name at the first shard.
+    #[must_use]
+    pub fn at_first(self) -> SessionId {
+        self.0
+    }
+}
+
 /// What one shard tells another.
 enum Note {
     /// A session has keys.
