@@ -27,7 +27,8 @@ pub use abi::{
     smt_counters, smt_engine, smt_event, smt_offer, smt_options, smt_rpc, smt_session_options,
 };
 pub use engine::{
-    smt_engine_counters, smt_engine_fd, smt_engine_free, smt_engine_new, smt_version,
+    smt_engine_counters, smt_engine_fd, smt_engine_free, smt_engine_new, smt_engines_new,
+    smt_version,
 };
 pub use event::{smt_flush, smt_next_event};
 pub use keys::{smt_register_update, smt_request_update, smt_update_keys};

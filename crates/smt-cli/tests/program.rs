@@ -164,7 +164,7 @@ const COMMANDS: [&str; 12] = [
     "ticket",
     "bench",
     "bench handshake",
-    "bench rpc",
+    "bench cores",
     "bench rekey",
     "bench flood",
 ];
