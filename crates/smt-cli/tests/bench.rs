@@ -83,18 +83,19 @@ fn everybody_is_measured() {
 
 fn links_in_every_state_are_measured() {
     let peers = "--peers smt-udp,smt-packet,tcp";
+    let states = |name: &'static str, states: [Value; 2]| states.map(|state| (name, state));
     for (arguments, states) in [
         (
             format!("loss --loss 0,5 --sizes 64 {peers} {SHORT}"),
-            [("loss_percent", "0.0"), ("loss_percent", "5.0")],
+            states("loss_percent", [0.0.into(), 5.0.into()]),
         ),
         (
             format!("tso --tso software,off --sizes 16384 {peers} {SHORT}"),
-            [("tso", "\"software\""), ("tso", "\"off\"")],
+            states("tso", ["software".into(), "off".into()]),
         ),
         (
             format!("mtu --sizes 64 --outstanding 4 {peers} {SHORT}"),
-            [("mtu", "1500"), ("mtu", "9000")],
+            states("mtu", [1500.into(), 9000.into()]),
         ),
     ] {
         let rows = rows(&arguments);
@@ -102,7 +103,7 @@ fn links_in_every_state_are_measured() {
             for transport in ["smt-udp", "tcp"] {
                 let is_measured = rows.iter().any(|row| {
                     row["transport"] == transport
-                        && row[name].to_string() == state
+                        && row[name] == state
                         && row["value"].as_f64() > Some(0.0)
                 });
                 assert!(is_measured, "{arguments}: {transport} {name} {state}: {rows:?}");
