@@ -120,6 +120,7 @@ pub(crate) struct Parsed {
 
 /// Reads the headers of a received Ethernet frame. `None`: it is not IP, damaged, a fragment, or has
 /// IPv6 extension headers (whose number then is the `protocol`, so that it is nobody's).
+#[inline]
 pub(crate) fn parse(frame: &[u8]) -> Option<Parsed> {
     let ethertype = u16::from_be_bytes(*frame.get(12..)?.first_chunk()?);
     let ip = frame.get(ETHERNET_LEN..)?;

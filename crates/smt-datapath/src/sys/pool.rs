@@ -45,6 +45,7 @@ impl PoolRings {
     }
 
     /// Takes out all chunks sent and calls `each` for those of `socket`; the others' are kept for them.
+    #[inline]
     pub(super) fn completed(&mut self, socket: usize, mut each: impl FnMut(u64)) {
         let Some(sent) = &mut self.completed else { return };
         if sent.handed.len() <= 1 {
@@ -54,20 +55,7 @@ impl PoolRings {
             sent.ring.release();
             return;
         }
-        if let Some(handed) = sent.handed.get_mut(socket) {
-            handed.drain(..).for_each(&mut each);
-        }
-        while let Some(address) = sent.ring.pop() {
-            let owner = sent.owner(address);
-            if owner == Some(socket) {
-                each(address);
-            } else if let Some(handed) = owner.and_then(|owner| sent.handed.get_mut(owner))
-                && handed.len() < sent.most_handed
-            {
-                handed.push(address);
-            }
-        }
-        sent.ring.release();
+        sent.completed_of(socket, each);
     }
 
     /// Calls `each` for the chunks that [`completed`](Self::completed) would give `socket`.
@@ -88,6 +76,24 @@ impl PoolRings {
 }
 
 impl Completed {
+    /// What one of several sockets gets.
+    fn completed_of(&mut self, socket: usize, mut each: impl FnMut(u64)) {
+        if let Some(handed) = self.handed.get_mut(socket) {
+            handed.drain(..).for_each(&mut each);
+        }
+        while let Some(address) = self.ring.pop() {
+            let owner = self.owner(address);
+            if owner == Some(socket) {
+                each(address);
+            } else if let Some(handed) = owner.and_then(|owner| self.handed.get_mut(owner))
+                && handed.len() < self.most_handed
+            {
+                handed.push(address);
+            }
+        }
+        self.ring.release();
+    }
+
     /// The socket that sends from `address`.
     fn owner(&self, address: u64) -> Option<usize> {
         let offset = address.checked_sub(self.senders.start)?;

@@ -86,7 +86,8 @@ const KERNELS: u8 = 0;
 /// the same bytes, whichever chunks the kernel hands to which of them.
 pub(crate) struct Umem {
     memory: Arc<Mapping>,
-    chunk_len: usize,
+    /// Binary logarithm of the bytes in a chunk.
+    chunk_bits: u32,
     /// Of each chunk.
     marks: Arc<[AtomicU8]>,
     own: u8,
@@ -117,7 +118,7 @@ impl Umem {
         let marks: Arc<[AtomicU8]> = (0..chunks).map(mark).collect();
         let share = |index| Umem {
             memory: Arc::clone(&memory),
-            chunk_len,
+            chunk_bits: chunk_len.trailing_zeros(),
             marks: Arc::clone(&marks),
             own: index + 1,
             is_alone: shares == 1,
@@ -132,17 +133,17 @@ impl Umem {
 
     /// Bytes in a chunk.
     pub(crate) fn chunk_len(&self) -> usize {
-        self.chunk_len
+        1 << self.chunk_bits
     }
 
     /// The chunk that byte `address` lies in.
     pub(crate) fn chunk_of(&self, address: u64) -> usize {
-        usize::try_from(address).unwrap_or(usize::MAX) / self.chunk_len
+        usize::try_from(address).unwrap_or(usize::MAX) >> self.chunk_bits
     }
 
     /// Address of the first byte of chunk `chunk`.
     pub(crate) fn address_of(&self, chunk: usize) -> u64 {
-        (chunk * self.chunk_len) as u64
+        (chunk << self.chunk_bits) as u64
     }
 
     /// Makes `chunk` the kernel's.
@@ -177,16 +178,18 @@ impl Umem {
         let start = usize::try_from(address).unwrap_or(usize::MAX);
         let end = start.checked_add(len).filter(|end| *end <= self.memory.len);
         let Some(end) = end else { panic_outside(address, len) };
-        let mut chunks = start / self.chunk_len..end.div_ceil(self.chunk_len);
-        assert!(chunks.all(|chunk| self.is_own(chunk)), "{address} is the kernel's");
+        let chunks = start >> self.chunk_bits..(end + self.chunk_len() - 1) >> self.chunk_bits;
+        let is_own = |mark: &AtomicU8| mark.load(Ordering::Relaxed) == self.own;
+        // Relaxed: this share wrote the mark itself, if it is its own.
+        assert!(self.marks[chunks].iter().all(is_own), "{address} is the kernel's");
         // SAFETY: the range lies inside the mapping, in chunks of this share. The kernel and other
         // shares do not touch those until they are lent, which takes `&mut self`; there is one `Umem`
         // of each share. Any bytes are `u8`.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.at::<u8>(0).as_ptr().add(start), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.memory.start.as_ptr().add(start), len) }
     }
 
     fn is_own(&self, chunk: usize) -> bool {
-        // Relaxed: this share wrote the mark itself, if it is its own.
+        // Relaxed: as above.
         self.marks[chunk].load(Ordering::Relaxed) == self.own
     }
 }
