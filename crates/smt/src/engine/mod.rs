@@ -62,7 +62,7 @@ pub use connects::ConnectOptions;
 pub use event::{ConnectId, Event, SessionInfo};
 pub use external::{ExternalOffer, TrafficSecrets};
 pub use post::MAX_WAITING_FOR_TICKETS;
-pub use shards::{MAX_INBOX, SharedId};
+pub use shards::{MAX_INBOX, MAX_PATH_ERRORS, SharedId};
 
 /// What a call may be told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,14 +86,17 @@ pub struct LimitStats {
     /// Sessions that ended as soon as they were made because [`MAX_INBOX`] others waited to be added at
     /// another shard, or that had ended.
     pub inbox: u64,
+    /// Path errors that another shard was not told, because [`MAX_PATH_ERRORS`] others waited there.
+    pub path_errors: u64,
 }
 
 impl std::ops::AddAssign for LimitStats {
     fn add_assign(&mut self, other: Self) {
-        let Self { queued_calls, waiting_for_tickets, inbox } = other;
+        let Self { queued_calls, waiting_for_tickets, inbox, path_errors } = other;
         self.queued_calls += queued_calls;
         self.waiting_for_tickets += waiting_for_tickets;
         self.inbox += inbox;
+        self.path_errors += path_errors;
     }
 }
 

@@ -19,7 +19,7 @@ use crate::tls::pool::Waker;
 pub const MAX_INBOX: usize = 4096;
 
 /// Path errors that may wait in a shard's inbox. More are dropped: to the protocol they are hints.
-const MAX_PATH_ERRORS: usize = 64;
+pub const MAX_PATH_ERRORS: usize = 64;
 
 /// Names a session at all shards of an endpoint alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -315,9 +315,8 @@ impl Engine {
         let Some(shards) = self.shards.as_deref().filter(|_| self.caps.name == "udp") else {
             return;
         };
-        for inbox in shards.others() {
-            inbox.put(Note::Path(error.clone()));
-        }
+        let told = shards.others().filter(|inbox| inbox.put(Note::Path(error.clone()))).count();
+        self.limits.path_errors += (shards.group.inboxes.len() - 1 - told) as u64;
     }
 
     fn join(&mut self, id: SharedId, lanes: &Lanes) {
@@ -377,6 +376,23 @@ mod tests {
         assert!(inbox.put(Note::Open(info(0), lanes)));
         inbox.lock().closed = true;
         assert!(!inbox.put(Note::Gone(1)));
+    }
+
+    #[test]
+    fn path_errors_in_an_inbox_are_bounded() {
+        let inbox = Inbox::default();
+        let error = PathError {
+            dst: ([127, 0, 0, 1], 7).into(),
+            kind: smt_datapath::PathErrorKind::Refused,
+            quoted: Vec::new(),
+        };
+        for _ in 0..MAX_PATH_ERRORS {
+            assert!(inbox.put(Note::Path(error.clone())));
+        }
+        assert!(!inbox.put(Note::Path(error.clone())));
+        assert!(inbox.put(Note::Gone(1)), "that always finds room");
+        inbox.take();
+        assert!(inbox.put(Note::Path(error)));
     }
 
     /// Lanes as a core makes them.

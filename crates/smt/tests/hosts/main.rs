@@ -9,12 +9,14 @@ mod calls;
 mod devices;
 mod early;
 mod endpoints;
+mod external;
 mod failures;
 mod lifecycle;
 mod limits;
 mod shards;
 mod shared;
 mod tso;
+mod udp_shards;
 
 use std::process::ExitCode;
 
@@ -23,11 +25,13 @@ fn main() -> ExitCode {
     tests.extend(devices::tests());
     tests.extend(early::tests());
     tests.extend(endpoints::tests());
+    tests.extend(external::tests());
     tests.extend(failures::tests());
     tests.extend(lifecycle::tests());
     tests.extend(limits::tests());
     tests.extend(shards::tests());
     tests.extend(shared::tests());
     tests.extend(tso::tests());
+    tests.extend(udp_shards::tests());
     smt_testbed::main(tests)
 }

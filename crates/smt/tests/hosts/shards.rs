@@ -2,9 +2,7 @@
 //! in the shard that its lane belongs to.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -12,12 +10,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use smt::datapath::fault::Rules;
-use smt::datapath::{
-    Caps, Datapath, DatapathStats, OpenOptions, Opened, PathError, RxMeta, TxMeta, open,
-};
-use smt::engine::TrafficSecrets;
-use smt::proto::Role;
-use smt::proto::crypto::SuiteId;
 use smt::{
     AeadLimits, Builder, CallError, CallOptions, DatapathKind, Engine, Event, Faults, StartError,
     XdpHook, XdpOptions,
@@ -33,10 +25,8 @@ pub(crate) fn tests() -> Vec<Trial> {
         test("ten_thousand_calls_between_shards_over_udp", || ten_thousand(UDP, [2, 2])),
         test("ten_thousand_calls_over_udp_to_shards", || ten_thousand(UDP, [1, 2])),
         test("ten_thousand_calls_over_udp_of_shards", || ten_thousand(UDP, [2, 1])),
-        test("a_sender_that_joins_packets_of_all_lanes", joins),
         test("shards_under_loss_and_key_updates", || loss(RAW)),
         test("a_shard_that_is_held_up_holds_up_no_other", || held_up(RAW)),
-        test("sessions_on_external_secrets_have_shards", external),
         test("shards_end_together", || endings(RAW)),
         test("a_server_of_shards_restarts", || restart(RAW)),
     ];
@@ -86,22 +76,22 @@ impl Over {
 
 /// What a shard of a server has done.
 #[derive(Default)]
-struct Done {
-    requests: HashMap<Vec<u8>, u32>,
+pub(crate) struct Done {
+    pub(crate) requests: HashMap<Vec<u8>, u32>,
     joined: u32,
     updates: u64,
-    dropped: u64,
+    pub(crate) dropped: u64,
 }
 
 /// A server of several shards, each on a thread of its host; it echoes.
-struct Server {
-    address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Done>>,
 }
 
 impl Server {
-    fn start(host: &Namespace, builder: Builder, shards: u8) -> Server {
+    pub(crate) fn start(host: &Namespace, builder: Builder, shards: u8) -> Server {
         let stop = Arc::new(AtomicBool::new(false));
         let (made, engines) = mpsc::channel();
         host.spawn(move || made.send(builder.shards(shards).engines().unwrap()).unwrap())
@@ -120,7 +110,7 @@ impl Server {
         Server { address, stop, threads }
     }
 
-    fn stop(self) -> Vec<Done> {
+    pub(crate) fn stop(self) -> Vec<Done> {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     }
@@ -145,10 +135,10 @@ fn serve(mut engine: Engine, stop: &AtomicBool) -> Done {
 }
 
 /// A client's engines, all polled by one thread, and its session at each.
-struct Client {
+pub(crate) struct Client {
     engines: Vec<Engine>,
     sessions: Vec<smt::SessionId>,
-    ended: HashMap<u64, Result<Vec<u8>, CallError>>,
+    pub(crate) ended: HashMap<u64, Result<Vec<u8>, CallError>>,
     closed: usize,
 }
 
@@ -157,7 +147,7 @@ impl Client {
         Client::over(builder.shards(shards).engines().unwrap(), to)
     }
 
-    fn over(mut engines: Vec<Engine>, to: SocketAddr) -> Client {
+    pub(crate) fn over(mut engines: Vec<Engine>, to: SocketAddr) -> Client {
         let shards = engines.len();
         engines[0].connect(to, NAME).unwrap();
         let mut client = Client { engines, sessions: Vec::new(), ended: HashMap::new(), closed: 0 };
@@ -195,7 +185,7 @@ impl Client {
     }
 
     /// Makes calls in all engines by turns and waits for their ends.
-    fn call_all(&mut self, numbers: std::ops::Range<u64>, len: impl Fn(u64) -> usize) {
+    pub(crate) fn call_all(&mut self, numbers: std::ops::Range<u64>, len: impl Fn(u64) -> usize) {
         let count = (numbers.end - numbers.start) as usize;
         let (mut next, end, before) = (numbers.start, numbers.end, self.ended.len());
         let until = Instant::now() + Duration::from_secs(120);
@@ -216,7 +206,7 @@ impl Client {
     }
 }
 
-fn body(number: u64, len: usize) -> Vec<u8> {
+pub(crate) fn body(number: u64, len: usize) -> Vec<u8> {
     let mut body = number.to_be_bytes().to_vec();
     body.extend(pattern(number, len.max(8) - 8));
     body
@@ -271,83 +261,6 @@ fn ten_thousand(over: Over, [clients, servers]: [u8; 2]) {
     let done = server.stop();
     assert_eq!(done.iter().map(|done| done.joined).sum::<u32>(), u32::from(servers - 1));
     check(&done, &client, 10_000, len);
-}
-
-/// A datapath that knows nothing of lanes, and so has the kernel join whatever goes to one peer.
-struct Joining(Box<dyn Datapath>);
-
-impl Datapath for Joining {
-    fn caps(&self) -> Caps {
-        self.0.caps()
-    }
-
-    fn frame(&mut self) -> Option<&mut [u8]> {
-        self.0.frame()
-    }
-
-    fn commit(&mut self, meta: TxMeta) {
-        self.0.commit(TxMeta { lane: 0, ..meta });
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-
-    fn recv(&mut self) -> io::Result<usize> {
-        self.0.recv()
-    }
-
-    fn packet(&mut self, index: usize) -> (RxMeta, &mut [u8]) {
-        self.0.packet(index)
-    }
-
-    fn path_error(&mut self) -> Option<PathError> {
-        self.0.path_error()
-    }
-
-    fn path_mtu(&mut self, dst: IpAddr) -> io::Result<usize> {
-        self.0.path_mtu(dst)
-    }
-
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.0.fd()
-    }
-
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.wait(timeout)
-    }
-
-    fn stats(&self) -> DatapathStats {
-        self.0.stats()
-    }
-}
-
-/// Over a link that carries joined packets uncut, those that come to another shard cost a repetition.
-fn joins() {
-    let pair = pair(PairOptions::default()).unwrap();
-    let ca = Arc::new(Ca::new());
-    let address = server_address(&pair, false);
-    let builder = server_builder(&ca, address).datapath(DatapathKind::Udp);
-    let server = Server::start(&pair.b, builder, 2);
-    let (to, builder) = (server.address, client_builder(&ca, false).datapath(DatapathKind::Udp));
-    pair.a
-        .spawn(move || {
-            let options = OpenOptions { kind: DatapathKind::Udp, ..OpenOptions::default() };
-            let Opened { datapath, listen, client_ports } = open(options).unwrap();
-            let datapath = Box::new(Joining(datapath));
-            let opened = Opened { datapath, listen, client_ports };
-            let mut client = Client::over(vec![builder.engine_over(opened).unwrap()], to);
-            client.call_all(0..2000, |number| if number.is_multiple_of(20) { 20_000 } else { 100 });
-            assert!((0..2000).all(|number| client.ended[&number].is_ok()));
-        })
-        .unwrap()
-        .join()
-        .unwrap();
-    let done = server.stop();
-    let times = done.iter().flat_map(|done| done.requests.values());
-    assert_eq!(times.map(|times| u64::from(*times)).sum::<u64>(), 2000);
-    // Else this would test nothing.
-    assert!(done.iter().any(|done| done.dropped > 0), "nothing came to another shard");
 }
 
 fn loss(over: Over) {
@@ -447,71 +360,6 @@ fn held_up(over: Over) {
     stop.store(true, Ordering::Relaxed);
     assert_eq!(first.join().unwrap().requests.len(), 1000);
     assert_eq!(second.join().unwrap().requests.len(), 4);
-}
-
-/// A session on secrets of another TLS stack, four engines in one thread.
-fn external() {
-    let pair = pair(PairOptions::default()).unwrap();
-    let (client_address, address) = (pair.a_v4.into(), server_address(&pair, false));
-    let mut clients = pair
-        .a
-        .run(|| Builder::new().bind(client_address).external_client().shards(2).engines().unwrap())
-        .unwrap();
-    let server = Builder::new().bind(address).external_server(4433).shards(2);
-    let mut servers = pair.b.run(|| server.engines().unwrap()).unwrap();
-    assert!(clients[1].offer_external(Role::Client).is_err(), "sessions are made at the first");
-    let [offer, answer] = [
-        clients[0].offer_external(Role::Client).unwrap(),
-        servers[0].offer_external(Role::Server).unwrap(),
-    ];
-    let secrets = TrafficSecrets {
-        suite: SuiteId::Aes128GcmSha256,
-        alpn: b"smt/1",
-        client: &[1; 32],
-        server: &[2; 32],
-    };
-    let to = SocketAddr::new(address, answer.port());
-    let session = clients[0].add_external(&offer, to, answer.block(), &secrets).unwrap();
-    let from = SocketAddr::new(client_address, offer.port());
-    servers[0].add_external(&answer, from, offer.block(), &secrets).unwrap();
-
-    let (mut sessions, mut asked, mut ended) = (vec![session], [0; 2], HashMap::new());
-    let (mut begun, until) = (0, Instant::now() + Duration::from_secs(60));
-    while ended.len() < 400 {
-        assert!(Instant::now() < until, "{} of 400", ended.len());
-        for (at, engine) in clients.iter_mut().enumerate() {
-            if let Some(&session) = sessions.get(at).filter(|_| sessions.len() == 2 && begun < 400)
-            {
-                let options = CallOptions { user: begun, ..CallOptions::default() };
-                begun += u64::from(engine.call(session, body(begun, 100), options).is_ok());
-            }
-            engine.poll().unwrap();
-            while let Some(event) = engine.next_event() {
-                match event {
-                    Event::Joined { session: joined, shared, info } => {
-                        assert_eq!((at, shared.at_first()), (1, session));
-                        assert_eq!((info.remote, &info.alpn[..]), (to, &b"smt/1"[..]));
-                        sessions.push(joined);
-                    }
-                    Event::Response { user, result, .. } => {
-                        assert_eq!(*result.unwrap(), *body(user, 100));
-                        ended.insert(user, ());
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
-        for (at, engine) in servers.iter_mut().enumerate() {
-            engine.poll().unwrap();
-            while let Some(event) = engine.next_event() {
-                if let Event::Request { rpc, body, .. } = event {
-                    asked[at] += 1;
-                    engine.reply(rpc, body.into_vec());
-                }
-            }
-        }
-    }
-    assert_eq!(asked, [200, 200]);
 }
 
 fn endings(over: Over) {

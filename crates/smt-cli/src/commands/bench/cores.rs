@@ -1,5 +1,6 @@
 //! `smt bench cores`: one session on one core and on several.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::bench::cores::{
     BULK_BYTES, BULK_OUTSTANDING, Beside, Outcome, Plan, Rate, Who, evenness, measure,
 };
 use crate::bench::ground::Credentials;
+use crate::bench::place::Link;
+use crate::bench::{environment, saved};
 use crate::commands::Error;
 use crate::commands::datapath::DatapathChoice;
 use crate::output::{Printer, number, time};
@@ -62,6 +65,9 @@ pub struct Arguments {
     /// A few seconds for everything: shows that it works, not how fast it is
     #[arg(long)]
     quick: bool,
+    /// Also write what was measured, with the environment, to a file in this directory
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
     /// One JSON object per line on standard output, for programs
     #[arg(long)]
     pub json: bool,
@@ -86,8 +92,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     let bar = bar(arguments.json, "cores");
     let outcome = measure(&credentials, &plan, &stop, &|part| advance(&bar, part))?;
     bar.finish_and_clear();
-    tell_rates(&outcome, plan.outstanding, &printer)?;
-    tell_beside(&outcome, &printer)?;
+    let mut results = tell_rates(&outcome, plan.outstanding, &printer)?;
+    results.extend(tell_beside(&outcome, &printer)?);
+    if let Some(dir) = &arguments.save {
+        let environment = environment::describe(&credentials, &[Link::Veth], &[]);
+        let file = saved::write(dir, "cores", &environment, &results)?;
+        printer.text(printer.dim(format!("kept in {}", file.display())))?;
+    }
     match outcome.rates.iter().find_map(|(_, _, rate)| rate.as_ref().err()) {
         Some(why) if outcome.rates.iter().all(|(_, _, rate)| rate.is_err()) => {
             Err(Error::Failed(format!("nothing of SMT could be measured: {why}")))
@@ -100,7 +111,12 @@ fn wait(outcome: &Outcome) -> &'static str {
     if outcome.spins { "spin" } else { "block" }
 }
 
-fn tell_rates(outcome: &Outcome, outstanding: usize, printer: &Printer) -> Result<(), Error> {
+fn tell_rates(
+    outcome: &Outcome,
+    outstanding: usize,
+    printer: &Printer,
+) -> Result<Vec<Value>, Error> {
+    let mut told = Vec::new();
     let title = format!(
         "RPCs a second, 64 bytes, {outstanding} outstanding in one session; ends {}",
         wait(outcome)
@@ -140,15 +156,17 @@ fn tell_rates(outcome: &Outcome, outstanding: usize, printer: &Printer) -> Resul
             }
         };
         printer.say(text, &object)?;
+        told.push(object);
     }
-    Ok(())
+    Ok(told)
 }
 
 fn per_second(rate: &Rate) -> f64 {
     rate.count as f64 / rate.elapsed.as_secs_f64()
 }
 
-fn tell_beside(outcome: &Outcome, printer: &Printer) -> Result<(), Error> {
+fn tell_beside(outcome: &Outcome, printer: &Printer) -> Result<Vec<Value>, Error> {
+    let mut told = Vec::new();
     let title = format!(
         "RPCs of 64 bytes, one at a time, beside {BULK_OUTSTANDING} messages of 1 MB; ends {}",
         wait(outcome)
@@ -180,8 +198,9 @@ fn tell_beside(outcome: &Outcome, printer: &Printer) -> Result<(), Error> {
             }
         };
         printer.say(text, &object)?;
+        told.push(object);
     }
-    Ok(())
+    Ok(told)
 }
 
 fn tell_one(head: &str, beside: &Beside, tls: Option<u64>, object: &mut Value) -> String {
