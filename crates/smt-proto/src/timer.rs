@@ -3,6 +3,7 @@
 //! entry comes up early, and is put back.
 
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use crate::session::SessionId;
 use crate::time::Time;
@@ -97,8 +98,8 @@ pub(crate) struct Timers {
     /// The present tick, or an earlier one. Entries are in the level of the highest digit in which their tick
     /// differs from it, earlier ones in its own slot.
     base: u64,
-    /// When the first entry is due, if that is known.
-    first: Option<Time>,
+    /// When the first entry is due, if that is known: kept once it was looked for.
+    first: Cell<Option<Time>>,
     /// Entries that have come due, to be sorted.
     sorting: Vec<u32>,
 }
@@ -111,7 +112,7 @@ impl Default for Timers {
             heads: [NONE; DUE + 1],
             filled: [0; LEVELS],
             base: 0,
-            first: None,
+            first: Cell::new(None),
             sorting: Vec::new(),
         }
     }
@@ -129,14 +130,17 @@ fn digit(tick: u64, level: usize) -> u64 {
 impl Timers {
     /// When the first wake-up is due.
     pub(crate) fn next(&self) -> Option<Time> {
-        self.first.or_else(|| self.find_first())
+        if self.first.get().is_none() {
+            self.first.set(self.find_first());
+        }
+        self.first.get()
     }
 
     /// It is `now`: keeps the entries of the next moments apart from later ones.
     pub(crate) fn pass(&mut self, now: Time) {
         if tick(now) > self.base {
             self.advance(tick(now));
-            self.first = self.find_first();
+            self.first.set(self.find_first());
         }
     }
 
@@ -179,8 +183,8 @@ impl Timers {
                 (self.entries.len() - 1) as u32
             }
         };
-        if self.first.is_some_and(|first| at < first) || self.is_empty() {
-            self.first = Some(at);
+        if self.first.get().is_some_and(|first| at < first) || self.is_empty() {
+            self.first.set(Some(at));
         }
         self.link_by_time(slot);
         slot
@@ -191,15 +195,15 @@ impl Timers {
         if at < entry.at && entry.list as usize != DUE {
             self.unlink(slot);
             self.entries[slot as usize].at = at;
-            self.first = self.first.map(|first| first.min(at));
+            self.first.set(self.first.get().map(|first| first.min(at)));
             self.link_by_time(slot);
         }
     }
 
     fn remove(&mut self, slot: u32) {
         self.unlink(slot);
-        if self.first == Some(self.entries[slot as usize].at) {
-            self.first = None;
+        if self.first.get() == Some(self.entries[slot as usize].at) {
+            self.first.set(None);
         }
         self.free.push(slot);
     }
@@ -382,7 +386,7 @@ mod tests {
                 prop_assert!(first.is_none_or(|first| timers.next().is_some_and(|next| next <= first)));
                 prop_assert_eq!(len(&timers), wanted.len());
                 prop_assert_eq!(timers.is_empty(), wanted.is_empty());
-                prop_assert_eq!(timers.first.is_none_or(|first| Some(first) == timers.find_first()), true);
+                prop_assert_eq!(timers.first.get().is_none_or(|first| Some(first) == timers.find_first()), true);
             }
         }
     }
