@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use net::{CLIENT, Net, PORTS, SERVER};
 use smt_proto::error::CloseReason;
-use smt_proto::wire::{Control, ControlBody, Header, PacketType, UnknownCode, peek};
+use smt_proto::wire::{CancelCode, Control, ControlBody, Header, PacketType, UnknownCode, peek};
 use smt_proto::{Config, Limits};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -97,4 +97,25 @@ fn a_kept_response_finds_out_that_its_caller_is_gone() {
     }
     assert_eq!(net.hosts[SERVER].closed, Some(CloseReason::Dead));
     assert!(net.now.as_nanos() < 2_000_000_000, "{:?}", net.now);
+}
+
+/// Closing takes one round trip: the peer's confirmation leaves though its session is gone.
+#[test]
+fn closing_is_confirmed() {
+    let mut net = Net::new(4, Config::default());
+    net.call(CLIENT, vec![1; 100], 0);
+    net.run_until(SECOND, |net| net.ended(CLIENT) == 1);
+    let (now, client) = (net.now, net.hosts[CLIENT].session);
+    net.hosts[CLIENT].endpoint.close(now, client);
+    net.record();
+    net.pump(CLIENT);
+    net.run_until(SECOND, |net| net.hosts[CLIENT].endpoint.session_count() == 0);
+    assert_eq!(net.hosts[SERVER].closed, Some(CloseReason::Peer));
+    let said: Vec<_> = net
+        .recorded_to(CLIENT)
+        .iter()
+        .map(|packet| Control::parse(packet).unwrap().0.body)
+        .collect();
+    assert_eq!(said, [ControlBody::Cancel(CancelCode::Confirmed)]);
+    assert_eq!(net.recorded_to(SERVER).len(), 1);
 }

@@ -39,7 +39,7 @@ use crate::sizes::Sizes;
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::timer::{Timers, Wake};
-use crate::wire::{CancelCode, Kind, UnknownCode};
+use crate::wire::{CancelCode, Kind, MIN_CONTROL_LEN, UnknownCode};
 use pacer::Pacer;
 use queue::SendQueue;
 use retry::Retries;
@@ -73,6 +73,8 @@ pub(crate) enum PendingControl {
     Session(SessionId, u64, Notice),
     /// UNKNOWN to a packet of no session, echoing its message ID.
     NoSession(Path, u64),
+    /// The last of a session that is over, as it was written.
+    Last(Box<(Path, [u8; MIN_CONTROL_LEN])>),
 }
 
 const _: () = assert!(size_of::<PendingControl>() <= 64);
@@ -170,6 +172,11 @@ impl Shared {
     /// Queues a control packet, unless the queue is full: timers make up for it.
     pub(crate) fn send_control(&mut self, session: SessionId, id: u64, notice: Notice) {
         self.push_control(PendingControl::Session(session, id, notice));
+    }
+
+    /// Queues the last packet of a session that will be over when its turn comes.
+    pub(crate) fn send_last(&mut self, path: Path, packet: [u8; MIN_CONTROL_LEN]) {
+        self.push_control(PendingControl::Last(Box::new((path, packet))));
     }
 
     /// Gives back memory that bursts have left unused, now and then.
@@ -516,7 +523,16 @@ impl Endpoint {
     }
 
     /// Removes sessions that ended, and grants what they no longer need to others.
+    #[inline]
     fn sweep(&mut self) {
+        let Shared { ending, ended, regrant, .. } = &self.shared;
+        if *regrant || !ending.is_empty() || !ended.is_empty() {
+            self.sweep_all();
+        }
+    }
+
+    #[inline(never)]
+    fn sweep_all(&mut self) {
         self.end_lanes();
         while let Some(id) = self.shared.ended.pop() {
             if let Some(mut session) = self.sessions.remove(id) {

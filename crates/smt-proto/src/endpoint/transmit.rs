@@ -118,6 +118,13 @@ impl Endpoint {
                         ));
                     }
                 }
+                PendingControl::Last(last) => {
+                    let (path, packet) = *last;
+                    if let Some(room) = frame.get_mut(..packet.len()) {
+                        room.copy_from_slice(&packet);
+                        return Some(Transmit::new(&path, packet.len(), URGENT));
+                    }
+                }
                 PendingControl::NoSession(path, message_id) => {
                     let header = Header {
                         src_port: path.local_port,

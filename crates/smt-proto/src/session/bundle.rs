@@ -69,9 +69,9 @@ fn find<'a>(
 ) -> Option<(&'a mut OutMessage, u32)> {
     let (ours, number) = place.rpc;
     let (message, limit) = if ours {
-        (&mut out.get_mut(&number)?.request, request_limit)
+        (&mut out.get_mut(number)?.request, request_limit)
     } else {
-        let rpc = inc.get_mut(&number)?;
+        let rpc = inc.get_mut(number)?;
         let InState::Responding(response) = &mut rpc.state else { return None };
         (response, u32::from(rpc.early))
     };
@@ -217,7 +217,7 @@ impl Session {
         for (ours, number) in sent.rpcs.iter().copied() {
             if !ours {
                 self.response_sent(cx, now, number);
-            } else if let Some(rpc) = self.out.get_mut(&number).filter(|rpc| !rpc.cancelling) {
+            } else if let Some(rpc) = self.out.get_mut(number).filter(|rpc| !rpc.cancelling) {
                 rpc.sent_at = Some(now);
                 rpc.silent_at = silent_at;
                 rpc.mark = mark;

@@ -79,7 +79,7 @@ impl Session {
         self.next_number += 1;
         self.outgoing_bytes += request.body_len();
         let rpc = OutRpc::new(sort, user, request, deadline);
-        let rpc = self.out.entry(number).insert(rpc).into_mut();
+        let rpc = self.out.insert(number, rpc);
         rpc.timer.set(&mut cx.timers, Wake::Out(self.id, number), deadline);
         let bundles = sort != Sort::Early && matches!(self.state, State::Established);
         match bundles {
@@ -97,7 +97,7 @@ impl Session {
 
     /// Answers RPC `number` of the peer's. False if it is not waiting for an answer.
     pub(crate) fn reply(&mut self, cx: &mut Shared, number: u64, kind: Kind, body: Bytes) -> bool {
-        let executing = self.inc.get(&number).filter(|rpc| matches!(rpc.state, InState::Executing));
+        let executing = self.inc.get(number).filter(|rpc| matches!(rpc.state, InState::Executing));
         let Some(limit) = executing.map(|rpc| rpc.response_limit) else { return false };
         let id = self.request_id(false, number) | 1;
         let response = if body.len() as u64 > u64::from(self.peer.max_message) {
@@ -117,7 +117,7 @@ impl Session {
             }
             _ => cx.enqueue(self.id, &mut response),
         }
-        if let Some(rpc) = self.inc.get_mut(&number) {
+        if let Some(rpc) = self.inc.get_mut(number) {
             self.incoming.release(rpc.charge);
             cx.incoming_bytes -= rpc.charge;
             rpc.charge = 0;
@@ -130,14 +130,14 @@ impl Session {
 
     /// Gives up RPC `number` of ours; the caller is told `error` at once.
     pub(crate) fn cancel(&mut self, cx: &mut Shared, now: Time, number: u64, error: CallError) {
-        let Some(rpc) = self.out.get_mut(&number).filter(|rpc| !rpc.cancelling) else { return };
+        let Some(rpc) = self.out.get_mut(number).filter(|rpc| !rpc.cancelling) else { return };
         rpc.cancelling = true;
         rpc.silences = 0;
         let (user, frozen, is_post) = (rpc.user, rpc.request.epoch(), rpc.sort == Sort::Post);
         cx.dequeue(&mut rpc.request);
         let response = rpc.response.take();
         let due = now + self.silence(0);
-        if let Some(rpc) = self.out.get_mut(&number) {
+        if let Some(rpc) = self.out.get_mut(number) {
             rpc.timer.set(&mut cx.timers, Wake::Out(self.id, number), due);
         }
         self.release_epoch(frozen);
@@ -154,56 +154,64 @@ impl Session {
 
     /// Ends RPC `number` of ours and tells the caller, if it was not told before.
     pub(crate) fn finish(&mut self, cx: &mut Shared, number: u64, result: Result<Body, CallError>) {
-        let Some(mut rpc) = self.out.remove(&number) else { return };
+        let Some(rpc) = self.out.get_mut(number) else { return };
         rpc.timer.clear(&mut cx.timers);
         cx.dequeue(&mut rpc.request);
-        cx.calls -= 1;
-        self.posts -= usize::from(rpc.sort == Sort::Post);
-        self.finished.insert(number);
+        let OutRpc { sort, user, cancelling, .. } = *rpc;
+        let (id, epoch) = (rpc.request.id(), rpc.request.epoch());
         self.outgoing_bytes -= rpc.request.body_len();
-        let id = rpc.request.id();
+        let response = rpc.response.take();
+        self.out.drop_one(number);
+        cx.calls -= 1;
+        self.posts -= usize::from(sort == Sort::Post);
+        self.finished.insert(number);
         match result {
             Ok(_) | Err(CallError::Refused { .. }) => {
                 self.segments_arrived(cx, |other| other == id)
             }
             Err(_) => self.segments_gone(cx, id),
         }
-        if let Some(mut response) = rpc.response.take() {
+        if let Some(mut response) = response {
             self.release_incoming(cx, self.request_id(true, number) | 1, &mut response);
         }
-        if rpc.cancelling {
+        if cancelling {
             return;
         }
-        self.release_epoch(rpc.request.epoch());
-        if rpc.sort != Sort::Post {
+        self.release_epoch(epoch);
+        if sort != Sort::Post {
             if result.is_ok() {
                 cx.stats.responses_received += 1;
             }
-            let id = self.rpc_id(true, number);
-            cx.events.push_back(Event::Response { rpc: id, user: rpc.user, result });
+            let rpc = self.rpc_id(true, number);
+            cx.events.push_back(Event::Response { rpc, user, result });
         }
     }
 
     /// Forgets RPC `number` of the peer's, telling the application if it has the request.
     pub(crate) fn forget(&mut self, cx: &mut Shared, number: u64) {
-        let Some(mut rpc) = self.inc.remove(&number) else { return };
+        let Some(rpc) = self.inc.get_mut(number) else { return };
         rpc.timer.clear(&mut cx.timers);
         self.incoming.release(rpc.charge);
         cx.incoming_bytes -= rpc.charge;
-        match rpc.state {
-            InState::Receiving(mut message) => {
+        match &mut rpc.state {
+            InState::Receiving(_) => {
+                let Some(rpc) = self.inc.remove(number) else { return };
+                let InState::Receiving(mut message) = rpc.state else { return };
                 let id = self.request_id(false, number);
                 unschedule(&mut message, cx, (self.id, id));
             }
             InState::Executing => {
+                self.inc.drop_one(number);
                 let rpc = self.rpc_id(false, number);
                 cx.events.push_back(Event::RequestCancelled { rpc });
             }
-            InState::Responding(mut response) => {
-                cx.dequeue(&mut response);
-                self.segments_gone(cx, response.id());
+            InState::Responding(response) => {
+                cx.dequeue(response);
+                let (id, epoch) = (response.id(), response.epoch());
                 self.outgoing_bytes -= response.body_len();
-                self.release_epoch(response.epoch());
+                self.inc.drop_one(number);
+                self.segments_gone(cx, id);
+                self.release_epoch(epoch);
             }
         }
     }
@@ -220,7 +228,8 @@ impl Session {
 
     /// Forgets RPCs of the peer's, however many numbers the range has.
     pub(crate) fn forget_range(&mut self, cx: &mut Shared, range: RangeInclusive<u64>) {
-        let mut gone: Vec<u64> = self.inc.keys().copied().filter(|n| range.contains(n)).collect();
+        let mut gone: Vec<u64> =
+            self.inc.iter().map(|(number, _)| number).filter(|n| range.contains(n)).collect();
         // In the order of their numbers, so that what happens does not hang on the hash map.
         gone.sort_unstable();
         for number in gone {
@@ -240,9 +249,9 @@ impl Session {
         let Some(which) = self.rpc_of(id) else { return };
         let horizon = self.horizon();
         let message = if which.ours {
-            self.out.get_mut(&which.number).and_then(|rpc| rpc.response.as_deref_mut())
+            self.out.get_mut(which.number).and_then(|rpc| rpc.response.as_deref_mut())
         } else {
-            self.inc.get_mut(&which.number).and_then(|rpc| match &mut rpc.state {
+            self.inc.get_mut(which.number).and_then(|rpc| match &mut rpc.state {
                 InState::Receiving(message) => Some(&mut **message),
                 _ => None,
             })
@@ -255,7 +264,7 @@ impl Session {
     /// Bytes of the response to RPC `number` that are here, without a hole from the start.
     pub(crate) fn response_prefix(&self, number: u64) -> &[u8] {
         self.out
-            .get(&number)
+            .get(number)
             .and_then(|rpc| rpc.response.as_ref())
             .map_or(&[], |response| response.prefix())
     }
@@ -263,7 +272,7 @@ impl Session {
     /// Wire bytes of RPC `number` of ours: request sent, request in all, response received,
     /// response in all (0 while unknown).
     pub(crate) fn progress(&self, number: u64) -> Option<[u32; 4]> {
-        let rpc = self.out.get(&number)?;
+        let rpc = self.out.get(number)?;
         let (received, total) =
             rpc.response.as_ref().map_or((0, 0), |r| (r.received(), r.layout().wire_len));
         Some([rpc.request.sent(), rpc.request.layout().wire_len, received, total])

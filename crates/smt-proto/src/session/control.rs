@@ -8,7 +8,9 @@ use crate::message::send::OutMessage;
 use crate::rpc::InState;
 use crate::time::Time;
 use crate::timer::Wake;
-use crate::wire::{AckRanges, CancelCode, Control, ControlBody, MAX_ACK_RANGES, UnknownCode};
+use crate::wire::{
+    AckRanges, CancelCode, Control, ControlBody, MAX_ACK_RANGES, MIN_CONTROL_LEN, UnknownCode,
+};
 
 impl Session {
     pub(crate) fn on_control(&mut self, cx: &mut Shared, now: Time, control: &Control) {
@@ -47,7 +49,7 @@ impl Session {
                     }
                     ControlBody::Cancel(CancelCode::Confirmed) => {
                         let cancelling = which.ours
-                            && self.out.get(&which.number).is_some_and(|rpc| rpc.cancelling);
+                            && self.out.get(which.number).is_some_and(|rpc| rpc.cancelling);
                         if cancelling {
                             self.finish(cx, which.number, Err(CallError::Cancelled));
                         }
@@ -105,7 +107,7 @@ impl Session {
         let session = self.id;
         let pace = self.rtt.smoothed();
         let horizon = self.horizon();
-        match self.inc.get_mut(&number).map(|rpc| &mut rpc.state) {
+        match self.inc.get_mut(number).map(|rpc| &mut rpc.state) {
             Some(InState::Receiving(message)) => {
                 let key = (session, request_id);
                 let paced = message.may_ask(now, &cx.granter.meter)
@@ -141,7 +143,7 @@ impl Session {
         }
         let session = self.id;
         let due = now + self.silence(0);
-        let Some(rpc) = self.out.get_mut(&which.number) else { return };
+        let Some(rpc) = self.out.get_mut(which.number) else { return };
         match code {
             // Answered meanwhile: the UNKNOWN is late.
             UnknownCode::NeverAccepted if rpc.response.is_some() => {}
@@ -167,7 +169,7 @@ impl Session {
     fn on_busy(&mut self, cx: &mut Shared, now: Time, which: Which) {
         let session = self.id;
         if which.ours {
-            let Some(rpc) = self.out.get_mut(&which.number) else { return };
+            let Some(rpc) = self.out.get_mut(which.number) else { return };
             if rpc.cancelling {
                 return;
             }
@@ -189,7 +191,7 @@ impl Session {
             return;
         }
         let due = now + self.silence(0);
-        if let Some(rpc) = self.inc.get_mut(&which.number)
+        if let Some(rpc) = self.inc.get_mut(which.number)
             && let InState::Receiving(message) = &mut rpc.state
         {
             rpc.silences = 0;
@@ -217,7 +219,7 @@ impl Session {
     fn on_need_ack(&mut self, cx: &mut Shared, id: u64) {
         let finished = match self.rpc_of(id) {
             Some(Which { ours: true, number, .. }) => {
-                self.finished.contains(number) || !self.out.contains_key(&number)
+                self.finished.contains(number) || !self.out.contains(number)
             }
             _ => id == 0,
         };
@@ -265,15 +267,26 @@ impl Session {
             (CancelCode::Request, State::Closing { .. })
             | (CancelCode::Confirmed, State::Closing { .. }) => {
                 if code == CancelCode::Request {
-                    cx.send_control(self.id, 0, Notice::Cancel(CancelCode::Confirmed));
+                    self.confirm_close(cx);
                 }
                 self.end(cx, None);
             }
             (CancelCode::Request, _) => {
-                cx.send_control(self.id, 0, Notice::Cancel(CancelCode::Confirmed));
+                self.confirm_close(cx);
                 self.end(cx, Some(CloseReason::Peer));
             }
             (CancelCode::Confirmed, _) => cx.stats.dropped_unexpected += 1,
+        }
+    }
+
+    /// Confirms the peer's CANCEL of the session: at once, for there will be no session to write it when
+    /// its turn to leave comes.
+    fn confirm_close(&mut self, cx: &mut Shared) {
+        let mut packet = [0; MIN_CONTROL_LEN];
+        let Shared { sizes, stats, .. } = cx;
+        let confirmed = (0, Notice::Cancel(CancelCode::Confirmed));
+        if self.write_control(sizes.cutoffs(), stats, confirmed, &mut packet).is_some() {
+            cx.send_last(self.path, packet);
         }
     }
 
@@ -287,7 +300,7 @@ impl Session {
         let session = self.id;
         let due = now + self.silence(0);
         if which.ours
-            && let Some(rpc) = self.out.get_mut(&which.number)
+            && let Some(rpc) = self.out.get_mut(which.number)
         {
             rpc.silences = 0;
             rpc.busy = 0;

@@ -72,7 +72,7 @@ impl Session {
     fn on_request(&mut self, cx: &mut Shared, now: Time, number: u64, packet: Packet<'_>) {
         let id = packet.data.header.message_id;
         let limits = self.peer_limits();
-        if let Some(rpc) = self.inc.get_mut(&number) {
+        if let Some(rpc) = self.inc.get_mut(number) {
             let InState::Receiving(message) = &mut rpc.state else {
                 cx.stats.duplicates += 1;
                 return;
@@ -257,7 +257,7 @@ impl Session {
     /// Hands a complete request to the application.
     fn deliver_request(&mut self, cx: &mut Shared, now: Time, number: u64) {
         let id = self.request_id(false, number);
-        let Some(rpc) = self.inc.get_mut(&number) else { return };
+        let Some(rpc) = self.inc.get_mut(number) else { return };
         rpc.timer.clear(&mut cx.timers);
         let mut message = match core::mem::replace(&mut rpc.state, InState::Executing) {
             InState::Receiving(message) => message,
@@ -271,7 +271,7 @@ impl Session {
         let epoch = message.epoch;
         match message.into_body() {
             Some((preamble, body)) => {
-                if let Some(rpc) = self.inc.get_mut(&number) {
+                if let Some(rpc) = self.inc.get_mut(number) {
                     rpc.response_limit = preamble.response_limit;
                     rpc.early = epoch == EARLY_EPOCH;
                 }
@@ -279,7 +279,7 @@ impl Session {
             }
             _ => {
                 // The application never had it, and is not told of its end.
-                if let Some(rpc) = self.inc.remove(&number) {
+                if let Some(rpc) = self.inc.remove(number) {
                     self.incoming.release(rpc.charge);
                     cx.incoming_bytes -= rpc.charge;
                 }
@@ -296,7 +296,7 @@ impl Session {
         let pace = self.rtt.smoothed();
         let horizon = self.horizon();
         let age = self.rtt.shortest().unwrap_or_default();
-        let Some(rpc) = self.inc.get_mut(&number) else { return };
+        let Some(rpc) = self.inc.get_mut(number) else { return };
         let InState::Receiving(message) = &mut rpc.state else { return };
         rpc.mark = cx.granter.meter.mark(now, due);
         rpc.timer.set(&mut cx.timers, Wake::In(session, number), due);
@@ -307,7 +307,7 @@ impl Session {
     fn on_response(&mut self, cx: &mut Shared, now: Time, number: u64, packet: Packet<'_>) {
         let id = packet.data.header.message_id;
         let early = u32::from(packet.data.header.epoch) == EARLY_EPOCH;
-        match self.out.get(&number) {
+        match self.out.get(number) {
             None if number >= self.next_number => {
                 cx.stats.dropped_unexpected += 1;
                 return;
@@ -343,7 +343,7 @@ impl Session {
                 if let Some(sent_at) = sample {
                     self.rtt.sample(now, now.since(sent_at));
                 }
-                if let Some(rpc) = self.out.get_mut(&number) {
+                if let Some(rpc) = self.out.get_mut(number) {
                     rpc.response = Some(message);
                 }
             }
@@ -357,7 +357,7 @@ impl Session {
         let session = self.id;
         let limits = self.peer_limits();
         let keys = Openers { early: self.early.as_deref_mut(), app: self.keys.as_deref_mut() };
-        let Some(rpc) = self.out.get_mut(&number) else { return };
+        let Some(rpc) = self.out.get_mut(number) else { return };
         let request = rpc.request.epoch();
         let Some(message) = &mut rpc.response else { return };
         let progress = match feed(message, keys, cx, now, self.id, limits, packet) {
@@ -419,7 +419,7 @@ impl Session {
             self.rtt.sample(now, now.since(asked_at));
         }
         self.heard(cx, now, epoch);
-        let request = self.out.get(&number).and_then(|rpc| rpc.request.epoch());
+        let request = self.out.get(number).and_then(|rpc| rpc.request.epoch());
         if answers_another(request, &preamble, epoch) {
             return self.spoiled(cx, now, number);
         }

@@ -42,7 +42,7 @@ impl Session {
                     && !matches!(control.body, ControlBody::Ack(_) | ControlBody::Cutoffs { .. })
                     && self
                         .out
-                        .get(&which.number)
+                        .get(which.number)
                         .is_some_and(|rpc| rpc.request.epoch() == Some(EARLY_EPOCH))
             }),
             Role::Server => {

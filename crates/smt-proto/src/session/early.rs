@@ -262,7 +262,7 @@ impl Session {
         }
         cx.events.push_back(Event::EarlyRefused { session: self.id });
         for number in self.early_calls() {
-            let Some(rpc) = self.out.get_mut(&number) else { continue };
+            let Some(rpc) = self.out.get_mut(number) else { continue };
             // Whoever has the ticket's key may have begun a response: the server's is another.
             let response = rpc.response.take();
             (rpc.silences, rpc.busy) = (0, 0);
@@ -295,7 +295,7 @@ impl Session {
         self.finished = IdSet::default();
         let due = cx.now + self.silence(0);
         for number in 0..self.next_number {
-            if self.out.contains_key(&number) {
+            if self.out.contains(number) {
                 continue;
             }
             let id = self.request_id(true, number);
@@ -303,7 +303,7 @@ impl Session {
                 return false;
             };
             let rpc = OutRpc { cancelling: true, ..OutRpc::new(Sort::Early, 0, nothing, due) };
-            let rpc = self.out.entry(number).insert(rpc).into_mut();
+            let rpc = self.out.insert(number, rpc);
             rpc.timer.set(&mut cx.timers, Wake::Out(self.id, number), due);
             cx.calls += 1;
         }
@@ -314,7 +314,7 @@ impl Session {
     pub(crate) fn repeat_early(&mut self, cx: &mut Shared) {
         let session = self.id;
         for number in self.early_calls() {
-            if let Some(rpc) = self.out.get_mut(&number).filter(|rpc| !rpc.cancelling) {
+            if let Some(rpc) = self.out.get_mut(number).filter(|rpc| !rpc.cancelling) {
                 rpc.sent_at = None;
                 rpc.request.restart();
                 cx.enqueue(session, &mut rpc.request);
@@ -329,15 +329,15 @@ impl Session {
             early.held.clear();
         }
         for number in self.early_calls() {
-            if let Some(rpc) = self.out.get_mut(&number).filter(|rpc| !rpc.cancelling) {
+            if let Some(rpc) = self.out.get_mut(number).filter(|rpc| !rpc.cancelling) {
                 cx.enqueue(session, &mut rpc.request);
             }
         }
-        let mut responding: Vec<u64> = self.inc.keys().copied().collect();
+        let mut responding: Vec<u64> = self.inc.iter().map(|(number, _)| number).collect();
         responding.sort_unstable();
         for number in responding {
             if let Some(InState::Responding(response)) =
-                self.inc.get_mut(&number).map(|rpc| &mut rpc.state)
+                self.inc.get_mut(number).map(|rpc| &mut rpc.state)
             {
                 cx.enqueue(session, response);
             }
@@ -360,7 +360,7 @@ impl Session {
                 return;
             };
             if let Some(InState::Responding(response)) =
-                self.inc.get_mut(&number).map(|rpc| &mut rpc.state)
+                self.inc.get_mut(number).map(|rpc| &mut rpc.state)
             {
                 cx.enqueue(self.id, response);
             }
@@ -386,7 +386,7 @@ impl Session {
     pub(super) fn fits_early(&self, wire_len: u32) -> bool {
         let begun = self.inc.iter().map(|(number, rpc)| match &rpc.state {
             InState::Receiving(message)
-                if message.epoch == EARLY_EPOCH && !self.seen.contains(*number) =>
+                if message.epoch == EARLY_EPOCH && !self.seen.contains(number) =>
             {
                 u64::from(message.layout().wire_len)
             }
@@ -460,7 +460,7 @@ impl Session {
         self.early = None;
         let stuck = |epoch| epoch == Some(EARLY_EPOCH);
         for number in self.early_calls() {
-            if self.out.get(&number).is_some_and(|rpc| stuck(rpc.request.epoch())) {
+            if self.out.get(number).is_some_and(|rpc| stuck(rpc.request.epoch())) {
                 self.cancel(cx, now, number, CallError::OutcomeUnknown);
             }
         }
@@ -469,7 +469,7 @@ impl Session {
             InState::Responding(response) => stuck(response.epoch()),
             InState::Executing => false,
         });
-        let mut stragglers: Vec<u64> = stragglers.map(|(number, _)| *number).collect();
+        let mut stragglers: Vec<u64> = stragglers.map(|(number, _)| number).collect();
         stragglers.sort_unstable();
         for number in stragglers {
             self.forget(cx, number);
@@ -479,7 +479,7 @@ impl Session {
     /// Calls that were started as early ones and are not over, in the order of their numbers.
     fn early_calls(&self) -> Vec<u64> {
         let early = self.out.iter().filter(|(_, rpc)| rpc.sort == Sort::Early);
-        let mut numbers: Vec<u64> = early.map(|(number, _)| *number).collect();
+        let mut numbers: Vec<u64> = early.map(|(number, _)| number).collect();
         numbers.sort_unstable();
         numbers
     }

@@ -171,7 +171,11 @@ impl SendEpochs {
 
     /// The keys of `epoch`, if they still live.
     pub(crate) fn keys(&self, epoch: u32) -> Option<&EpochKeys> {
-        let mut keys = self.epochs.iter().rev().map(|epoch| &epoch.keys);
+        let current = self.epochs.last().map(|epoch| &epoch.keys);
+        if current.is_some_and(|keys| keys.epoch() == epoch) {
+            return current;
+        }
+        let mut keys = self.epochs.iter().map(|epoch| &epoch.keys);
         keys.find(|keys| keys.epoch() == epoch)
     }
 
@@ -244,8 +248,14 @@ impl SendEpochs {
 
     /// A message frozen in `epoch` will never be sent again.
     pub(crate) fn release(&mut self, epoch: u32) {
+        if let Some(current) = self.epochs.last_mut()
+            && current.keys.epoch() == epoch
+        {
+            current.live = current.live.saturating_sub(1);
+            return;
+        }
         let mut epochs = self.epochs.iter_mut();
-        let Some(found) = epochs.rfind(|found| found.keys.epoch() == epoch) else { return };
+        let Some(found) = epochs.find(|found| found.keys.epoch() == epoch) else { return };
         found.live = found.live.saturating_sub(1);
         if found.live == 0 {
             self.drop_unused();
@@ -326,6 +336,9 @@ impl ReceiveEpochs {
     pub(crate) fn of_byte(&mut self, suite: &dyn Suite, byte: u8) -> Option<u32> {
         let current = &self.epochs.last()?.keys;
         let epoch = epoch_from_wire(byte, current.epoch())?;
+        if epoch == current.epoch() {
+            return Some(epoch);
+        }
         if epoch > current.epoch() && self.ahead.is_none() {
             self.ahead = Some(Receiving::new(self.source.next(suite, current)?));
         }
@@ -394,8 +407,13 @@ impl ReceiveEpochs {
         self.source.register(secret)
     }
 
+    #[inline]
     fn find(&self, epoch: u32) -> Option<&Receiving> {
-        let mut known = self.epochs.iter().rev().chain(&self.ahead);
+        let current = self.epochs.last();
+        if current.is_some_and(|current| current.keys.epoch() == epoch) {
+            return current;
+        }
+        let mut known = self.epochs.iter().chain(&self.ahead);
         known.find(|known| known.keys.epoch() == epoch)
     }
 

@@ -156,11 +156,11 @@ impl Session {
             return self.probe_at.is_some() || matches!(self.state, State::Closing { .. });
         }
         self.rpc_of(id).is_some_and(|which| match which.ours {
-            true => self.out.contains_key(&which.number),
+            true => self.out.contains(which.number),
             // A response of ours, or our question whether it has come.
             false => self
                 .inc
-                .get(&which.number)
+                .get(which.number)
                 .is_some_and(|rpc| matches!(rpc.state, InState::Responding(_))),
         })
     }
@@ -262,11 +262,11 @@ impl Session {
 
     /// Ends all RPCs of both directions.
     pub(crate) fn end_rpcs(&mut self, cx: &mut Shared, error: CallError) {
-        let mut ours: Vec<u64> = self.out.keys().copied().collect();
+        let mut ours: Vec<u64> = self.out.iter().map(|(number, _)| number).collect();
         ours.sort_unstable();
         let unfinished = self.handshake.is_some();
         for number in ours {
-            let early = self.out.get(&number).filter(|rpc| unfinished && rpc.sort == Sort::Early);
+            let early = self.out.get(number).filter(|rpc| unfinished && rpc.sort == Sort::Early);
             let error = match early.map(OutRpc::was_sent) {
                 Some(false) => CallError::NotRun,
                 Some(true) => CallError::OutcomeUnknown,

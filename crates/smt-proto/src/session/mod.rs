@@ -14,6 +14,7 @@ mod feed;
 pub(crate) mod handshake;
 pub(crate) mod lanes;
 mod lifecycle;
+mod numbered;
 mod post;
 pub(crate) mod telling;
 mod timeout;
@@ -25,9 +26,6 @@ pub(crate) mod update;
 use alloc::boxed::Box;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
-
-use hashbrown::HashMap;
-use rustc_hash::FxBuildHasher;
 
 pub(crate) use crypt::SessionKeys;
 pub use epochs::{AeadLimits, Updates};
@@ -50,6 +48,7 @@ use calls::Cut;
 use early::EarlyKeys;
 use handshake::Handshake;
 use lanes::{Family, Incoming, Lane};
+use numbered::Numbered;
 use telling::Telling;
 use tso::Tso;
 
@@ -150,7 +149,7 @@ pub(crate) enum State {
 }
 
 /// RPCs by number.
-type Rpcs<T> = HashMap<u64, T, FxBuildHasher>;
+type Rpcs<T> = Numbered<T>;
 
 /// One session.
 pub(crate) struct Session {
@@ -252,11 +251,11 @@ impl Session {
             family: None,
             next_number: 0,
             finished: IdSet::default(),
-            out: HashMap::default(),
+            out: Numbered::default(),
             waiting: Waiting::default(),
             posts: 0,
             seen: IdSet::default(),
-            inc: HashMap::default(),
+            inc: Numbered::default(),
             acked: (0, 0),
             incoming: Incoming::new(limits),
             outgoing_bytes: 0,
@@ -354,7 +353,7 @@ impl Session {
 
     /// Requests of the peer's that were handed out and are not answered.
     pub(crate) fn working_on(&self) -> usize {
-        self.inc.values().filter(|rpc| matches!(rpc.state, InState::Executing)).count()
+        self.inc.iter().filter(|(_, rpc)| matches!(rpc.state, InState::Executing)).count()
     }
 
     /// Calls of ours that are not over.
@@ -381,9 +380,9 @@ fn outgoing<'a>(
 ) -> Option<&'a mut OutMessage> {
     match which {
         Which { ours: true, response: false, number } => {
-            out.get_mut(&number).filter(|rpc| !rpc.cancelling).map(|rpc| &mut rpc.request)
+            out.get_mut(number).filter(|rpc| !rpc.cancelling).map(|rpc| &mut rpc.request)
         }
-        Which { ours: false, response: true, number } => match &mut inc.get_mut(&number)?.state {
+        Which { ours: false, response: true, number } => match &mut inc.get_mut(number)?.state {
             InState::Responding(response) => Some(response),
             _ => None,
         },

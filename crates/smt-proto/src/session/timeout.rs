@@ -26,7 +26,7 @@ impl Session {
     pub(crate) fn on_out_timer(&mut self, cx: &mut Shared, now: Time, number: u64) {
         let session = self.id;
         let who = Wake::Out(session, number);
-        let Some(rpc) = self.out.get_mut(&number) else { return };
+        let Some(rpc) = self.out.get_mut(number) else { return };
         if !rpc.timer.fired(&mut cx.timers, who, now) {
             return;
         }
@@ -59,7 +59,7 @@ impl Session {
         let length = self.local.unscheduled.max(1);
         let (horizon, pace) = (self.horizon(), self.rtt.smoothed());
         let request_id = self.request_id(true, number);
-        let Some(rpc) = self.out.get_mut(&number) else { return };
+        let Some(rpc) = self.out.get_mut(number) else { return };
         if rpc.cancelling {
             cx.send_control(session, request_id, Notice::Cancel(CancelCode::Request));
             rpc.timer.set(&mut cx.timers, who, due);
@@ -86,7 +86,7 @@ impl Session {
     pub(crate) fn on_in_timer(&mut self, cx: &mut Shared, now: Time, number: u64) {
         let session = self.id;
         let who = Wake::In(session, number);
-        let Some(rpc) = self.inc.get_mut(&number) else { return };
+        let Some(rpc) = self.inc.get_mut(number) else { return };
         if !rpc.timer.fired(&mut cx.timers, who, now) {
             return;
         }
@@ -107,7 +107,7 @@ impl Session {
         let due = now + self.silence(silences);
         let request_id = self.request_id(false, number);
         let (horizon, pace) = (self.horizon(), self.rtt.smoothed());
-        let Some(rpc) = self.inc.get_mut(&number) else { return };
+        let Some(rpc) = self.inc.get_mut(number) else { return };
         match &mut rpc.state {
             InState::Receiving(message) if message.silences >= max_silence => {
                 self.forget(cx, number);

@@ -101,7 +101,7 @@ impl Session {
         // Said under later keys only: those of epoch 1 say it themselves.
         let of_early = !which.ours
             && self.keys.is_some()
-            && self.inc.get(&which.number).is_some_and(|rpc| rpc.early);
+            && self.inc.get(which.number).is_some_and(|rpc| rpc.early);
         // The message and the keys are different fields, which a method of the session would hide.
         let may_segment = matches!(self.state, State::Established);
         let Session { out, inc, keys, early, finished, tso, .. } = self;
@@ -340,7 +340,7 @@ impl Session {
         let Sent { session, now, ours, number, all_sent, timed } = sent;
         if ours {
             let silent_at = now + self.silence(0);
-            if let Some(rpc) = self.out.get_mut(&number).filter(|rpc| !rpc.cancelling) {
+            if let Some(rpc) = self.out.get_mut(number).filter(|rpc| !rpc.cancelling) {
                 rpc.sent_at = timed.then_some(now);
                 rpc.silent_at = silent_at;
                 rpc.mark = cx.granter.meter.mark(now, silent_at);
@@ -354,7 +354,7 @@ impl Session {
 
     /// All of a response went out.
     pub(super) fn response_sent(&mut self, cx: &mut Shared, now: Time, number: u64) {
-        let Some(rpc) = self.inc.get_mut(&number) else { return };
+        let Some(rpc) = self.inc.get_mut(number) else { return };
         #[cfg(feature = "mutations")]
         if cx.config.has(crate::mutation::Mutation::ResponseForgottenBeforeAck) {
             return self.forget(cx, number);
@@ -369,7 +369,7 @@ impl Session {
         if !ours {
             return self.forget(cx, number);
         }
-        let sent = self.out.get(&number).is_some_and(OutRpc::was_sent);
+        let sent = self.out.get(number).is_some_and(OutRpc::was_sent);
         let error = if sent { CallError::OutcomeUnknown } else { CallError::Exhausted };
         self.cancel(cx, now, number, error);
     }

@@ -150,7 +150,7 @@ impl Session {
         bundle: &mut Opened,
         entry: Entry,
     ) -> bool {
-        if self.inc.contains_key(&number) {
+        if self.inc.contains(number) {
             // Beginning to come in a packet of its own, or here.
             cx.stats.duplicates += 1;
             return true;
@@ -193,7 +193,7 @@ impl Session {
         bundle: &mut Opened,
         entry: Entry,
     ) -> bool {
-        let Some(rpc) = self.out.get(&number) else {
+        let Some(rpc) = self.out.get(number) else {
             match number < self.next_number {
                 true => cx.stats.duplicates += 1,
                 false => cx.stats.dropped_unexpected += 1,
