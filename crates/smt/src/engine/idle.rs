@@ -210,4 +210,4 @@ impl Engine {
 
 #[cfg(test)]
 #[path = "idle_tests.rs"]
-mod tests;
+pub(super) mod tests;

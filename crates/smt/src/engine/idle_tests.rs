@@ -19,7 +19,7 @@ use super::super::{CallOptions, Engine, Event, TrafficSecrets};
 use crate::builder::{Builder, Faults, Wait};
 use crate::tls::{ClientTls, Identity, Roots, ServerTls};
 
-const ADDRESS: [IpAddr; 2] =
+pub(crate) const ADDRESS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2))];
 /// Longer than any step here takes.
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
@@ -34,7 +34,7 @@ fn ends(wait: Wait, rules: Rules) -> (Engine, SessionId, Engine) {
 }
 
 /// A client and a server over what is joined.
-fn engines(
+pub(crate) fn engines(
     wait: Wait,
     (near, faults): (Box<dyn Datapath>, Option<Faults>),
     far: Box<dyn Datapath>,
@@ -63,7 +63,7 @@ fn engines(
 }
 
 /// Gives both ends a session, which the client's application is not told of.
-fn join(client: &mut Engine, server: &mut Engine) -> SessionId {
+pub(crate) fn join(client: &mut Engine, server: &mut Engine) -> SessionId {
     let ours = client.offer_external(Role::Client).unwrap();
     let theirs = server.offer_external(Role::Server).unwrap();
     let secrets = TrafficSecrets {

@@ -130,6 +130,10 @@ pub struct Engine {
     limits: LimitStats,
     /// Polls so far, for what only some of them do.
     polls: u32,
+    /// What packets took of the receive buffer since timers were looked at, in bytes, about.
+    taken: usize,
+    /// Polls in a row that found few packets, since then.
+    short_polls: u32,
     /// Whether the last poll received anything.
     has_received: bool,
     /// Whether the last look for packets found one at most, so that another would find none.
@@ -176,6 +180,8 @@ impl Engine {
             segment_errors: 0,
             limits: LimitStats::default(),
             polls: 0,
+            taken: 0,
+            short_polls: 0,
             has_received: false,
             is_quiet: true,
             path_looked_at: Time::ZERO,

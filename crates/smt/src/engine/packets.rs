@@ -21,8 +21,10 @@ const TURN_BYTES: usize = 96 << 10;
 const WORTH_A_CALL: usize = 12 << 10;
 /// Packets in a first burst that make another one likely.
 const SHORT_BURST: usize = 4;
-/// Polls that may find packets before the timers are looked at all the same.
+/// Polls that find few packets each, and never none, of which one looks at the timers all the same.
 const MAX_BUSY_POLLS: u32 = 64;
+/// What a packet takes of a receive buffer beside its bytes, about.
+const PACKET_OVERHEAD: usize = 512;
 /// Polls of a spinning caller of which one looks at timers.
 pub(super) const LEAN_POLLS: u32 = 8;
 /// Bytes of a message that may be more than a packet.
@@ -43,7 +45,7 @@ impl Engine {
     /// As [`poll`](Self::poll), after a sleep that has received so many packets, if it was a receive.
     pub(super) fn poll_after(&mut self, mut met: Option<usize>) -> io::Result<bool> {
         let mut worked = self.flush()?;
-        let mut drained = false;
+        let (mut drained, mut is_short) = (false, false);
         self.has_received = false;
         let mut taken = 0;
         for burst in 0..MAX_BURSTS {
@@ -60,7 +62,8 @@ impl Engine {
             taken += self.take_packets(received);
             // A short burst may have been the last, but asking costs a system call: the next poll
             // will know. A lone packet is answered at once.
-            if (burst == 0 && received < SHORT_BURST) || taken >= TURN_BYTES {
+            is_short = burst == 0 && received < SHORT_BURST;
+            if is_short || taken >= TURN_BYTES {
                 break;
             }
         }
@@ -70,9 +73,15 @@ impl Engine {
             // A spinning caller: most of its turns ask for packets and nothing else.
             return Ok(false);
         }
-        // A late wake-up must not pass for loss: first everything received, then the timers. But
-        // they do not wait for ever either.
-        if drained || self.polls.is_multiple_of(MAX_BUSY_POLLS) {
+        // A late wake-up must not pass for loss: first everything received, then the timers. But they do
+        // not wait for ever either: when as much was taken as the receive buffer holds, everything that
+        // was there when they came due is among it.
+        // Few packets that are long may be all that one receive takes of many.
+        let is_short = is_short && taken < TURN_BYTES / 4;
+        self.short_polls = if is_short { self.short_polls + 1 } else { 0 };
+        let busy = self.taken >= self.caps.rx_capacity || self.short_polls >= MAX_BUSY_POLLS;
+        if drained || busy {
+            (self.taken, self.short_polls) = (0, 0);
             self.do_what_is_due(!worked);
         }
         worked |= self.take_handshake_results();
@@ -92,6 +101,7 @@ impl Engine {
             let (meta, packet) = self.datapath.packet(index);
             let meta = PacketMeta { remote: meta.src, local: meta.dst, ip_id: meta.ip_id };
             bytes += packet.len();
+            self.taken += packet.len() + PACKET_OVERHEAD;
             self.core.handle_packet(now, &meta, packet);
         }
         bytes
@@ -287,3 +297,7 @@ impl Engine {
         Some(SocketAddr::new(path.remote.ip(), path.remote_port))
     }
 }
+
+#[cfg(test)]
+#[path = "turn_tests.rs"]
+mod tests;
