@@ -73,8 +73,8 @@ pub(crate) enum PendingControl {
     Session(SessionId, u64, Notice),
     /// UNKNOWN to a packet of no session, echoing its message ID.
     NoSession(Path, u64),
-    /// The last of a session that is over, as it was written.
-    Last(Box<(Path, [u8; MIN_CONTROL_LEN])>),
+    /// The last of a lane that is over, as it was written.
+    Last(Box<(Path, u8, [u8; MIN_CONTROL_LEN])>),
 }
 
 const _: () = assert!(size_of::<PendingControl>() <= 64);
@@ -174,9 +174,9 @@ impl Shared {
         self.push_control(PendingControl::Session(session, id, notice));
     }
 
-    /// Queues the last packet of a session that will be over when its turn comes.
-    pub(crate) fn send_last(&mut self, path: Path, packet: [u8; MIN_CONTROL_LEN]) {
-        self.push_control(PendingControl::Last(Box::new((path, packet))));
+    /// Queues the last packet of a lane of a session that will be over when its turn comes.
+    pub(crate) fn send_last(&mut self, path: Path, lane: u8, packet: [u8; MIN_CONTROL_LEN]) {
+        self.push_control(PendingControl::Last(Box::new((path, lane, packet))));
     }
 
     /// Gives back memory that bursts have left unused, now and then.

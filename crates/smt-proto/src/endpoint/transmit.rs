@@ -119,10 +119,10 @@ impl Endpoint {
                     }
                 }
                 PendingControl::Last(last) => {
-                    let (path, packet) = *last;
+                    let (path, lane, packet) = *last;
                     if let Some(room) = frame.get_mut(..packet.len()) {
                         room.copy_from_slice(&packet);
-                        return Some(Transmit::new(&path, packet.len(), URGENT));
+                        return Some(Transmit::new(&path, lane, packet.len(), URGENT));
                     }
                 }
                 PendingControl::NoSession(path, message_id) => {

@@ -286,7 +286,7 @@ impl Session {
         let Shared { sizes, stats, .. } = cx;
         let confirmed = (0, Notice::Cancel(CancelCode::Confirmed));
         if self.write_control(sizes.cutoffs(), stats, confirmed, &mut packet).is_some() {
-            cx.send_last(self.path, packet);
+            cx.send_last(self.path, self.lane.index(), packet);
         }
     }
 
