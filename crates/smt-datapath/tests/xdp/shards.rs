@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use smt_datapath::{OpenOptions, Opened, XdpHook, XdpOptions, open, open_shards};
+use smt_datapath::{Kind, OpenOptions, Opened, XdpHook, XdpOptions, open, open_shards};
 use smt_testbed::{Namespace, Pair, PairOptions, Trial, pair};
 
 use crate::bed::*;
@@ -20,6 +20,8 @@ pub(crate) fn tests() -> Vec<Trial> {
         beside("shards_go_in_any_order", shards_go_in_any_order),
         beside("shards_poll_busily", shards_poll_busily),
         beside("the_most_shards_open", the_most_shards_open),
+        beside("what_passes_the_program_is_divided", what_passes_the_program_is_divided),
+        beside("the_best_is_divided", the_best_is_divided),
     ]
 }
 
@@ -293,4 +295,40 @@ fn the_most_shards_open() {
             thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// Packets from the host itself never see the device: the raw sockets beside divide them as the program
+/// does, and what goes there leaves by the raw sockets.
+fn what_passes_the_program_is_divided() {
+    for hook in HOOKS {
+        let pair = pair(PairOptions::default()).unwrap();
+        for (_, b) in addresses(&pair) {
+            let mut servers = servers(&pair.b, b, hook, 4);
+            let raw = OpenOptions { bind: b, ..OpenOptions::default() };
+            let mut neighbour = pair.b.run(|| open(raw).unwrap()).unwrap();
+            for id in 0..=255 {
+                let server = &mut servers[usize::from((id >> 2) % 4)];
+                there_and_back(&mut neighbour, server, b, 100, id);
+            }
+            for server in &mut servers {
+                assert_eq!(server.datapath.stats().rx_packets, 64);
+            }
+        }
+    }
+}
+
+/// *auto* takes XDP for several shards too where it may, and the next best where it is taken.
+fn the_best_is_divided() {
+    let pair = pair(PairOptions::default()).unwrap();
+    let (a, b) = addresses(&pair)[0];
+    let best =
+        |bind| OpenOptions { kind: Kind::Auto { allow_xdp: true }, ..options(bind, XdpHook::Auto) };
+    let listen = OpenOptions { listen: Some(PORT), ..best(b) };
+    let mut servers = pair.b.run(|| open_shards(listen, 2).unwrap()).unwrap();
+    let mut clients = pair.a.run(|| open_shards(best(a), 2).unwrap()).unwrap();
+    let mut others = pair.a.run(|| open_shards(best(a), 2).unwrap()).unwrap();
+    assert!(clients.iter().all(|client| client.datapath.caps().name == "xdp-generic"));
+    assert!(others.iter().all(|other| other.datapath.caps().name == "packet"));
+    introduce_all(&mut clients, &mut servers, b);
+    introduce_all(&mut others, &mut servers, b);
 }

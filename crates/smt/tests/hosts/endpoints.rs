@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use smt::{Builder, CallError, DatapathKind, Endpoint, Stats};
-use smt_testbed::{Namespace, PairOptions, Trial, pair, test};
+use smt_testbed::{Namespace, PairOptions, Trial, may_use_bpf, pair, test};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -18,11 +18,16 @@ const CALLS: u64 = 4000;
 const AT_ONCE: u64 = 64;
 
 pub(crate) fn tests() -> Vec<Trial> {
+    if !may_use_bpf() {
+        eprintln!("NOT RUN: endpoints of shards over xdp (need CAP_BPF, CAP_NET_ADMIN)");
+    }
     vec![
         test("endpoints_of_two_shards", || calls(DatapathKind::Raw, 2, 2)),
         test("an_endpoint_calls_one_of_four_shards", || calls(DatapathKind::Packet, 1, 4)),
         test("an_endpoint_of_four_shards_calls_one", || calls(DatapathKind::Raw, 4, 1)),
         test("endpoints_of_four_and_two_shards_over_udp", || calls(DatapathKind::Udp, 4, 2)),
+        test("endpoints_of_four_and_two_shards_over_xdp", || calls(DatapathKind::Xdp, 4, 2))
+            .with_ignored_flag(!may_use_bpf()),
         test("short_calls_avoid_the_shard_of_a_long_one", short_beside_long),
         test("a_server_of_shards_calls_its_client", server_calls),
         test("an_endpoint_of_shards_closes_and_comes_again", close_and_restart),
