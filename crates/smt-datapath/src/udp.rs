@@ -6,8 +6,9 @@
 //! Shards are sockets of one address (`SO_REUSEPORT`), among which a program chooses by message ID. What
 //! was joined before that is one choice: on links that carry large datagrams uncut, it goes where its
 //! first packet belongs. So senders join packets of one lane alone, and the sockets of shards have no
-//! `UDP_GRO`, which would have the kernel join those of any lane as they come from the device. What a
-//! sender that knows no better joins all the same is dropped where it does not belong, and repeated.
+//! `UDP_GRO`, which would have the kernel join those of any lane as they come from the device: of packets of
+//! two lanes by turns, half then came to the wrong socket. What a sender that knows no better joins all the
+//! same is dropped where it does not belong, and repeated.
 //!
 //! The first of these sockets is bound without `SO_REUSEPORT`, and so fails if anybody has the port. From
 //! then on only processes of the same user could bind it, and the program never chooses theirs, since
