@@ -24,6 +24,7 @@ mod errqueue;
 pub mod fault;
 mod filter;
 mod link;
+mod marking;
 pub mod memory;
 mod open;
 mod packet;
