@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use mimalloc::MiMalloc;
-use smt_sim::commands::{incast, loss, output, paths, rack, replay, report, swarm, trim};
+use smt_sim::commands::{cores, incast, loss, output, paths, rack, replay, report, swarm, trim};
 
 /// Messages of all sizes come and go all the time.
 #[global_allocator]
@@ -45,6 +45,7 @@ enum Command {
     Paths(paths::Args),
     Trim(trim::Args),
     Loss(loss::Args),
+    Cores(cores::Args),
     Report(report::Args),
 }
 
@@ -67,6 +68,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Paths(args) => paths::run(args),
         Command::Trim(args) => trim::run(args),
         Command::Loss(args) => loss::run(args),
+        Command::Cores(args) => cores::run(args),
         Command::Report(args) => report::run(args),
     }
 }

@@ -9,15 +9,16 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-const COMMANDS: [&str; 8] =
-    ["swarm", "replay", "rack", "incast", "paths", "trim", "loss", "report"];
+const COMMANDS: [&str; 9] =
+    ["swarm", "replay", "rack", "incast", "paths", "trim", "loss", "cores", "report"];
 /// One quick run of everything that prints results.
-const QUICK: [&str; 7] = [
+const QUICK: [&str; 8] = [
     "swarm --seeds 3 --first 2",
     "replay --seed 2",
     "rack --workload w1 --hosts 8 --messages 200",
     "paths --workload w1 --hosts 8 --messages 200",
     "trim --workload w1 --hosts 8 --messages 200",
+    "cores --cores 1,2 --millis 2",
     "incast --senders 3,5 --rounds 1",
     "loss --hosts 2 --calls 200",
 ];
@@ -120,7 +121,10 @@ fn wrong_usage_is_status_2_and_names_the_argument() {
         ("loss --loss 2", "--loss"),
         ("loss --loss nan", "--loss"),
         ("loss --calls 0", "--calls"),
+        ("cores --cores 3", "--cores"),
+        ("cores --packet-ns -1", "--packet-ns"),
         ("report --scale 0", "--scale"),
+        ("report --only nosuch", "cores"),
         ("report --docs /nowhere/at/all", "/nowhere/at/all/simulation.md"),
     ] {
         let error = refused(arguments);

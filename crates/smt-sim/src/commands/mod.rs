@@ -1,5 +1,6 @@
 //! The subcommands of the program `smt-sim`, one module each, and what they share.
 
+pub mod cores;
 pub mod incast;
 pub mod loss;
 mod numbers;

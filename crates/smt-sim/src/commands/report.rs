@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
 
 use super::numbers::positive;
 use super::output::print;
 use super::rack::{Common, complain, default_messages, exit_code, run_all};
-use super::{incast, loss, paths, trim};
+use super::{cores, incast, loss, paths, trim};
 use crate::plot::{Point, Series, slowdown};
+use crate::rack::cores::{CoresReport, Costs};
 use crate::rack::document::replace;
 use crate::rack::experiment::{Experiment, Kind, Report};
 use crate::rack::incast::IncastReport;
@@ -41,12 +42,16 @@ Exit status: 0 done; 1 done, and a message of SMT was lost or starved; 2 not don
 file, too much memory).
 
 Example:
-  cp -r docs /tmp/docs && smt-sim report --docs /tmp/docs --scale 0.01"
+  cp -r docs /tmp/docs && smt-sim report --docs /tmp/docs --scale 0.01
+  smt-sim report --only cores"
 )]
 pub struct Args {
     /// Where docs/ is
     #[arg(long, value_name = "DIR", default_value = "docs")]
     pub docs: PathBuf,
+    /// Make these experiments alone, separated by commas, and leave the rest of the document as it is
+    #[arg(long, value_name = "PART,..", value_delimiter = ',')]
+    pub only: Vec<Part>,
     /// Messages of each run, over the usual number
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = positive)]
     pub scale: f64,
@@ -58,6 +63,23 @@ pub struct Args {
     pub max_memory: f64,
 }
 
+/// A part of the document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// All workloads, at all rates and loads
+    Racks,
+    /// Ways to spread packets
+    Paths,
+    /// Small buffers that trim
+    Trim,
+    /// Hundreds of senders
+    Incast,
+    /// Networks that lose packets
+    Loss,
+    /// Hosts of several cores
+    Cores,
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -66,6 +88,7 @@ pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let path = args.docs.join("simulation.md");
     let mut document = fs::read_to_string(&path).map_err(|error| at(&path, error))?;
     let plan = args.plan();
+    let wants = |part| args.wants(part);
     for name in args.markers() {
         replace(&mut document.clone(), &name, "").map_err(|error| at(&path, error))?;
     }
@@ -75,23 +98,32 @@ pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
         plan.iter().map(|(_, experiment)| experiment.clone()).collect();
     let reports = run_all(&experiments, args.max_memory)?;
     let mut parts = Parts { document: &mut document, plots: Vec::new() };
-    parts.racks(&plan, &reports)?;
-    parts.variants("paths", &plan, &reports)?;
-    parts.variants("trim", &plan, &reports)?;
-    let many = incast::Args {
-        senders: incast::SENDERS.to_vec(),
-        bytes: 10_000,
-        rounds: 5,
-        gbps: 10.0,
-        buffer: crate::net::NetConfig::default().buffer_bytes,
-        seed: args.seed,
-        max_memory: args.max_memory,
-        json: false,
-    };
-    let incasts = incast::reports(&many)?;
-    parts.table("incast", &incast::table(&incasts))?;
-    let losses = loss::reports(&args.losses())?;
-    parts.table("loss", &loss::table(&losses))?;
+    if wants(Part::Racks) {
+        parts.racks(&plan, &reports)?;
+    }
+    if wants(Part::Paths) {
+        parts.variants("paths", &plan, &reports)?;
+    }
+    if wants(Part::Trim) {
+        parts.variants("trim", &plan, &reports)?;
+    }
+    let mut sound = true;
+    if wants(Part::Incast) {
+        let incasts = incast::reports(&args.incasts())?;
+        parts.table("incast", &incast::table(&incasts))?;
+        sound &= incasts.iter().all(IncastReport::is_sound);
+    }
+    if wants(Part::Loss) {
+        let losses = loss::reports(&args.losses())?;
+        parts.table("loss", &loss::table(&losses))?;
+        sound &= losses.iter().all(LossyReport::is_sound);
+    }
+    if wants(Part::Cores) {
+        let of_cores = cores::reports(&args.cores())?;
+        parts.table("cores", &cores::table(&of_cores))?;
+        parts.plots.extend(cores::plots(&of_cores)?);
+        sound &= of_cores.iter().all(CoresReport::is_sound);
+    }
     let plots = parts.plots;
     for (name, svg) in &plots {
         let path = directory.join(name);
@@ -100,8 +132,6 @@ pub fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     fs::write(&path, document).map_err(|error| at(&path, error))?;
     complain(&plan, &reports);
     print(format_args!("{}: tables, and {} plots beside it\n", path.display(), plots.len()))?;
-    let sound =
-        incasts.iter().all(IncastReport::is_sound) && losses.iter().all(LossyReport::is_sound);
     Ok(if sound { exit_code(&reports) } else { ExitCode::FAILURE })
 }
 
@@ -110,10 +140,16 @@ fn at(path: &Path, error: impl Display) -> String {
 }
 
 impl Args {
-    /// All runs under load, each with the name of its part.
+    /// Whether a part is to be made.
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    /// All runs under load that are wanted, each with the name of its part.
     fn plan(&self) -> Vec<(String, Experiment)> {
         let mut plan = Vec::new();
-        for (gbps, load) in RATES.iter().flat_map(|gbps| LOADS.map(|load| (*gbps, load))) {
+        let rates = RATES.iter().filter(|_| self.wants(Part::Racks));
+        for (gbps, load) in rates.flat_map(|gbps| LOADS.map(|load| (*gbps, load))) {
             for workload in Workload::ALL {
                 let common = self.common(workload, gbps, load);
                 for kind in [Kind::Smt, Kind::Stream] {
@@ -126,8 +162,12 @@ impl Args {
             let part = part.to_owned();
             runs.into_iter().map(move |(name, run)| (format!("{part}: {name}"), run))
         };
-        plan.extend(of("paths", paths::experiments(&common)));
-        plan.extend(of("trim", trim::experiments(&common, trim::BUFFER)));
+        if self.wants(Part::Paths) {
+            plan.extend(of("paths", paths::experiments(&common)));
+        }
+        if self.wants(Part::Trim) {
+            plan.extend(of("trim", trim::experiments(&common, trim::BUFFER)));
+        }
         plan
     }
 
@@ -149,7 +189,44 @@ impl Args {
     fn markers(&self) -> Vec<String> {
         let racks = RATES.iter().flat_map(|gbps| LOADS.map(|load| rack_name(*gbps, load)));
         let sizes = Workload::ALL.map(|workload| format!("{}-{workload}", rack_name(10.0, 0.8)));
-        racks.chain(sizes).chain(["paths", "trim", "incast", "loss"].map(str::to_owned)).collect()
+        racks
+            .chain(sizes)
+            .chain(["paths", "trim", "incast", "loss", "cores"].map(str::to_owned))
+            .collect()
+    }
+
+    fn incasts(&self) -> incast::Args {
+        incast::Args {
+            senders: incast::SENDERS.to_vec(),
+            bytes: 10_000,
+            rounds: 5,
+            gbps: 10.0,
+            buffer: crate::net::NetConfig::default().buffer_bytes,
+            seed: self.seed,
+            max_memory: self.max_memory,
+            json: false,
+        }
+    }
+
+    fn cores(&self) -> cores::Args {
+        let costs = Costs::default();
+        cores::Args {
+            cores: cores::CORES.to_vec(),
+            client_cores: None,
+            outstanding: 64,
+            long: 1 << 20,
+            short_rate: 20_000,
+            packet_ns: costs.packet,
+            record_ns: costs.record,
+            message_ns: costs.message,
+            kib_ns: costs.kib,
+            gbps: 100.0,
+            // Shorter ones would hardly have begun.
+            millis: ((50.0 * self.scale) as u32).clamp(10, 10_000),
+            seed: self.seed,
+            max_memory: self.max_memory,
+            json: false,
+        }
     }
 
     fn losses(&self) -> loss::Args {
@@ -306,6 +383,16 @@ fn workloads(reports: &[&Report]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_alone_makes_no_other_runs() {
+        let plan = |only: &[Part]| {
+            let (docs, only) = (PathBuf::new(), only.to_vec());
+            Args { docs, only, scale: 0.01, seed: 1, max_memory: 1.0 }.plan().len()
+        };
+        assert_eq!((plan(&[Part::Cores]), plan(&[Part::Paths])), (0, 3));
+        assert_eq!(plan(&[]), plan(&[Part::Racks, Part::Paths, Part::Trim]));
+    }
 
     #[test]
     fn sizes_are_short() {

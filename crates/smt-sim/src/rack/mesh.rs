@@ -111,7 +111,8 @@ fn join(
     Ok(())
 }
 
-fn external(
+/// An end of a session whose secrets follow from the number of its pair.
+pub(super) fn external(
     pair: u64,
     role: Role,
     (me, peer): (HostId, HostId),

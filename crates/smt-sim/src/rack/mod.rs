@@ -5,6 +5,7 @@
 //! [`outcome::Outcome`] in terms of slowdown: one-way time over what the idle network would take.
 
 pub mod baseline;
+pub mod cores;
 pub mod document;
 pub mod drive;
 pub mod experiment;
