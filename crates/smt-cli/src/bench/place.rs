@@ -377,3 +377,17 @@ impl Places {
         self.made.retain(|(_, _, of), _| *of == scene);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_read_as_they_are_written() {
+        let agent = "192.0.2.1:4500".parse().unwrap();
+        for link in [Link::Veth, Link::Macvlan, Link::Loopback, Link::Remote(agent)] {
+            assert_eq!(link.to_string().parse(), Ok(link));
+        }
+        assert!(["", "ether", "192.0.2.1"].iter().all(|text| text.parse::<Link>().is_err()));
+    }
+}
