@@ -226,6 +226,7 @@ fn wrong_usage_is_status_2() {
         "load --outstanding 0",
         "load --rate 0",
         "bulk --sizes 64",
+        "bulk --sizes 67108864 --quick",
         "cpu --wait never",
         "rpc",
     ] {

@@ -10,7 +10,7 @@ pub mod table;
 mod turn;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,8 @@ pub struct Plan {
     pub time: Duration,
     /// Rounds.
     pub rounds: u32,
+    /// No further round begins that would not be over within this time; one always does.
+    pub budget: Option<Duration>,
 }
 
 /// What one transport did on one link in one row, in one turn or in all.
@@ -270,13 +272,15 @@ impl Measured {
 }
 
 impl Plan {
-    /// Shortens the time so that everything is over within about `budget`, as far as that goes.
+    /// Has everything be over within about `budget`, half of which is for measuring, as far as that goes.
     pub fn within(&mut self, budget: Duration) {
         let turns = |transport: &Transport| {
             self.cells.iter().filter(|cell| cell.suits(*transport)).count() * self.links.len()
         };
         let all: usize = self.transports.iter().map(turns).sum();
-        self.time = budget / u32::try_from(all.max(1)).unwrap_or(u32::MAX);
+        let share = budget / u32::try_from(all.max(1)).unwrap_or(u32::MAX);
+        self.time = self.time.min(share / 2);
+        self.budget = Some(budget);
     }
 
     /// Scenes with the parts measured in them, in order.
@@ -310,7 +314,9 @@ pub fn measure(
     for (index, (scene, part, cells)) in groups.iter().enumerate() {
         places.keep_only(*scene);
         let told = |share: f64, who| progress((index as f64 + share) / groups.len() as f64, who);
-        let mut group = Group { plan, scene: *scene, part: *part, cells, outcome: &mut outcome };
+        let budget = plan.budget.map(|budget| budget / u32::try_from(groups.len()).unwrap_or(1));
+        let (scene, part) = (*scene, *part);
+        let mut group = Group { plan, scene, part, cells, budget, outcome: &mut outcome };
         group.measure(&mut places, stop, &told)?;
     }
     Ok(outcome)
@@ -322,6 +328,7 @@ struct Group<'a> {
     scene: Scene,
     part: Part,
     cells: &'a [Cell],
+    budget: Option<Duration>,
     outcome: &'a mut Outcome,
 }
 
@@ -345,7 +352,15 @@ impl Group<'_> {
             }
         }
         let turns = self.plan.rounds as usize * all.len();
+        let start = Instant::now();
         for turn in 0..turns {
+            let rounds = u32::try_from(turn / all.len()).unwrap_or(u32::MAX);
+            if turn % all.len() == 0 && rounds > 0 {
+                let with_one_more = start.elapsed() / rounds * (rounds + 1);
+                if self.budget.is_some_and(|budget| with_one_more > budget) {
+                    break;
+                }
+            }
             // Everybody has every place in the order once in a while.
             let place = (turn + turn / all.len()) % all.len();
             let Some(&(who, link)) = all.get(place) else { continue };

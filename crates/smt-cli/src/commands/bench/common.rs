@@ -19,8 +19,10 @@ use crate::commands::Error;
 use crate::output::Printer;
 use crate::stop::Stop;
 
-/// Time of a quick run, of which as much again goes into getting ready.
-const QUICK: Duration = Duration::from_secs(15);
+/// Time of a quick run.
+const QUICK: Duration = Duration::from_secs(40);
+/// Bytes of a quick run's messages, at most: longer ones take longer than there is time.
+const QUICK_UP_TO: usize = 16 << 20;
 /// Rounds of a quick run.
 const QUICK_ROUNDS: u32 = 3;
 
@@ -45,7 +47,7 @@ pub(super) struct Common {
     /// Rounds; in each, everybody comes up once, in another place of the order
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Everything within a minute: readable, but less to be relied on
+    /// Everything within a minute on an idle machine, messages up to 16 MB: readable, but less to be relied on
     #[arg(long)]
     quick: bool,
     /// Also write what was measured, with distributions and environment, to a file in this directory
@@ -85,14 +87,15 @@ impl Common {
             wait: self.wait,
             time: Duration::from_secs_f64(self.duration),
             rounds: self.rounds,
+            budget: None,
         };
         if bench == Bench::Loss {
             // Links that lose packets are of one kind.
             plan.links = vec![Link::Veth];
         }
         if self.quick {
+            plan.cells.retain(|cell| cell.size <= QUICK_UP_TO);
             plan.within(QUICK);
-            plan.time = plan.time.min(Duration::from_secs_f64(self.duration));
             plan.rounds = plan.rounds.min(QUICK_ROUNDS);
         }
         plan
@@ -122,6 +125,9 @@ impl Common {
     /// Measures and tells.
     pub(super) fn run(&self, bench: Bench, cells: Vec<Cell>) -> Result<(), Error> {
         let plan = self.plan(bench, cells);
+        if plan.cells.is_empty() {
+            return Err(Error::Usage("a quick run has messages up to 16 MB".to_owned()));
+        }
         let stop = Stop::on_signals().map_err(Error::io("cannot handle signals"))?;
         let printer = Printer::new(self.json);
         let credentials = Arc::new(Credentials::new()?);

@@ -148,6 +148,7 @@ fn measure(arguments: &Arguments, printer: &Printer) -> Result<Baseline, Error> 
             wait: Wait::Spin,
             time: Duration::from_secs_f64(arguments.duration),
             rounds: arguments.rounds,
+            budget: None,
         };
         let bar = bar(arguments.json, bench.name());
         let outcome = eval::measure(Places::new(&credentials, None), &plan, &stop, &|share, _| {
