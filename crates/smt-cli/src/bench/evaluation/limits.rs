@@ -46,17 +46,19 @@ fn floors(data: &Data) -> Vec<Block> {
             let (bare, floor) = (format!("bare-{datapath}"), format!("floor-{datapath}"));
             let Some(smt) = data.best(&row, name) else { continue };
             // On one link, or the difference would be that of links.
-            let on_link = |who: &str| {
-                data.links(&row, who).into_iter().find(|of| of.link == smt.link).map(|of| of.value)
-            };
+            let on_link =
+                |who: &str| data.links(&row, who).into_iter().find(|of| of.link == smt.link);
             let Some((bare, floor)) = on_link(&bare).zip(on_link(&floor)) else { continue };
+            let is_disturbed = [smt, bare, floor].iter().any(|of| of.disturbed);
+            let mark = if is_disturbed { ", disturbed" } else { "" };
+            let (bare, floor) = (bare.value, floor.value);
             let us = |ns: f64| Cell::from(format!("{:.1}", ns / 1e3));
             let step = |kind: &str| {
                 let found = steps.iter().find(|(of, bytes, _)| (*of, *bytes) == (kind, row.size));
                 found.map_or_else(Cell::default, |(.., ns)| us(*ns))
             };
             table.rows.push(vec![
-                format!("{}, `{name}`, {}", size(row.size), smt.link).into(),
+                format!("{}, `{name}`, {}{mark}", size(row.size), smt.link).into(),
                 us(smt.value),
                 us(bare),
                 us(floor - bare),
@@ -74,7 +76,7 @@ fn floors(data: &Data) -> Vec<Block> {
         Block::Text(
             "Microseconds of a round trip. The bare datapath carries as many bytes without protocol; with the AEAD work \
              it seals and opens the records that SMT would cut them into; what is left is SMT's own: protocol, events, \
-             copies, waiting for acknowledgement of nothing. AES-GCM and copies alone are what sealing and opening, or \
+             copies. AES-GCM and copies alone are what sealing and opening, or \
              copying once at each end, take in memory (`smt bench scale`), both ways."
                 .to_owned(),
         ),

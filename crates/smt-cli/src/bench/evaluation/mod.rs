@@ -156,7 +156,7 @@ mod tests {
             "$ smt bench rtt",
             "| `smt-raw` | 5.0 (5.0-10.0) disturbed | 30.0 (30.0-60.0) disturbed |",
             "| `tcp` | 0.83 | 3.00 |",
-            "`tcp`: behind in 1 of 2 rows, most in rtt 8 KB: 30.0 against 10.0 (3.00 times worse, disturbed)",
+            "`tcp`: behind in 1 of 2 rows, 1 of them disturbed, most in rtt 8 KB: 30.0 against 10.0 (3.00 times",
             "`tls-rustls`: ahead in all 1 rows",
             "`tcp-one`: not available: no such thing",
             "](evaluation/rtt-by-size.svg)",

@@ -2,6 +2,7 @@
 
 use super::super::eval::table::{size, value};
 use super::super::eval::{DISTURBED, Part};
+use super::super::saved::Record;
 use super::data::{Data, Row, is_peer, is_smt, place};
 use super::document::{Block, Cell, Table};
 use super::plots;
@@ -211,7 +212,13 @@ pub(super) fn losses(data: &Data) -> Vec<Block> {
         if compared == 0 {
             continue;
         }
-        behind.sort_by(|one, other| other.0.total_cmp(&one.0));
+        // What proves nothing comes last.
+        let is_disturbed =
+            |(_, _, smt, other): &(f64, &Row, &Record, &Record)| smt.disturbed || other.disturbed;
+        behind.sort_by(|one, other| {
+            is_disturbed(one).cmp(&is_disturbed(other)).then(other.0.total_cmp(&one.0))
+        });
+        let disturbed = behind.iter().filter(|one| is_disturbed(one)).count();
         let worst = behind.iter().take(WORST).map(|(cost, row, smt, other)| {
             let mark = if smt.disturbed || other.disturbed { ", disturbed" } else { "" };
             format!(
@@ -227,7 +234,12 @@ pub(super) fn losses(data: &Data) -> Vec<Block> {
             true => format!("`{peer}`: ahead in all {compared} rows"),
             false => {
                 let of = behind.len();
-                format!("`{peer}`: behind in {of} of {compared} rows, most in {}", worst.join("; "))
+                let mark = match disturbed {
+                    0 => String::new(),
+                    _ => format!(", {disturbed} of them disturbed"),
+                };
+                let worst = worst.join("; ");
+                format!("`{peer}`: behind in {of} of {compared} rows{mark}, most in {worst}")
             }
         });
     }
