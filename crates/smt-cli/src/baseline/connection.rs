@@ -11,23 +11,29 @@ use super::{Channel, LENGTH_BYTES, invalid};
 
 /// Messages below this length wait for others to leave with, until [`Outgoing::flush`].
 const COALESCED_BELOW: usize = 4096;
+/// Room for what a connection has opened before, beside what it is about to read: a record.
+const SLACK_BYTES: usize = 17 << 10;
 /// Handed over at once of a long message, so that in between what comes can be looked at.
 const SLICE_BYTES: usize = 256 << 10;
 
 /// A byte stream that never waits: it fails with `WouldBlock` where it would have to.
 pub(super) trait Unwaiting: Channel {
-    fn link(&mut self) -> &mut Buffered;
+    /// The connection beneath.
+    ///
+    /// # Errors
+    /// It is gone.
+    fn link(&mut self) -> io::Result<&mut Buffered>;
 }
 
 impl Unwaiting for Buffered {
-    fn link(&mut self) -> &mut Buffered {
-        self
+    fn link(&mut self) -> io::Result<&mut Buffered> {
+        Ok(self)
     }
 }
 
 impl<T: Tls> Unwaiting for TlsChannel<Buffered, T> {
-    fn link(&mut self) -> &mut Buffered {
-        TlsChannel::link(self)
+    fn link(&mut self) -> io::Result<&mut Buffered> {
+        Ok(TlsChannel::link(self))
     }
 }
 
@@ -62,11 +68,11 @@ pub(super) struct Outgoing<C> {
 impl<C: Unwaiting> Connection<C> {
     pub(super) fn new(channel: C, room: Room) -> Connection<C> {
         let out = Outgoing { channel, batch: Vec::new(), waiting: VecDeque::new(), at: 0 };
-        let incoming = vec![0; LENGTH_BYTES + room.message + room.read];
+        let incoming = vec![0; LENGTH_BYTES + room.message + room.read + SLACK_BYTES];
         Connection { out, incoming, start: 0, end: 0, room }
     }
 
-    pub(super) fn link(&mut self) -> &mut Buffered {
+    pub(super) fn link(&mut self) -> io::Result<&mut Buffered> {
         self.out.channel.link()
     }
 
@@ -77,7 +83,7 @@ impl<C: Unwaiting> Connection<C> {
     ) -> io::Result<bool> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-        } else if self.incoming.len() - self.end < self.room.read {
+        } else if self.incoming.len() - self.end < self.room.read + SLACK_BYTES {
             self.incoming.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
@@ -130,8 +136,8 @@ impl<C: Unwaiting> Outgoing<C> {
     /// Sends as much as can leave; false if something is left.
     pub(super) fn flush(&mut self) -> io::Result<bool> {
         self.send_batch()?;
-        self.channel.link().flush()?;
-        while self.channel.link().is_drained() {
+        self.channel.link()?.flush()?;
+        while self.channel.link()?.is_drained() {
             let Some(message) = self.waiting.front() else { return Ok(true) };
             let end = message.len().min(self.at + SLICE_BYTES);
             let slice = message.slice(self.at..end);

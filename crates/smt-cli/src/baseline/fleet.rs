@@ -53,7 +53,7 @@ impl<C: Unwaiting> Connections<C> {
 
     fn add(&mut self, mut connection: Connection<C>) -> io::Result<()> {
         let data = epoll::EventData::new_u64(self.all.len() as u64);
-        epoll::add(&self.epoll, connection.link(), data, epoll::EventFlags::IN)?;
+        epoll::add(&self.epoll, connection.link()?, data, epoll::EventFlags::IN)?;
         self.all.push(Some(connection));
         Ok(())
     }
@@ -165,7 +165,7 @@ pub fn serve_tls(
     serve(listener, room, wait, stop, |link| server_channel(link, config, room.read))
 }
 
-fn serve<C: Unwaiting>(
+pub(super) fn serve<C: Unwaiting>(
     listener: &TcpListener,
     room: Room,
     wait: Wait,
@@ -243,7 +243,7 @@ pub fn connect_tls(
     })
 }
 
-fn connect<C: Unwaiting + 'static>(
+pub(super) fn connect<C: Unwaiting + 'static>(
     server: SocketAddr,
     count: usize,
     room: Room,

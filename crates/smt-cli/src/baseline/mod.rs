@@ -18,9 +18,18 @@ pub(crate) use rounds::Rounds;
 mod buffered;
 mod connection;
 pub mod fleet;
+#[cfg(feature = "peers")]
+pub mod grpc;
+pub mod ktls;
+#[cfg(feature = "openssl")]
+pub mod openssl;
 mod pipe;
+pub mod quinn;
 mod rounds;
+#[cfg(feature = "peers")]
+pub mod s2n;
 pub mod smt;
+mod tasks;
 pub mod tcp;
 pub mod tls;
 

@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection, WebPkiClientVerifier};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ExtractedSecrets, RootCertStore, ServerConfig};
 
 use super::pipe::{Link, Pipe, accept_each};
 use super::{Channel, Plan, SILENCE, Wait, ping, serve};
@@ -155,8 +155,11 @@ pub(super) fn client_channel<L: Link>(
 }
 
 /// The client's and the server's connection, which rustls keeps as two types, as one.
-pub(super) trait Tls {
+pub(super) trait Tls: Sized {
     type Data;
+
+    /// The keys of an established connection whose configuration lets them out.
+    fn into_secrets(self) -> Result<ExtractedSecrets, rustls::Error>;
 
     fn process<'c, 'i>(
         &'c mut self,
@@ -166,6 +169,10 @@ pub(super) trait Tls {
 
 impl Tls for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+
+    fn into_secrets(self) -> Result<ExtractedSecrets, rustls::Error> {
+        self.dangerous_into_kernel_connection().map(|(secrets, _)| secrets)
+    }
 
     fn process<'c, 'i>(
         &'c mut self,
@@ -177,6 +184,10 @@ impl Tls for UnbufferedClientConnection {
 
 impl Tls for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+
+    fn into_secrets(self) -> Result<ExtractedSecrets, rustls::Error> {
+        self.dangerous_into_kernel_connection().map(|(secrets, _)| secrets)
+    }
 
     fn process<'c, 'i>(
         &'c mut self,
@@ -224,6 +235,14 @@ impl<L: Link, T: Tls> TlsChannel<L, T> {
 
     pub(super) fn link(&mut self) -> &mut L {
         &mut self.pipe
+    }
+
+    /// The link and the keys of an established connection, for somebody else to go on with.
+    pub(super) fn into_secrets(self) -> io::Result<(L, ExtractedSecrets)> {
+        if !self.incoming.is_empty() {
+            return Err(io::Error::new(ErrorKind::InvalidData, "data behind the handshake"));
+        }
+        Ok((self.pipe, self.tls.into_secrets().map_err(tls_error)?))
     }
 
     /// Completes the handshake as the client, whose peer stays silent until the first request. A server goes
