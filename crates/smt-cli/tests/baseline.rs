@@ -232,14 +232,8 @@ fn openssl_echoes() {
                     openssl::serve_fleet(listener, &server, room, wait, stop).unwrap();
                 },
                 |address| {
-                    let fleet = openssl::connect_fleet(
-                        address,
-                        "server",
-                        &client,
-                        connections,
-                        room,
-                        wait,
-                    );
+                    let fleet =
+                        openssl::connect_fleet(address, "server", &client, connections, room, wait);
                     exchange(&mut *fleet.unwrap());
                 },
             );

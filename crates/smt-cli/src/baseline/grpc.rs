@@ -26,7 +26,7 @@ use tonic::server::UnaryService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
-use super::tasks::{Caller, Failure, Tasks, Turns, ping};
+use super::tasks::{Caller, Failure, Tasks, Turns, ping, worked};
 use super::{ECHO_UP_TO, MAX_MESSAGE_BYTES, Pipeline, Plan, RECEIPT_BYTES, Wait};
 
 /// The application protocol: HTTP/2.
@@ -201,6 +201,7 @@ impl UnaryService<Bytes> for Echo {
     type Future = std::future::Ready<Result<Response<Bytes>, Status>>;
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+        worked();
         let request = request.into_inner();
         let is_acknowledged = self.receipts && request.len() > ECHO_UP_TO;
         let response = if is_acknowledged { request.slice(..RECEIPT_BYTES) } else { request };

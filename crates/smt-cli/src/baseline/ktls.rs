@@ -48,18 +48,13 @@ nix::setsockopt_impl!(ExpectNoPad, libc::SOL_TLS, libc::TLS_RX_EXPECT_NO_PAD, bo
 /// # Errors
 /// Why it has none.
 pub fn available() -> Result<(), String> {
-    let socket =
-        socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
-            .or_else(|_| {
-                socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
-            })
-            .map_err(|errno| errno.to_string())?;
+    let socket = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+        .or_else(|_| socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None))
+        .map_err(|errno| errno.to_string())?;
     match setsockopt(&socket, TcpUlp::default(), &ULP) {
         // It is there, and wants a connection.
         Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
-        Err(Errno::ENOENT) => {
-            Err("the kernel has no kTLS (CONFIG_TLS, modprobe tls)".to_owned())
-        }
+        Err(Errno::ENOENT) => Err("the kernel has no kTLS (CONFIG_TLS, modprobe tls)".to_owned()),
         Err(errno) => Err(format!("the kernel refuses kTLS: {errno}")),
     }
 }

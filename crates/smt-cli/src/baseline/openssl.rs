@@ -271,6 +271,8 @@ impl<L: Link> Write for Ciphertext<L> {
 fn io_error(error: openssl::ssl::Error) -> io::Error {
     match error.code() {
         ErrorCode::WANT_READ | ErrorCode::WANT_WRITE => ErrorKind::WouldBlock.into(),
-        _ => error.into_io_error().unwrap_or_else(|error| io::Error::new(ErrorKind::InvalidData, error)),
+        _ => error
+            .into_io_error()
+            .unwrap_or_else(|error| io::Error::new(ErrorKind::InvalidData, error)),
     }
 }

@@ -18,7 +18,7 @@ use quinn::{
     TokioRuntime, TransportConfig, VarInt,
 };
 
-use super::tasks::{Caller, Failure, Tasks, Turns, ping};
+use super::tasks::{Caller, Failure, Tasks, Turns, ping, worked};
 use super::{ECHO_UP_TO, MAX_MESSAGE_BYTES, Pipeline, Plan, RECEIPT_BYTES, SILENCE, Wait};
 
 /// The application protocol, without which there is no QUIC.
@@ -91,6 +91,7 @@ async fn respond(
     let response = if is_acknowledged { request.slice(..RECEIPT_BYTES) } else { request };
     send.write_chunk(response).await?;
     send.finish()?;
+    worked();
     Ok(())
 }
 

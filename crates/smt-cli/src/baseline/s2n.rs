@@ -8,19 +8,17 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use s2n_quic::Server;
 use s2n_quic::client::{Client as Endpoint, Connect};
 use s2n_quic::connection::{Connection, Handle};
 use s2n_quic::provider::io::tokio::{Builder, Provider};
 use s2n_quic::provider::limits::Limits;
 use s2n_quic::provider::tls::rustls as tls;
 use s2n_quic::stream::{BidirectionalStream, ReceiveStream};
-use s2n_quic::Server;
 
 use super::quinn::{SOCKET_BYTES, any, ask_for_room};
-use super::tasks::{Caller, Failure, Tasks, Turns, ping};
-use super::{
-    ECHO_UP_TO, MAX_MESSAGE_BYTES, Pipeline, Plan, RECEIPT_BYTES, SILENCE, Wait, invalid,
-};
+use super::tasks::{Caller, Failure, Tasks, Turns, ping, worked};
+use super::{ECHO_UP_TO, MAX_MESSAGE_BYTES, Pipeline, Plan, RECEIPT_BYTES, SILENCE, Wait, invalid};
 
 /// The application protocol, without which there is no QUIC.
 const ALPN: &[u8] = b"bench";
@@ -87,6 +85,7 @@ async fn respond(stream: BidirectionalStream, receipts: bool) -> Result<(), Fail
     let response = if is_acknowledged { request.slice(..RECEIPT_BYTES) } else { request };
     send.send_data(response)?;
     send.finish()?;
+    worked();
     Ok(())
 }
 

@@ -2,22 +2,25 @@
 //! other on it, many at a time as a task each, and a server that ends when it is told to.
 //!
 //! A runtime that spins never sleeps in epoll: it asks epoll whether something has come, over and over, and runs the
-//! tasks for whom something has. The sockets are the peer's own, so that this question stands before each packet.
+//! tasks for whom something has. The sockets are the peer's own, so that this question stands before each packet. One
+//! that waits adaptively sleeps once it has had no RPC for a while, and spins again when something has woken it.
 
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::{self, Runtime};
+use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::rounds::Rounds;
-use super::{Pipeline, Plan, SILENCE, Wait, ended, invalid};
+use super::{Idle, Pipeline, Plan, SILENCE, Wait, ended, invalid};
 use crate::commands::Error;
 
 /// How often an end that sleeps looks whether it should stop.
@@ -36,27 +39,44 @@ pub(super) trait Caller: Clone + Send + 'static {
     fn call(&self, request: Bytes) -> impl Future<Output = Result<Bytes, Failure>> + Send;
 }
 
+thread_local! {
+    /// Requests and responses that the runtime of this thread has seen.
+    static WORK: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Takes note of a request or a response, so that this thread's runtime goes on spinning.
+pub(super) fn worked() {
+    WORK.set(WORK.get().wrapping_add(1));
+}
+
 /// A runtime of the calling thread alone.
 pub(super) struct Turns {
     runtime: Runtime,
     wait: Wait,
+    /// Something has woken the thread.
+    woken: Arc<Notify>,
 }
 
 impl Turns {
     pub(super) fn new(wait: Wait) -> io::Result<Turns> {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Turns { runtime, wait })
+        let woken = Arc::new(Notify::new());
+        let mut builder = runtime::Builder::new_current_thread();
+        if wait == Wait::Adaptive {
+            let woken = Arc::clone(&woken);
+            builder.on_thread_unpark(move || woken.notify_one());
+        }
+        Ok(Turns { runtime: builder.enable_all().build()?, wait, woken })
     }
 
     /// Runs `work`, and all tasks beside it, until `work` is done.
     pub(super) fn run<T>(&self, work: impl Future<Output = T>) -> T {
         match self.wait {
             Wait::Block => self.runtime.block_on(work),
-            Wait::Spin => self.runtime.block_on(async {
+            Wait::Spin | Wait::Adaptive => self.runtime.block_on(async {
                 tokio::select! {
                     biased;
                     done = work => done,
-                    never = spin() => match never {},
+                    never = spin(self.wait, &self.woken) => match never {},
                 }
             }),
         }
@@ -89,9 +109,18 @@ impl Turns {
     }
 }
 
-/// Keeps the runtime from sleeping.
-async fn spin() -> Infallible {
+/// Keeps the runtime from sleeping, as long as it is not to.
+async fn spin(wait: Wait, woken: &Notify) -> Infallible {
+    let mut idle = Idle::default();
+    let mut work = WORK.get();
     loop {
+        if std::mem::replace(&mut work, WORK.get()) != work {
+            idle.worked();
+        }
+        if idle.may_sleep(wait) {
+            woken.notified().await;
+            idle.worked();
+        }
         yield_now().await;
     }
 }
@@ -122,6 +151,7 @@ pub(super) fn ping(turns: &Turns, caller: &impl Caller, plan: &Plan) -> io::Resu
                 return Err(invalid("the response is not the request"));
             }
             rounds.over(start, end);
+            worked();
         }
         Ok(rounds.into_times())
     };
@@ -150,11 +180,12 @@ pub(super) struct Tasks<C> {
     turns: Turns,
     caller: C,
     running: JoinSet<(usize, Result<usize, Failure>)>,
+    idle: Idle,
 }
 
 impl<C: Caller> Tasks<C> {
     pub(super) fn new(turns: Turns, caller: C) -> Tasks<C> {
-        Tasks { turns, caller, running: JoinSet::new() }
+        Tasks { turns, caller, running: JoinSet::new(), idle: Idle::default() }
     }
 }
 
@@ -171,21 +202,23 @@ impl<C: Caller> Pipeline for Tasks<C> {
     }
 
     fn turn(&mut self, over: &mut Vec<(usize, usize)>) -> Result<(), Error> {
-        let Tasks { turns, running, .. } = self;
+        let Tasks { turns, running, idle, .. } = self;
+        let sleeps = idle.may_sleep(turns.wait);
         let first = turns.runtime.block_on(async {
-            match turns.wait {
-                Wait::Block => timeout(NAP, running.join_next()).await.ok().flatten(),
-                Wait::Spin => {
-                    for _ in 0..LOOKS_PER_TURN {
-                        if let Some(done) = running.try_join_next() {
-                            return Some(done);
-                        }
-                        yield_now().await;
-                    }
-                    None
-                }
+            if sleeps {
+                return timeout(NAP, running.join_next()).await.ok().flatten();
             }
+            for _ in 0..LOOKS_PER_TURN {
+                if let Some(done) = running.try_join_next() {
+                    return Some(done);
+                }
+                yield_now().await;
+            }
+            None
         });
+        if first.is_some() {
+            idle.worked();
+        }
         let mut next = first;
         while let Some(done) = next {
             let (tag, outcome) = done.map_err(|_| Error::io("an RPC was given up")(ended()))?;
@@ -203,4 +236,72 @@ pub(super) fn failed(error: Failure) -> io::Error {
 
 fn silent() -> io::Error {
     io::ErrorKind::TimedOut.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers after the runtime has had others' turn: with the request, or something else.
+    #[derive(Clone, Copy)]
+    struct Near {
+        more: usize,
+        flipped: u8,
+    }
+
+    impl Caller for Near {
+        async fn call(&self, request: Bytes) -> Result<Bytes, Failure> {
+            yield_now().await;
+            let mut response = request.to_vec();
+            response.resize(request.len() + self.more, 0);
+            if let Some(last) = response.last_mut() {
+                *last ^= self.flipped;
+            }
+            Ok(response.into())
+        }
+    }
+
+    const HONEST: Near = Near { more: 0, flipped: 0 };
+
+    #[test]
+    fn echoes_are_measured_and_wrong_ones_noticed() {
+        for wait in [Wait::Spin, Wait::Adaptive, Wait::Block] {
+            let turns = Turns::new(wait).unwrap();
+            let plan = Plan::counted(100, 2, 5, wait);
+            assert_eq!(ping(&turns, &HONEST, &plan).unwrap().len(), 5);
+            for liar in [Near { more: 1, ..HONEST }, Near { flipped: 1, ..HONEST }] {
+                let error = ping(&turns, &liar, &plan).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            }
+        }
+    }
+
+    #[test]
+    fn many_are_under_way_and_told_with_their_length() {
+        for wait in [Wait::Spin, Wait::Adaptive, Wait::Block] {
+            let caller = Near { more: 3, ..HONEST };
+            let mut tasks = Tasks::new(Turns::new(wait).unwrap(), caller);
+            let request = tasks.request(&[7; 10]);
+            (0..20).for_each(|tag| tasks.call(&request, tag).unwrap());
+            let mut over = Vec::new();
+            while over.len() < 20 {
+                tasks.turn(&mut over).unwrap();
+            }
+            over.sort_unstable();
+            assert_eq!(over, (0..20).map(|tag| (tag, 13)).collect::<Vec<_>>());
+            tasks.turn(&mut over).unwrap();
+            assert_eq!(over.len(), 20);
+        }
+    }
+
+    #[test]
+    fn a_server_ends_when_it_is_told_to() {
+        for wait in [Wait::Spin, Wait::Adaptive, Wait::Block] {
+            let stop = AtomicBool::new(true);
+            let turns = Turns::new(wait).unwrap();
+            turns.serve(std::future::pending(), &stop, async {}).unwrap();
+            let fails = async { Err(Failure::from("no socket")) };
+            assert!(turns.serve(fails, &AtomicBool::new(false), async {}).is_err());
+        }
+    }
 }

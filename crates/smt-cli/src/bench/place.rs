@@ -152,6 +152,9 @@ fn netem(host: &Namespace, interface: &str, of_a_million: u32) -> io::Result<()>
     if status.success() { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
 }
 
+/// Largest IP packet of the loopback interface, in bytes.
+const LOOPBACK_MTU: u32 = 65_536;
+
 /// Features by which a device cuts what is longer than a packet.
 const CUTTING: [(&str, bool); 3] = [
     ("tx-tcp-segmentation", false),
@@ -192,6 +195,8 @@ pub struct Place {
     client: Option<Namespace>,
     server: Far,
     addresses: [IpAddr; 2],
+    /// Largest IP packet between them, in bytes.
+    mtu: u32,
     credentials: Arc<Credentials>,
     /// A core for the client and one for the server, if there are two.
     pub cores: Option<[usize; 2]>,
@@ -214,6 +219,7 @@ impl Place {
             client: Some(client),
             server: Far::Host(server),
             addresses,
+            mtu: if link == Link::Loopback { LOOPBACK_MTU } else { scene.mtu },
             credentials: Arc::clone(credentials),
             cores,
             _pair: pair,
@@ -275,7 +281,7 @@ impl Place {
     /// What peers are told of it.
     pub fn site(&self, wait: Wait) -> Site {
         let [client, server] = self.addresses;
-        Site { server, client, credentials: Arc::clone(&self.credentials), wait }
+        Site { server, client, credentials: Arc::clone(&self.credentials), mtu: self.mtu, wait }
     }
 
     /// Runs `work` on the client's host and core.

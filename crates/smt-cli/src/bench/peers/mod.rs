@@ -4,18 +4,30 @@
 //! [`Transport::peer`]. Everything else (rows, tables, JSON, plots) goes by [`Transport::ALL`].
 
 mod bare;
+#[cfg(feature = "peers")]
+mod grpc;
+mod ktls;
+#[cfg(not(all(feature = "openssl", feature = "peers")))]
+mod missing;
+mod quinn;
+#[cfg(feature = "peers")]
+mod s2n_quic;
 mod smt;
 mod tcp;
+#[cfg(feature = "openssl")]
+mod tls_openssl;
 mod tls_rustls;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use self::bare::{Bare, Work};
+use self::ktls::Ktls;
+use self::quinn::Quinn;
 use self::smt::Smt;
 use self::tcp::Tcp;
 use self::tls_rustls::TlsRustls;
@@ -66,6 +78,16 @@ pub enum Transport {
     TlsRustls,
     /// TLS 1.3 on TCP by rustls, all RPCs on one connection
     TlsRustlsOne,
+    /// TLS 1.3 on TCP by the host's OpenSSL; a connection for each RPC outstanding
+    TlsOpenssl,
+    /// TLS 1.3 on TCP, records sealed and opened by the kernel; a connection for each RPC outstanding
+    Ktls,
+    /// QUIC by quinn; a stream for each RPC
+    Quinn,
+    /// QUIC by s2n-quic; a stream for each RPC
+    S2nQuic,
+    /// gRPC by tonic over TLS 1.3 on TCP by rustls; a stream for each RPC
+    Grpc,
 }
 
 /// What kind of contender a transport is.
@@ -104,6 +126,11 @@ impl Transport {
         Transport::TcpOne,
         Transport::TlsRustls,
         Transport::TlsRustlsOne,
+        Transport::TlsOpenssl,
+        Transport::Ktls,
+        Transport::Quinn,
+        Transport::S2nQuic,
+        Transport::Grpc,
     ];
 
     /// Its implementation.
@@ -123,6 +150,22 @@ impl Transport {
             Transport::FloorUdp => Box::new(Bare(DatapathChoice::Udp, Work::Aead)),
             Transport::Tcp | Transport::TcpOne => Box::new(Tcp),
             Transport::TlsRustls | Transport::TlsRustlsOne => Box::new(TlsRustls),
+            Transport::Ktls => Box::new(Ktls),
+            Transport::Quinn => Box::new(Quinn),
+            #[cfg(feature = "openssl")]
+            Transport::TlsOpenssl => Box::new(tls_openssl::TlsOpenssl),
+            #[cfg(not(feature = "openssl"))]
+            Transport::TlsOpenssl => Box::new(missing::Missing(
+                "build with --features openssl (Debian packages libssl-dev, pkg-config)",
+            )),
+            #[cfg(feature = "peers")]
+            Transport::S2nQuic => Box::new(s2n_quic::S2nQuic),
+            #[cfg(feature = "peers")]
+            Transport::Grpc => Box::new(grpc::Grpc),
+            #[cfg(not(feature = "peers"))]
+            Transport::S2nQuic | Transport::Grpc => {
+                Box::new(missing::Missing("build with --features peers"))
+            }
         }
     }
 
@@ -176,6 +219,8 @@ pub struct Site {
     pub client: IpAddr,
     /// Who the two ends are.
     pub credentials: Arc<Credentials>,
+    /// Largest IP packet of the link between them, in bytes.
+    pub mtu: u32,
     /// How both wait.
     pub wait: Wait,
 }
@@ -254,6 +299,13 @@ fn listen(address: SocketAddr, serving: &Serving) -> Result<TcpListener, Error> 
     let listener = TcpListener::bind(address).map_err(Error::io("cannot listen"))?;
     serving.ready();
     Ok(listener)
+}
+
+/// Binds a UDP socket to `address`, and says that clients may come.
+fn bind(address: SocketAddr, serving: &Serving) -> Result<UdpSocket, Error> {
+    let socket = UdpSocket::bind(address).map_err(Error::io("cannot bind"))?;
+    serving.ready();
+    Ok(socket)
 }
 
 fn server_failed(source: io::Error) -> Error {

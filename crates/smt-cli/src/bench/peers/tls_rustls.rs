@@ -51,12 +51,12 @@ impl Peer for TlsRustls {
     }
 }
 
-fn server_config(credentials: &Credentials) -> Result<Arc<ServerConfig>, Error> {
+pub(super) fn server_config(credentials: &Credentials) -> Result<Arc<ServerConfig>, Error> {
     tls::server_config(credentials.authority(), credentials.server())
         .map_err(|error| Error::Failed(error.to_string()))
 }
 
-fn client_config(credentials: &Credentials) -> Result<Arc<ClientConfig>, Error> {
+pub(super) fn client_config(credentials: &Credentials) -> Result<Arc<ClientConfig>, Error> {
     tls::client_config(credentials.authority(), credentials.client())
         .map_err(|error| Error::Failed(error.to_string()))
 }
