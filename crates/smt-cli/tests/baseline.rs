@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use smt_cli::baseline::fleet::{self, Room};
-use smt_cli::baseline::quinn;
 use smt_cli::baseline::tcp::{ping_tcp, serve_tcp};
 use smt_cli::baseline::tls::{client_config, ping_tls, serve_tls, server_config};
 use smt_cli::baseline::{ECHO_UP_TO, MAX_MESSAGE_BYTES, Pipeline, Plan, RECEIPT_BYTES, Wait};
@@ -26,9 +25,6 @@ fn main() -> ExitCode {
         test("tls_refuses_strangers", tls_refuses_strangers),
         test("too_long_a_message_is_refused", too_long_a_message_is_refused),
         test("many_messages_are_under_way_over_tcp_and_tls", many_messages_are_under_way),
-        test("quinn_echoes", quinn_echoes),
-        #[cfg(feature = "openssl")]
-        test("openssl_echoes", openssl_echoes),
     ])
 }
 
@@ -169,74 +165,6 @@ fn exchange(pipeline: &mut dyn Pipeline) {
             let size = sizes[tag % sizes.len()];
             let expected = if size > ECHO_UP_TO { RECEIPT_BYTES } else { size };
             assert_eq!((of, bytes), (tag, expected));
-        }
-    }
-}
-
-fn quinn_echoes() {
-    let (server, client, _) = acquainted();
-    for wait in [Wait::Spin, Wait::Block] {
-        let pair: Pair = pair(PairOptions::default()).unwrap();
-        let address = SocketAddr::from((pair.b_v6, 7));
-        let socket = pair.b.run(|| std::net::UdpSocket::bind(address)).unwrap().unwrap();
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                pair.b
-                    .run(|| quinn::serve_quinn(socket, &server, 1500, true, wait, &stop).unwrap())
-                    .unwrap()
-            });
-            let _stop = StopAtEnd(&stop);
-            pair.a
-                .run(|| {
-                    let mut ping =
-                        quinn::pinger_quinn(address, "server", &client, 1500, wait).unwrap();
-                    for size in SIZES.into_iter().filter(|size| *size <= ECHO_UP_TO) {
-                        assert_eq!(ping(&plan(size, wait)).unwrap().len(), 2);
-                    }
-                    let n = 2000;
-                    let mut times = ping(&Plan::counted(64, 100, n, wait)).unwrap();
-                    times.sort_unstable();
-                    println!("{wait:?} {} ns", times[n / 2]);
-                    let pipeline = quinn::connect_quinn(address, "server", &client, 1500, wait);
-                    exchange(&mut *pipeline.unwrap());
-                })
-                .unwrap()
-        });
-    }
-}
-
-#[cfg(feature = "openssl")]
-fn openssl_echoes() {
-    use smt_cli::baseline::openssl;
-    let authority = Authority::new("test", Profile::default()).unwrap();
-    let server = authority.server(&["server"], Profile::default()).unwrap();
-    let client = authority.client("client", Profile::default()).unwrap();
-    let server = openssl::server_context(&authority.certificate(), &server).unwrap();
-    let client = openssl::client_context(&authority.certificate(), &client).unwrap();
-    let room = Room { message: MAX_MESSAGE_BYTES, read: 256 << 10 };
-    for wait in [Wait::Spin, Wait::Block] {
-        between(
-            |listener, stop| openssl::serve_openssl(listener, &server, wait, stop).unwrap(),
-            |address| {
-                for size in SIZES {
-                    let mut ping =
-                        openssl::pinger_openssl(address, "server", &client, wait).unwrap();
-                    assert_eq!(ping(&plan(size, wait)).unwrap().len(), 2);
-                }
-            },
-        );
-        for connections in [1, 3] {
-            between(
-                |listener, stop| {
-                    openssl::serve_fleet(listener, &server, room, wait, stop).unwrap();
-                },
-                |address| {
-                    let fleet =
-                        openssl::connect_fleet(address, "server", &client, connections, room, wait);
-                    exchange(&mut *fleet.unwrap());
-                },
-            );
         }
     }
 }

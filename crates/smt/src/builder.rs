@@ -107,6 +107,8 @@ pub struct Builder {
     pub(crate) connect_timeout: Duration,
     pub(crate) call_deadline: Duration,
     pub(crate) handshake_pool: PoolConfig,
+    #[cfg(feature = "null-cipher")]
+    pub(crate) null_cipher: bool,
     faults: Option<Faults>,
     capture: Option<PathBuf>,
 }
@@ -130,6 +132,8 @@ impl Default for Builder {
             connect_timeout: Duration::from_secs(5),
             call_deadline: Duration::from_secs(10),
             handshake_pool: PoolConfig::default(),
+            #[cfg(feature = "null-cipher")]
+            null_cipher: false,
             faults: None,
             capture: None,
         }
@@ -301,6 +305,15 @@ impl Builder {
     #[must_use]
     pub fn handshakes_inline(mut self) -> Self {
         self.handshake_pool = PoolConfig::inline();
+        self
+    }
+
+    /// Encrypts and authenticates nothing once a handshake is complete, to measure what that costs; both ends have to
+    /// agree on it. Sessions on tickets and on secrets of others encrypt as always.
+    #[cfg(feature = "null-cipher")]
+    #[must_use]
+    pub fn null_cipher(mut self) -> Self {
+        self.null_cipher = true;
         self
     }
 

@@ -30,6 +30,8 @@ mod builder;
 mod endpoint;
 pub mod engine;
 mod error;
+#[cfg(feature = "null-cipher")]
+mod null_cipher;
 pub mod ticket;
 pub mod tls;
 

@@ -29,6 +29,7 @@ mod rounds;
 #[cfg(feature = "peers")]
 pub mod s2n;
 pub mod smt;
+pub mod smt_tokio;
 mod tasks;
 pub mod tcp;
 pub mod tls;

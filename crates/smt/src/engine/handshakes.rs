@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use smt_proto::crypto::aws_lc;
+use smt_proto::crypto::{Suite, SuiteId, aws_lc};
 use smt_proto::error::{CloseReason, HandshakeError};
 use smt_proto::keys::Secret;
 use smt_proto::{KeyContext, SessionId, Time};
@@ -96,6 +96,9 @@ pub(super) struct Handshakes {
     /// When an offer may be decided on the engine's own thread again.
     pub(super) next_decision: Time,
     pub(super) posts: Posts,
+    /// Records are not encrypted.
+    #[cfg(feature = "null-cipher")]
+    pub(super) null_cipher: bool,
 }
 
 impl Handshakes {
@@ -114,7 +117,18 @@ impl Handshakes {
             later: Vec::new(),
             next_decision: Time::ZERO,
             posts: Posts::default(),
+            #[cfg(feature = "null-cipher")]
+            null_cipher: false,
         }
+    }
+
+    /// What seals and opens the records of a session.
+    fn record_suite(&self, suite: SuiteId) -> &'static dyn Suite {
+        #[cfg(feature = "null-cipher")]
+        if self.null_cipher {
+            return crate::null_cipher::suite(suite);
+        }
+        aws_lc::suite(suite)
     }
 
     /// Whether a thread of the pool may wake the engine.
@@ -321,7 +335,8 @@ impl Engine {
         let (suite, connect) = (info.suite, running.connect);
         running.done = true;
         running.info = Some(Arc::new(info));
-        self.core.install_keys(now, session, aws_lc::suite(suite), client, server);
+        let suite = self.handshakes.record_suite(suite);
+        self.core.install_keys(now, session, suite, client, server);
         self.share(session);
         if let Some(connect) = connect {
             self.start_waiting_calls(connect, Takes::All);

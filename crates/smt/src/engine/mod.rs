@@ -152,6 +152,8 @@ impl Engine {
         let Builder { wait, connect_timeout, call_deadline, handshake_pool, .. } = builder;
         let waker = waiter.waker();
         let handshakes = Handshakes::new(builder.server, builder.client, handshake_pool, waker);
+        #[cfg(feature = "null-cipher")]
+        let handshakes = Handshakes { null_cipher: builder.null_cipher, ..handshakes };
         let mut random = [0; 2];
         smt_proto::crypto::Random::fill(&mut OsRandom, &mut random);
         let span = client_ports.len().max(1) as u16;

@@ -7,12 +7,13 @@ mod bare;
 #[cfg(feature = "peers")]
 mod grpc;
 mod ktls;
-#[cfg(not(all(feature = "openssl", feature = "peers")))]
+#[cfg(not(all(feature = "openssl", feature = "peers", feature = "null-cipher")))]
 mod missing;
 mod quinn;
 #[cfg(feature = "peers")]
 mod s2n_quic;
 mod smt;
+mod smt_tokio;
 mod tcp;
 #[cfg(feature = "openssl")]
 mod tls_openssl;
@@ -29,6 +30,7 @@ use self::bare::{Bare, Work};
 use self::ktls::Ktls;
 use self::quinn::Quinn;
 use self::smt::Smt;
+use self::smt_tokio::SmtTokio;
 use self::tcp::Tcp;
 use self::tls_rustls::TlsRustls;
 use super::ground::Credentials;
@@ -88,6 +90,10 @@ pub enum Transport {
     S2nQuic,
     /// gRPC by tonic over TLS 1.3 on TCP by rustls; a stream for each RPC
     Grpc,
+    /// SMT over raw IP sockets, under tokio
+    SmtTokio,
+    /// SMT over raw IP sockets without encryption, to tell what that costs; never otherwise
+    SmtNull,
 }
 
 /// What kind of contender a transport is.
@@ -131,15 +137,17 @@ impl Transport {
         Transport::Quinn,
         Transport::S2nQuic,
         Transport::Grpc,
+        Transport::SmtTokio,
+        Transport::SmtNull,
     ];
 
     /// Its implementation.
     pub fn peer(self) -> Box<dyn Peer> {
         match self {
-            Transport::SmtRaw => Box::new(Smt(DatapathChoice::Raw)),
-            Transport::SmtPacket => Box::new(Smt(DatapathChoice::Packet)),
-            Transport::SmtXdp => Box::new(Smt(DatapathChoice::Xdp)),
-            Transport::SmtUdp => Box::new(Smt(DatapathChoice::Udp)),
+            Transport::SmtRaw => Box::new(Smt::over(DatapathChoice::Raw)),
+            Transport::SmtPacket => Box::new(Smt::over(DatapathChoice::Packet)),
+            Transport::SmtXdp => Box::new(Smt::over(DatapathChoice::Xdp)),
+            Transport::SmtUdp => Box::new(Smt::over(DatapathChoice::Udp)),
             Transport::BareRaw => Box::new(Bare(DatapathChoice::Raw, Work::Nothing)),
             Transport::BarePacket => Box::new(Bare(DatapathChoice::Packet, Work::Nothing)),
             Transport::BareXdp => Box::new(Bare(DatapathChoice::Xdp, Work::Nothing)),
@@ -152,6 +160,13 @@ impl Transport {
             Transport::TlsRustls | Transport::TlsRustlsOne => Box::new(TlsRustls),
             Transport::Ktls => Box::new(Ktls),
             Transport::Quinn => Box::new(Quinn),
+            Transport::SmtTokio => Box::new(SmtTokio),
+            #[cfg(feature = "null-cipher")]
+            Transport::SmtNull => Box::new(Smt { null: true, ..Smt::over(DatapathChoice::Raw) }),
+            #[cfg(not(feature = "null-cipher"))]
+            Transport::SmtNull => {
+                Box::new(missing::Missing("build with --features null-cipher, for this alone"))
+            }
             #[cfg(feature = "openssl")]
             Transport::TlsOpenssl => Box::new(tls_openssl::TlsOpenssl),
             #[cfg(not(feature = "openssl"))]

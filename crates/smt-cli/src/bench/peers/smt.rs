@@ -13,10 +13,15 @@ use crate::commands::Error;
 use crate::commands::datapath::DatapathChoice;
 
 /// SMT over a datapath.
-pub(super) struct Smt(pub(super) DatapathChoice);
+pub(super) struct Smt {
+    datapath: DatapathChoice,
+    /// Without encryption.
+    #[cfg(feature = "null-cipher")]
+    pub(super) null: bool,
+}
 
 /// How sessions are made; of no effect on what follows.
-const WHAT: What = What {
+pub(super) const WHAT: What = What {
     transport: contender::Transport::Smt,
     variant: Variant::Full,
     exchange: Exchange::X25519,
@@ -24,12 +29,32 @@ const WHAT: What = What {
 };
 
 impl Smt {
+    /// As everybody uses it.
+    pub(super) fn over(datapath: DatapathChoice) -> Smt {
+        Smt {
+            datapath,
+            #[cfg(feature = "null-cipher")]
+            null: false,
+        }
+    }
+
+    /// The ends, encrypting or not.
+    fn ends(&self, site: &Site) -> Result<Ends, Error> {
+        let ends = ends::ends_at(&site.credentials, site.server, WHAT, 0)?;
+        #[cfg(feature = "null-cipher")]
+        if self.null {
+            let Ends { server, client, .. } = ends;
+            return Ok(Ends { server: server.null_cipher(), client: client.null_cipher(), ..ends });
+        }
+        Ok(ends)
+    }
+
     fn session(&self, site: &Site) -> Result<(Engine, SessionId), Error> {
-        let Ends { client, .. } = ends::ends_at(&site.credentials, site.server, WHAT, 0)?;
+        let Ends { client, .. } = self.ends(site)?;
         // A handshake beside the packets would share their core, and is over before anything is measured.
         let client = client
             .bind(site.client)
-            .datapath(self.0.kind())
+            .datapath(self.datapath.kind())
             .wait(engine_wait(site.wait))
             .smt_tickets(false)
             .handshakes_inline();
@@ -42,8 +67,8 @@ impl Smt {
 impl Peer for Smt {
     fn serve_one(&self, site: &Site) -> Result<Serve, Error> {
         let wait = site.wait;
-        let Ends { server, .. } = ends::ends_at(&site.credentials, site.server, WHAT, 0)?;
-        let server = server.datapath(self.0.kind()).wait(engine_wait(wait)).handshakes_inline();
+        let Ends { server, .. } = self.ends(site)?;
+        let server = server.datapath(self.datapath.kind()).wait(engine_wait(wait)).handshakes_inline();
         Ok(Box::new(move |serving| {
             let mut engine = server.engine()?;
             serving.ready();
