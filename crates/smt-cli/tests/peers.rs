@@ -27,9 +27,10 @@ fn main() -> ExitCode {
     smt_testbed::main(tests)
 }
 
-/// All that are not SMT's, and that this program and machine have.
+/// All but SMT and its floors, that this program and machine have.
 fn others() -> impl Iterator<Item = Transport> {
-    let is_other = |who: &Transport| matches!(who.role(), Role::Other | Role::OtherOne);
+    let is_other =
+        |who: &Transport| matches!(who.role(), Role::Variant | Role::Other | Role::OtherOne);
     let all = Transport::ALL.iter().copied().filter(is_other);
     all.filter(|who| who.peer().available().is_ok())
 }
@@ -40,6 +41,7 @@ fn whoever_is_not_available() {
         let expected = match who {
             Transport::TlsOpenssl if !cfg!(feature = "openssl") => "libssl-dev",
             Transport::S2nQuic | Transport::Grpc if !cfg!(feature = "peers") => "peers",
+            Transport::SmtNull if !cfg!(feature = "null-cipher") => "null-cipher",
             Transport::Ktls => "kTLS",
             _ => "nothing that may be missing",
         };
@@ -84,8 +86,7 @@ fn many(who: Transport) {
             let requests = sizes.map(|size| pipeline.request(&vec![7; size]));
             for _ in 0..3 {
                 let calls = 4 * sizes.len();
-                (0..calls)
-                    .try_for_each(|tag| pipeline.call(&requests[tag % sizes.len()], tag))?;
+                (0..calls).try_for_each(|tag| pipeline.call(&requests[tag % sizes.len()], tag))?;
                 let mut over = Vec::new();
                 while over.len() < calls {
                     pipeline.turn(&mut over)?;

@@ -3,7 +3,9 @@
 //! Handshakes are as always, and so are records, their tags and every key that is derived; but what is sealed is copied
 //! at most, and what is opened is copied unchecked. Whoever sends to such an engine is believed.
 
-use smt_proto::crypto::{AeadKey, MAX_HASH_LEN, NONCE_LEN, NotAuthentic, Suite, SuiteId, TAG_LEN, aws_lc};
+use smt_proto::crypto::{
+    AeadKey, MAX_HASH_LEN, NONCE_LEN, NotAuthentic, Suite, SuiteId, TAG_LEN, aws_lc,
+};
 
 /// The suite `id` without its AEAD.
 pub(crate) fn suite(id: SuiteId) -> &'static dyn Suite {

@@ -86,12 +86,7 @@ pub fn connect_smt_tokio(
     Ok(Box::new(Tasks::new(turns, client)))
 }
 
-fn connect(
-    turns: &Turns,
-    builder: Builder,
-    server: SocketAddr,
-    name: &str,
-) -> io::Result<Client> {
+fn connect(turns: &Turns, builder: Builder, server: SocketAddr, name: &str) -> io::Result<Client> {
     turns.run_in_time(async {
         let endpoint: Endpoint = builder.endpoint()?;
         Ok(Client { session: endpoint.connect(server, name).await? })

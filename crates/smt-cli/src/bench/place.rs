@@ -267,6 +267,7 @@ impl Place {
             client: None,
             server: Far::Agent(Arc::clone(agent)),
             addresses: [client, server],
+            mtu: scene.mtu,
             credentials: Arc::clone(&agent.credentials),
             cores,
             _pair: None,

@@ -20,6 +20,7 @@ pub use self::client::{Agent, Service};
 pub use self::token::Token;
 use super::ground::Credentials;
 use super::peers::{Shape, Site, Transport};
+use super::place::Scene;
 use super::serving::Server;
 use crate::baseline::Wait;
 use crate::commands::Error;
@@ -123,8 +124,8 @@ fn attend(
         let answer = match request {
             Request::Stop => ended,
             Request::Serve { transport, wait, client, shape } => {
-                let site =
-                    Site { server: here, client, credentials: Arc::clone(credentials), wait };
+                let (mtu, credentials) = (Scene::PLAIN.mtu, Arc::clone(credentials));
+                let site = Site { server: here, client, credentials, mtu, wait };
                 serve(transport, &site, shape).map(|server| running = Some(server))
             }
             Request::Secret(_) => Err(Error::Failed("the token was shown already".to_owned())),

@@ -428,7 +428,8 @@ mod tests {
             let cell = cell(part, size);
             Transport::ALL.iter().filter(|who| cell.suits(**who)).count()
         };
-        let others = Transport::ALL.iter().filter(|who| who.role() == Role::Other).count();
+        let is_other = |who: &&Transport| matches!(who.role(), Role::Variant | Role::Other);
+        let others = Transport::ALL.iter().filter(is_other).count();
         assert_eq!(who(Part::Rtt, 64), 12 + others);
         assert_eq!(who(Part::Bulk, 1 << 20), 4 + others);
         assert_eq!(who(Part::Load, 8192), 4 + others);

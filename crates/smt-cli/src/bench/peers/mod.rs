@@ -199,6 +199,7 @@ impl Transport {
             Transport::FloorPacket => Role::Floor(DatapathChoice::Packet),
             Transport::FloorXdp => Role::Floor(DatapathChoice::Xdp),
             Transport::FloorUdp => Role::Floor(DatapathChoice::Udp),
+            Transport::SmtTokio | Transport::SmtNull => Role::Variant,
             Transport::TcpOne | Transport::TlsRustlsOne => Role::OtherOne,
             _ => Role::Other,
         }

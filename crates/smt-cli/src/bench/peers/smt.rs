@@ -68,7 +68,8 @@ impl Peer for Smt {
     fn serve_one(&self, site: &Site) -> Result<Serve, Error> {
         let wait = site.wait;
         let Ends { server, .. } = self.ends(site)?;
-        let server = server.datapath(self.datapath.kind()).wait(engine_wait(wait)).handshakes_inline();
+        let server =
+            server.datapath(self.datapath.kind()).wait(engine_wait(wait)).handshakes_inline();
         Ok(Box::new(move |serving| {
             let mut engine = server.engine()?;
             serving.ready();
