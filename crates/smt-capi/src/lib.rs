@@ -18,6 +18,8 @@ mod event;
 mod handles;
 mod keys;
 mod message;
+#[cfg(feature = "safe")]
+pub mod safe;
 mod session;
 mod status;
 #[cfg(test)]

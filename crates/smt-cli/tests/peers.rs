@@ -41,6 +41,7 @@ fn whoever_is_not_available() {
         let expected = match who {
             Transport::TlsOpenssl if !cfg!(feature = "openssl") => "libssl-dev",
             Transport::S2nQuic | Transport::Grpc if !cfg!(feature = "peers") => "peers",
+            Transport::SmtC if !cfg!(feature = "capi") => "capi",
             Transport::SmtNull if !cfg!(feature = "null-cipher") => "null-cipher",
             Transport::Ktls => "kTLS",
             _ => "nothing that may be missing",

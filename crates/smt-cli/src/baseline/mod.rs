@@ -29,6 +29,8 @@ mod rounds;
 #[cfg(feature = "peers")]
 pub mod s2n;
 pub mod smt;
+#[cfg(feature = "capi")]
+pub mod smt_c;
 pub mod smt_tokio;
 mod tasks;
 pub mod tcp;

@@ -7,12 +7,19 @@ mod bare;
 #[cfg(feature = "peers")]
 mod grpc;
 mod ktls;
-#[cfg(not(all(feature = "openssl", feature = "peers", feature = "null-cipher")))]
+#[cfg(not(all(
+    feature = "openssl",
+    feature = "peers",
+    feature = "capi",
+    feature = "null-cipher"
+)))]
 mod missing;
 mod quinn;
 #[cfg(feature = "peers")]
 mod s2n_quic;
 mod smt;
+#[cfg(feature = "capi")]
+mod smt_c;
 mod smt_tokio;
 mod tcp;
 #[cfg(feature = "openssl")]
@@ -92,6 +99,8 @@ pub enum Transport {
     Grpc,
     /// SMT over raw IP sockets, under tokio
     SmtTokio,
+    /// SMT over raw IP sockets, by its C interface
+    SmtC,
     /// SMT over raw IP sockets without encryption, to tell what that costs; never otherwise
     SmtNull,
 }
@@ -138,6 +147,7 @@ impl Transport {
         Transport::S2nQuic,
         Transport::Grpc,
         Transport::SmtTokio,
+        Transport::SmtC,
         Transport::SmtNull,
     ];
 
@@ -161,6 +171,10 @@ impl Transport {
             Transport::Ktls => Box::new(Ktls),
             Transport::Quinn => Box::new(Quinn),
             Transport::SmtTokio => Box::new(SmtTokio),
+            #[cfg(feature = "capi")]
+            Transport::SmtC => Box::new(smt_c::SmtC),
+            #[cfg(not(feature = "capi"))]
+            Transport::SmtC => Box::new(missing::Missing("build with --features capi")),
             #[cfg(feature = "null-cipher")]
             Transport::SmtNull => Box::new(Smt { null: true, ..Smt::over(DatapathChoice::Raw) }),
             #[cfg(not(feature = "null-cipher"))]
@@ -199,7 +213,7 @@ impl Transport {
             Transport::FloorPacket => Role::Floor(DatapathChoice::Packet),
             Transport::FloorXdp => Role::Floor(DatapathChoice::Xdp),
             Transport::FloorUdp => Role::Floor(DatapathChoice::Udp),
-            Transport::SmtTokio | Transport::SmtNull => Role::Variant,
+            Transport::SmtTokio | Transport::SmtC | Transport::SmtNull => Role::Variant,
             Transport::TcpOne | Transport::TlsRustlsOne => Role::OtherOne,
             _ => Role::Other,
         }
