@@ -1,5 +1,7 @@
 //! What SMT is compared with: the same ping-pong RPC over plain TCP ([`tcp`]) and over TLS 1.3 on TCP ([`tls`]), and
-//! over SMT itself ([`smt`]). Many RPCs at a time go over a fleet of connections, or over one ([`fleet`]).
+//! over SMT itself ([`smt`]). Many RPCs at a time go over a fleet of connections, or over one ([`fleet`]). Others that
+//! SMT is compared with have a module each: TLS by OpenSSL and by the kernel ([`ktls`]), QUIC ([`quinn`] and another),
+//! gRPC; and so have SMT's other interfaces ([`smt_tokio`]). docs/peers.md tells how each is set up.
 //!
 //! Each is meant to be as fast as a careful programmer would make it: no delayed segments, buffers allocated once,
 //! one system call to send a small message and one to receive it, and both ends waiting in the same way as SMT's

@@ -4,7 +4,6 @@
 //! Sessions of the C interface are on secrets of another TLS stack. The handshake is not what is measured, so that here
 //! they are constants, and the ends tell each other their offers over TCP.
 
-use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -207,20 +206,15 @@ impl Pipeline for Calls {
     }
 
     fn turn(&mut self, over: &mut Vec<(usize, usize)>) -> Result<(), Error> {
-        let found = RefCell::new(Ok(None));
         let take = |happening: Happening<'_>| match happening {
-            Happening::Response(user, response) => {
-                found.replace(Ok(Some((user as usize, response.len()))));
-            }
-            Happening::Failed(refused) => {
-                found.replace(Err(refused));
-            }
-            Happening::Request(..) | Happening::Other => {}
+            Happening::Response(user, response) => Ok(Some((user as usize, response.len()))),
+            Happening::Failed(refused) => Err(refused),
+            Happening::Request(..) | Happening::Other => Ok(None),
         };
         let mut timeout_ms = self.waiting.timeout_ms();
-        while self.end.next(timeout_ms, take).map_err(failed)?.is_some() {
+        while let Some(happened) = self.end.next(timeout_ms, take).map_err(failed)? {
             self.waiting.worked();
-            over.extend(found.replace(Ok(None)).map_err(failed)?);
+            over.extend(happened.map_err(failed)?);
             timeout_ms = 0;
         }
         Ok(())

@@ -245,8 +245,8 @@ impl<L: Link, T: Tls> TlsChannel<L, T> {
         Ok((self.pipe, self.tls.into_secrets().map_err(tls_error)?))
     }
 
-    /// Completes the handshake as the client, whose peer stays silent until the first request. A server goes
-    /// through it while it waits for that request.
+    /// Completes the handshake. A client has to, whose peer stays silent until the first request; a server that goes on
+    /// with this channel goes through it while it waits for that request.
     pub(super) fn handshake(&mut self) -> io::Result<()> {
         while !self.established {
             match self.step(&mut [])? {

@@ -98,7 +98,7 @@ pub(super) struct Handshakes {
     pub(super) posts: Posts,
     /// Records are not encrypted.
     #[cfg(feature = "null-cipher")]
-    pub(super) null_cipher: bool,
+    null_cipher: bool,
 }
 
 impl Handshakes {
@@ -120,6 +120,12 @@ impl Handshakes {
             #[cfg(feature = "null-cipher")]
             null_cipher: false,
         }
+    }
+
+    /// Whether records are not encrypted.
+    #[cfg(feature = "null-cipher")]
+    pub(super) fn null_cipher(self, null_cipher: bool) -> Self {
+        Handshakes { null_cipher, ..self }
     }
 
     /// What seals and opens the records of a session.

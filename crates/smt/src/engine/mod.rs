@@ -153,7 +153,7 @@ impl Engine {
         let waker = waiter.waker();
         let handshakes = Handshakes::new(builder.server, builder.client, handshake_pool, waker);
         #[cfg(feature = "null-cipher")]
-        let handshakes = Handshakes { null_cipher: builder.null_cipher, ..handshakes };
+        let handshakes = handshakes.null_cipher(builder.null_cipher);
         let mut random = [0; 2];
         smt_proto::crypto::Random::fill(&mut OsRandom, &mut random);
         let span = client_ports.len().max(1) as u16;

@@ -176,7 +176,7 @@ impl Transport {
             #[cfg(not(feature = "capi"))]
             Transport::SmtC => Box::new(missing::Missing("build with --features capi")),
             #[cfg(feature = "null-cipher")]
-            Transport::SmtNull => Box::new(Smt { null: true, ..Smt::over(DatapathChoice::Raw) }),
+            Transport::SmtNull => Box::new(Smt::null(DatapathChoice::Raw)),
             #[cfg(not(feature = "null-cipher"))]
             Transport::SmtNull => {
                 Box::new(missing::Missing("build with --features null-cipher, for this alone"))

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use smt::{Engine, SessionId};
+use smt::{Builder, Engine, SessionId};
 
 use super::super::contender::{self, Exchange, Variant, What};
 use super::super::smt::{self as ends, Ends};
@@ -17,7 +17,7 @@ pub(super) struct Smt {
     datapath: DatapathChoice,
     /// Without encryption.
     #[cfg(feature = "null-cipher")]
-    pub(super) null: bool,
+    null: bool,
 }
 
 /// How sessions are made; of no effect on what follows.
@@ -38,19 +38,24 @@ impl Smt {
         }
     }
 
-    /// The ends, encrypting or not.
-    fn ends(&self, site: &Site) -> Result<Ends, Error> {
-        let ends = ends::ends_at(&site.credentials, site.server, WHAT, 0)?;
+    /// Without encryption.
+    #[cfg(feature = "null-cipher")]
+    pub(super) fn null(datapath: DatapathChoice) -> Smt {
+        Smt { datapath, null: true }
+    }
+
+    /// What server and client are made of, but for the datapath.
+    fn builders(&self, site: &Site) -> Result<[Builder; 2], Error> {
+        let Ends { server, client, .. } = ends::ends_at(&site.credentials, site.server, WHAT, 0)?;
         #[cfg(feature = "null-cipher")]
         if self.null {
-            let Ends { server, client, .. } = ends;
-            return Ok(Ends { server: server.null_cipher(), client: client.null_cipher(), ..ends });
+            return Ok([server, client].map(Builder::null_cipher));
         }
-        Ok(ends)
+        Ok([server, client])
     }
 
     fn session(&self, site: &Site) -> Result<(Engine, SessionId), Error> {
-        let Ends { client, .. } = self.ends(site)?;
+        let [_, client] = self.builders(site)?;
         // A handshake beside the packets would share their core, and is over before anything is measured.
         let client = client
             .bind(site.client)
@@ -67,7 +72,7 @@ impl Smt {
 impl Peer for Smt {
     fn serve_one(&self, site: &Site) -> Result<Serve, Error> {
         let wait = site.wait;
-        let Ends { server, .. } = self.ends(site)?;
+        let [server, _] = self.builders(site)?;
         let server =
             server.datapath(self.datapath.kind()).wait(engine_wait(wait)).handshakes_inline();
         Ok(Box::new(move |serving| {
