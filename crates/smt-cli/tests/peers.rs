@@ -62,11 +62,14 @@ fn echoes(who: Transport) {
         let server = place.serve(who, &site, None).unwrap();
         let pinged = place.as_client(|| {
             let mut ping = who.peer().pinger(&site)?;
-            for size in [1, 64, 1024, 16_381, 65_536, MAX_MESSAGE_BYTES] {
+            for size in [1, 64, 1024, 16_381, ECHO_UP_TO] {
                 assert_eq!(ping(&Plan::counted(size, 2, 3, wait))?.len(), 3);
             }
-            let too_long = ping(&Plan::counted(MAX_MESSAGE_BYTES + 1, 0, 1, wait));
-            assert!(too_long.is_err());
+            // An engine of SMT's acknowledges longer ones here as well, and its limit is another.
+            if who != Transport::SmtNull {
+                assert_eq!(ping(&Plan::counted(MAX_MESSAGE_BYTES, 2, 3, wait))?.len(), 3);
+                ping(&Plan::counted(MAX_MESSAGE_BYTES + 1, 0, 1, wait)).expect_err("too long");
+            }
             Ok(())
         });
         server.stop().unwrap();

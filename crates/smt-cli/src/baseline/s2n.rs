@@ -15,6 +15,8 @@ use s2n_quic::provider::io::tokio::{Builder, Provider};
 use s2n_quic::provider::limits::Limits;
 use s2n_quic::provider::tls::rustls as tls;
 use s2n_quic::stream::{BidirectionalStream, ReceiveStream};
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use super::quinn::{SOCKET_BYTES, any, ask_for_room};
 use super::tasks::{Caller, Failure, Tasks, Turns, ping, worked};
@@ -28,8 +30,8 @@ const STREAMS: u64 = 1 << 12;
 const STREAM_WINDOW: u64 = 2 * MAX_MESSAGE_BYTES as u64;
 /// Bytes that may be under way, and wait to be acknowledged, on a connection.
 const WINDOW: u64 = 64 << 20;
-/// How long a client waits for the end of an endpoint that has been told to end.
-const PARTING: Duration = Duration::from_millis(500);
+/// How long an endpoint that ends has to tell its clients.
+const PARTING: Duration = Duration::from_millis(20);
 
 /// Serves all clients of `socket` until `stop` becomes true, over a link of `mtu` bytes: echoes requests of up to
 /// [`ECHO_UP_TO`] bytes, and with `receipts` acknowledges longer ones.
@@ -59,23 +61,42 @@ pub fn serve_s2n(
         Ok::<_, Failure>(started)
     });
     let server = server.as_mut().map_err(|error| io::Error::other(error.to_string()))?;
+    let closing = Arc::new(Notify::new());
     turns.serve(
         async {
             while let Some(connection) = server.accept().await {
-                tokio::spawn(serve_connection(connection, receipts));
+                tokio::spawn(serve_connection(connection, receipts, Arc::clone(&closing)));
             }
             Ok(())
         },
         stop,
-        tokio::time::sleep(PARTING),
+        async {
+            closing.notify_waiters();
+            sleep(PARTING).await;
+        },
     )
 }
 
-async fn serve_connection(mut connection: Connection, receipts: bool) -> Result<(), Failure> {
-    while let Some(stream) = connection.accept_bidirectional_stream().await? {
+/// Serves until the client leaves, or closes the connection when it is told to.
+async fn serve_connection(
+    mut connection: Connection,
+    receipts: bool,
+    closing: Arc<Notify>,
+) -> Result<(), Failure> {
+    let closing = closing.notified();
+    tokio::pin!(closing);
+    loop {
+        let stream = tokio::select! {
+            biased;
+            stream = connection.accept_bidirectional_stream() => stream?,
+            () = &mut closing => None,
+        };
+        let Some(stream) = stream else {
+            connection.close(0_u32.into());
+            return Ok(());
+        };
         tokio::spawn(respond(stream, receipts));
     }
-    Ok(())
 }
 
 async fn respond(stream: BidirectionalStream, receipts: bool) -> Result<(), Failure> {
