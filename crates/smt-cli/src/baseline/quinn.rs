@@ -3,7 +3,7 @@
 //!
 //! Packets are as long as the link takes from the start, windows do not limit, and the kernel segments and coalesces
 //! datagrams; congestion control and acknowledgements are quinn's own. Either end is a thread with tokio's runtime for
-//! one thread ([`super::tasks`] tells how it spins).
+//! one thread (the module `tasks` tells how it spins).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
