@@ -128,9 +128,16 @@ impl Driven {
 
     /// Puts what waits on the wire and sets the timer for what may follow.
     pub(super) fn flush(&mut self) {
-        if let Err(error) = self.engine.flush().and_then(|_| self.engine.arm()) {
-            tracing::error!(%error, "the datapath failed");
-            self.failed = true;
+        loop {
+            if let Err(error) = self.engine.flush().and_then(|_| self.engine.arm()) {
+                tracing::error!(%error, "the datapath failed");
+                self.failed = true;
+                return;
+            }
+            if !self.engine.has_events() {
+                return;
+            }
+            self.dispatch();
         }
     }
 

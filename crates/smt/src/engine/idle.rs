@@ -147,9 +147,14 @@ impl Engine {
         self.waiter.fd().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Makes the descriptor readable when the next timer is due, if anybody watches it.
+    /// Makes the descriptor readable when the next timer is due, if anybody watches it. There may be events
+    /// afterwards.
     pub(crate) fn arm(&mut self) -> io::Result<()> {
         if self.waiter.is_watched() {
+            // What can wait until a packet has left would be due at once, and a timer for it costs more than
+            // all else that a small RPC does.
+            self.core.settle();
+            self.take_core_events();
             let due = self.next_due(Instant::now());
             self.waiter.set_timer(due)?;
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 use smt_datapath::fault::Rules;
 use smt_datapath::memory::{self, Memory};
@@ -323,4 +324,35 @@ fn an_engine_that_another_thread_may_wake_sleeps_on_descriptors() {
     assert!(sleeps > 0 && looks > 0, "{sleeps} sleeps, {looks} looks");
     over.store(true, Ordering::Relaxed);
     thread.join().unwrap();
+}
+
+#[test]
+fn whoever_watches_is_not_woken_for_what_could_wait() {
+    let (mut client, session, mut server) = ends(Wait::Block, Rules::NONE);
+    server.fd().unwrap();
+    let mut in_a_row = 0;
+    // Where this thread is held up, timers are due.
+    for user in 0..100_000 {
+        let options = CallOptions { user, ..CallOptions::default() };
+        client.call(session, vec![1; 100], options).unwrap();
+        client.flush().unwrap();
+        // The request brings acks of earlier responses.
+        assert!(server.poll().unwrap());
+        thread::sleep(Duration::from_micros(50));
+        let watched = server.fd().unwrap();
+        let mut watched = [PollFd::from_borrowed_fd(watched, PollFlags::IN)];
+        let woken = poll(&mut watched, Some(&Timespec::default())).unwrap();
+        in_a_row = if woken == 0 { in_a_row + 1 } else { 0 };
+        if in_a_row == 20 {
+            return;
+        }
+        while let Some(event) = server.next_event() {
+            if let Event::Request { rpc, body, .. } = event {
+                server.reply(rpc, body.into_vec());
+            }
+        }
+        server.flush().unwrap();
+        while !matches!(client.next(PATIENCE).unwrap(), Some(Event::Response { .. })) {}
+    }
+    panic!("it is woken again and again");
 }

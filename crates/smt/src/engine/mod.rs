@@ -408,6 +408,10 @@ impl Engine {
         self.events.pop_front()
     }
 
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     pub(crate) fn call_deadline(&self) -> Duration {
         self.call_deadline
     }
