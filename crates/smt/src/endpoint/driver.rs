@@ -129,7 +129,7 @@ impl Driven {
     /// Puts what waits on the wire and sets the timer for what may follow.
     pub(super) fn flush(&mut self) {
         loop {
-            if let Err(error) = self.engine.flush().and_then(|_| self.engine.arm()) {
+            if let Err(error) = self.engine.flush() {
                 tracing::error!(%error, "the datapath failed");
                 self.failed = true;
                 return;

@@ -100,7 +100,7 @@ impl Engine {
 
     /// Leaves nothing undone that would not wake it.
     fn before_sleep(&mut self) -> io::Result<()> {
-        self.flush()?;
+        self.send()?;
         self.core.settle();
         self.take_handshake_results();
         self.take_core_events();
@@ -149,7 +149,7 @@ impl Engine {
 
     /// Makes the descriptor readable when the next timer is due, if anybody watches it. There may be events
     /// afterwards.
-    pub(crate) fn arm(&mut self) -> io::Result<()> {
+    pub(super) fn arm(&mut self) -> io::Result<()> {
         if self.waiter.is_watched() {
             // What can wait until a packet has left would be due at once, and a timer for it costs more than
             // all else that a small RPC does.

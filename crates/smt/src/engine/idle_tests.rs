@@ -356,3 +356,16 @@ fn whoever_watches_is_not_woken_for_what_could_wait() {
     }
     panic!("it is woken again and again");
 }
+
+#[test]
+fn whoever_watches_is_woken_for_what_was_lost_after_a_flush() {
+    let (mut client, session, _server) = ends(Wait::Block, Rules { drop: 1.0, ..Rules::NONE });
+    client.fd().unwrap();
+    while client.poll().unwrap() {}
+    client.call(session, vec![1; 100], CallOptions::default()).unwrap();
+    client.flush().unwrap();
+    let watched = client.waiter.fd().unwrap();
+    let mut watched = [PollFd::from_borrowed_fd(watched, PollFlags::IN)];
+    let woken = poll(&mut watched, Some(&Timespec { tv_sec: 20, tv_nsec: 0 })).unwrap();
+    assert_eq!(woken, 1, "nobody will send the request again");
+}

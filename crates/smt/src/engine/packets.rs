@@ -44,7 +44,7 @@ impl Engine {
 
     /// As [`poll`](Self::poll), after a sleep that has received so many packets, if it was a receive.
     pub(super) fn poll_after(&mut self, mut met: Option<usize>) -> io::Result<bool> {
-        let mut worked = self.flush()?;
+        let mut worked = self.send()?;
         let (mut drained, mut is_short) = (false, false);
         self.has_received = false;
         let mut taken = 0;
@@ -87,7 +87,6 @@ impl Engine {
         worked |= self.take_handshake_results();
         worked |= self.take_core_events();
         self.flush()?;
-        self.arm()?;
         Ok(worked)
     }
 
@@ -131,6 +130,14 @@ impl Engine {
     /// # Errors
     /// Only what makes the datapath unusable.
     pub fn flush(&mut self) -> io::Result<bool> {
+        let sent = self.send()?;
+        // Who watches from outside may not come by again before a packet is lost.
+        self.arm()?;
+        Ok(sent)
+    }
+
+    /// As [`flush`](Self::flush), for who looks at timers later.
+    pub(super) fn send(&mut self) -> io::Result<bool> {
         if self.core.is_paced() {
             self.tell_backlog();
         }
