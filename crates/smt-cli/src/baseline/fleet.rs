@@ -231,16 +231,22 @@ pub fn connect_tls(
 ) -> io::Result<Box<dyn Pipeline>> {
     connect(server, count, room, wait, |link| {
         let mut channel = client_channel(link, config, name.clone(), room.read)?;
-        let until = Instant::now() + SILENCE;
-        loop {
-            match channel.handshake() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {
-                    std::thread::yield_now();
-                }
-                outcome => return outcome.map(|()| channel),
-            }
-        }
+        finish(|| channel.handshake())?;
+        Ok(channel)
     })
+}
+
+/// Goes on with a handshake on a connection that never waits until it is over.
+pub(super) fn finish(mut go_on: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    let until = Instant::now() + SILENCE;
+    loop {
+        match go_on() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {
+                std::thread::yield_now();
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 pub(super) fn connect<C: Unwaiting + 'static>(

@@ -27,7 +27,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::tasks::{Caller, Failure, Tasks, Turns, ping, worked};
-use super::{ECHO_UP_TO, MAX_MESSAGE_BYTES, Pipeline, Plan, RECEIPT_BYTES, Wait};
+use super::{MAX_MESSAGE_BYTES, Pipeline, Plan, Wait, response};
 
 /// The application protocol: HTTP/2.
 const ALPN: &[u8] = b"h2";
@@ -42,7 +42,7 @@ const WINDOW: u32 = 64 << 20;
 /// Bytes of a frame: as much as goes into a TLS record without its header.
 const FRAME_BYTES: u32 = 16 << 10;
 
-/// Serves all clients of `listener` until `stop` becomes true: echoes requests of up to [`ECHO_UP_TO`] bytes, and with
+/// Serves all clients of `listener` until `stop` becomes true: echoes requests of up to [`ECHO_UP_TO`](super::ECHO_UP_TO) bytes, and with
 /// `receipts` acknowledges longer ones.
 ///
 /// Clients may connect as soon as `listener` exists.
@@ -202,10 +202,7 @@ impl UnaryService<Bytes> for Echo {
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         worked();
-        let request = request.into_inner();
-        let is_acknowledged = self.receipts && request.len() > ECHO_UP_TO;
-        let response = if is_acknowledged { request.slice(..RECEIPT_BYTES) } else { request };
-        ready(Ok(Response::new(response)))
+        ready(Ok(Response::new(response(request.into_inner(), self.receipts))))
     }
 }
 

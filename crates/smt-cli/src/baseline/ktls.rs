@@ -11,8 +11,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread;
-use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{SetBool, TcpTlsRx, TcpTlsTx, TcpUlp, TlsCryptoInfo};
@@ -126,15 +124,8 @@ pub fn connect_fleet(
     let config = client_config(config);
     fleet::connect(server, count, room, wait, |link| {
         let mut channel = connected(link, &config, name.clone())?;
-        let until = Instant::now() + SILENCE;
-        loop {
-            match channel.establish() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {
-                    thread::yield_now();
-                }
-                outcome => return outcome.map(|()| channel),
-            }
-        }
+        fleet::finish(|| channel.establish())?;
+        Ok(channel)
     })
 }
 

@@ -140,6 +140,16 @@ impl Plan {
     }
 }
 
+/// What comes back instead of a request that is not echoed, where there are `receipts`.
+fn receipt(request: &[u8], receipts: bool) -> Option<&[u8]> {
+    request.get(..RECEIPT_BYTES).filter(|_| receipts && request.len() > ECHO_UP_TO)
+}
+
+/// The response to a request: itself, or its receipt.
+fn response(request: Bytes, receipts: bool) -> Bytes {
+    receipt(&request, receipts).map(|receipt| request.slice_ref(receipt)).unwrap_or(request)
+}
+
 /// A byte stream as both kinds of connection offer it.
 trait Channel {
     /// Sends all of `bytes`.

@@ -5,8 +5,6 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
-use std::thread;
-use std::time::Instant;
 
 use openssl::error::ErrorStack;
 use openssl::pkey::PKey;
@@ -144,15 +142,8 @@ pub fn connect_fleet(
 ) -> io::Result<Box<dyn Pipeline>> {
     fleet::connect(server, count, room, wait, |link| {
         let mut channel = client_channel(link, name, context, room.read)?;
-        let until = Instant::now() + SILENCE;
-        loop {
-            match channel.stream.do_handshake().map_err(io_error) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {
-                    thread::yield_now();
-                }
-                outcome => return outcome.map(|()| channel),
-            }
-        }
+        fleet::finish(|| channel.stream.do_handshake().map_err(io_error))?;
+        Ok(channel)
     })
 }
 

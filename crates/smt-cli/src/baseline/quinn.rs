@@ -19,7 +19,7 @@ use quinn::{
 };
 
 use super::tasks::{Caller, Failure, Tasks, Turns, ping, worked};
-use super::{ECHO_UP_TO, MAX_MESSAGE_BYTES, Pipeline, Plan, RECEIPT_BYTES, SILENCE, Wait};
+use super::{MAX_MESSAGE_BYTES, Pipeline, Plan, SILENCE, Wait, response};
 
 /// The application protocol, without which there is no QUIC.
 const ALPN: &[u8] = b"bench";
@@ -37,7 +37,7 @@ const HEADERS: [u16; 2] = [20 + 8, 40 + 8];
 const LEAST_PACKET: u16 = 1200;
 
 /// Serves all clients of `socket` until `stop` becomes true, over a link of `mtu` bytes: echoes requests of up to
-/// [`ECHO_UP_TO`] bytes, and with `receipts` acknowledges longer ones.
+/// [`ECHO_UP_TO`](super::ECHO_UP_TO) bytes, and with `receipts` acknowledges longer ones.
 ///
 /// Clients may connect as soon as `socket` is bound.
 ///
@@ -87,9 +87,7 @@ async fn respond(
     receipts: bool,
 ) -> Result<(), Failure> {
     let request = Bytes::from(receive.read_to_end(MAX_MESSAGE_BYTES).await?);
-    let is_acknowledged = receipts && request.len() > ECHO_UP_TO;
-    let response = if is_acknowledged { request.slice(..RECEIPT_BYTES) } else { request };
-    send.write_chunk(response).await?;
+    send.write_chunk(response(request, receipts)).await?;
     send.finish()?;
     worked();
     Ok(())

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 
 use super::quinn::{SOCKET_BYTES, any, ask_for_room};
 use super::tasks::{Caller, Failure, Tasks, Turns, ping, worked};
-use super::{ECHO_UP_TO, MAX_MESSAGE_BYTES, Pipeline, Plan, RECEIPT_BYTES, SILENCE, Wait, invalid};
+use super::{ECHO_UP_TO, MAX_MESSAGE_BYTES, Pipeline, Plan, SILENCE, Wait, invalid, response};
 
 /// The application protocol, without which there is no QUIC.
 const ALPN: &[u8] = b"bench";
@@ -102,9 +102,7 @@ async fn serve_connection(
 async fn respond(stream: BidirectionalStream, receipts: bool) -> Result<(), Failure> {
     let (receive, mut send) = stream.split();
     let request = receive_all(receive).await?;
-    let is_acknowledged = receipts && request.len() > ECHO_UP_TO;
-    let response = if is_acknowledged { request.slice(..RECEIPT_BYTES) } else { request };
-    send.send_data(response)?;
+    send.send_data(response(request, receipts))?;
     send.finish()?;
     worked();
     Ok(())

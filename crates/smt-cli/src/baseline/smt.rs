@@ -6,7 +6,7 @@ use bytes::Bytes;
 use smt::{CallError, CallOptions, Engine, Event, SessionId, StartError};
 
 use super::rounds::Rounds;
-use super::{ECHO_UP_TO, Pipeline, Plan, RECEIPT_BYTES, Wait};
+use super::{Pipeline, Plan, Wait, receipt};
 use crate::commands::Error;
 
 /// Polls between looks whether to end: often enough in time, rarely enough to cost nothing.
@@ -14,7 +14,7 @@ const POLLS_PER_LOOK: u32 = 1 << 12;
 /// How long an end that sleeps does so before it looks whether to end.
 const NAP: Duration = Duration::from_millis(50);
 
-/// Echoes requests of up to [`ECHO_UP_TO`] bytes, and acknowledges longer ones, until `is_over`. An engine that is to
+/// Echoes requests of up to [`ECHO_UP_TO`](super::ECHO_UP_TO) bytes, and acknowledges longer ones, until `is_over`. An engine that is to
 /// block was built to.
 ///
 /// # Errors
@@ -26,8 +26,7 @@ pub fn serve(engine: &mut Engine, wait: Wait, is_over: impl Fn() -> bool) -> Res
         let worked = event.is_some();
         while let Some(some) = event {
             if let Event::Request { rpc, body, .. } = some {
-                let receipt = body.get(..RECEIPT_BYTES).filter(|_| body.len() > ECHO_UP_TO);
-                let response = receipt.map(Bytes::copy_from_slice);
+                let response = receipt(&body, true).map(Bytes::copy_from_slice);
                 let response = response.unwrap_or_else(|| body.into());
                 engine.reply(rpc, response);
             }

@@ -14,9 +14,7 @@ use bytes::Bytes;
 use smt_capi::safe::{End, Happening, Refused, Role};
 
 use super::rounds::Rounds;
-use super::{
-    ECHO_UP_TO, Idle, MAX_MESSAGE_BYTES, Pipeline, Plan, RECEIPT_BYTES, SILENCE, Wait, invalid,
-};
+use super::{Idle, MAX_MESSAGE_BYTES, Pipeline, Plan, SILENCE, Wait, invalid, receipt};
 use crate::commands::Error;
 
 /// Secrets of client and server; nobody's.
@@ -29,7 +27,7 @@ const LOOKS: u32 = 1 << 12;
 const OFFER_HEADER_BYTES: usize = 4;
 
 /// Serves one client, who comes to `listener` to make the session, until `stop` becomes true: echoes requests of up to
-/// [`ECHO_UP_TO`] bytes, and with `receipts` acknowledges longer ones. The engine is at the listener's address and SMT
+/// [`ECHO_UP_TO`](super::ECHO_UP_TO) bytes, and with `receipts` acknowledges longer ones. The engine is at the listener's address and SMT
 /// port.
 ///
 /// # Errors
@@ -61,10 +59,8 @@ pub fn serve_smt_c(
     loop {
         let answered = end.next(waiting.timeout_ms(), |happening| {
             let Happening::Request(rpc, request) = happening else { return };
-            let receipt = request.get(..RECEIPT_BYTES);
-            let receipt = receipt.filter(|_| receipts && request.len() > ECHO_UP_TO);
             // A caller that no longer waits has failed already.
-            let _ = end.reply(rpc, receipt.unwrap_or(request));
+            let _ = end.reply(rpc, receipt(request, receipts).unwrap_or(request));
         });
         match answered.map_err(io::Error::other)? {
             Some(()) => waiting.worked(),

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use smt::{Builder, Endpoint, Incoming, Session};
 
 use super::tasks::{Caller, Failure, Tasks, Turns, ping, worked};
-use super::{ECHO_UP_TO, Pipeline, Plan, RECEIPT_BYTES, Wait};
+use super::{Pipeline, Plan, Wait, receipt};
 
 /// Serves all sessions of the endpoint that `builder` describes, until `stop` becomes true: echoes requests of up to
-/// [`ECHO_UP_TO`] bytes, and with `receipts` acknowledges longer ones. Calls `ready` once clients may come.
+/// [`ECHO_UP_TO`](super::ECHO_UP_TO) bytes, and with `receipts` acknowledges longer ones. Calls `ready` once clients may come.
 ///
 /// # Errors
 ///
@@ -45,8 +45,7 @@ async fn serve_session(session: Session, receipts: bool) {
 }
 
 fn respond(mut request: Incoming, receipts: bool) {
-    let receipt = request.body().get(..RECEIPT_BYTES).map(Bytes::copy_from_slice);
-    let receipt = receipt.filter(|_| receipts && request.body().len() > ECHO_UP_TO);
+    let receipt = receipt(request.body(), receipts).map(Bytes::copy_from_slice);
     let response = receipt.unwrap_or_else(|| request.take_body().into());
     // A caller that no longer waits has failed already.
     request.reply(response);

@@ -54,8 +54,16 @@ const FACTS: [(&str, &str); 10] = [
     ("loss", "packets lost by"),
 ];
 
+/// What the environments say under `key`, each name as the newest has it: not every run has all.
+fn newest(data: &Data, key: &str) -> serde_json::Map<String, Value> {
+    let all = data.environments.iter().filter_map(|of| of[key].as_object());
+    all.flatten().map(|(name, fact)| (name.clone(), fact.clone())).collect()
+}
+
 fn environment(data: &Data) -> Vec<Block> {
-    let Some(last) = data.environments.last() else { return Vec::new() };
+    if data.environments.is_empty() {
+        return Vec::new();
+    }
     let mut table =
         Table { columns: vec!["environment".to_owned(), String::new()], rows: Vec::new() };
     for (key, name) in FACTS {
@@ -70,15 +78,13 @@ fn environment(data: &Data) -> Vec<Block> {
         table.rows.push(vec![name.into(), values.join(" / ").into()]);
     }
     for key in ["libraries", "peers"] {
-        let all = last[key].as_object().into_iter().flatten();
-        let all: Vec<String> =
-            all.map(|(name, version)| format!("{name} {}", text(version))).collect();
+        let all: Vec<String> = newest(data, key)
+            .iter()
+            .map(|(name, version)| format!("{name} {}", text(version)))
+            .collect();
         table.rows.push(vec![key.into(), all.join(", ").into()]);
     }
-    let mut links = serde_json::Map::new();
-    for of in &data.environments {
-        links.extend(of["links"].as_object().cloned().unwrap_or_default());
-    }
+    let links = newest(data, "links");
     for (link, facts) in &links {
         let device = &facts["device"];
         let fact = |name: &str| text(&device[name]);
